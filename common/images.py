@@ -1,0 +1,194 @@
+"""Pictures as arrays: sets of labeled pictures, decoded once to a cache on disk, and their duplicates.
+
+Every data set, drawn or photographed, becomes one `ImageSet`: a memory-mapped uint8 array with its labels.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.fft import dctn
+from tqdm.auto import tqdm
+
+from common.decoding import VERSION, DamagedPicture, Picture, read_picture
+
+PARTS = ("background", "leaf", "petal", "center")  # the values 0..3 of a part mask
+COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
+__all__ = ["PARTS", "DamagedPicture", "ImageSet", "Picture", "cached", "find_duplicates", "read_picture"]
+SPLITS = ("train", "validation", "test")
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """N labeled pictures of one size; the arrays are memory-mapped and read-only."""
+
+    name: str
+    images: np.ndarray  # uint8, N x 3 x H x W
+    labels: np.ndarray  # int64, N, values 0 .. len(class_names) - 1, every one used
+    class_names: list[str]
+    paths: list[str]
+    hashes: np.ndarray  # N hexadecimal strings, equal when the decoded pictures are
+    files: pd.DataFrame  # COLUMNS, a row per file met, damaged ones included
+    fingerprint: str  # 16 hexadecimal digits over size, labels, class names and hashes
+    parts: np.ndarray | None = None  # uint8, N x H x W
+    factors: pd.DataFrame | None = None  # N rows
+    official: dict[str, np.ndarray] = field(default_factory=dict)  # split name -> int64 indices
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.images.shape[2:]))
+        return f"ImageSet({self.name}: {len(self)} pictures, {size} pixels, {len(self.class_names)} classes)"
+
+
+def cached(cache: Path, name: str, key: dict, class_names: list[str],
+           pictures: Callable[[], Iterable[Picture]], total: int | None = None) -> ImageSet:
+    """Decode once: open the cache of `name` and `key`, or fill it from `pictures()` and open it.
+
+    `key` (JSON types) must hold all that changes the bytes. `pictures` yields `Picture`s of one size, whose
+    labels index `class_names`; `total`, their number, only feeds the progress bar. Damaged ones stay out of
+    the arrays but in `files`; a class left without a picture is dropped and the labels close up. Memory use
+    does not grow with the pictures, and an interrupted build leaves nothing behind. Raises ValueError when
+    none is good.
+    """
+    identity = _digest([VERSION, name, key, class_names])
+    folder = Path(cache) / (re.sub(r"[^\w.-]+", "_", name) + "-" + identity)
+    if folder.exists():
+        try:
+            return _open(folder, name)
+        except (OSError, ValueError, KeyError) as error:
+            print(f"The cache {folder} is damaged ({error}); decoding the pictures again.")
+            _remove(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
+    try:
+        _write(building, name, class_names, tqdm(pictures(), name, total, leave=False, unit="picture"))
+        try:
+            building.rename(folder)
+        except OSError:
+            if not folder.exists():  # otherwise another process was faster, and wrote the same bytes
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return _open(folder, name)
+
+
+def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[Picture]) -> None:
+    """Stream pictures into `folder`: raw arrays, a table of files, and `meta.json`, which is written last."""
+    rows, hashes, splits, factors, shape, masks = [], [], [], [], None, 0
+    with open(folder / "images.bin", "wb") as images, open(folder / "parts.bin", "wb") as parts:
+        for picture in pictures:
+            rows.append([getattr(picture, column) for column in COLUMNS])
+            if picture.image is None:
+                continue
+            shape = shape or picture.image.shape
+            if picture.image.shape != shape or picture.image.dtype != np.uint8:
+                raise ValueError(f"{picture.path}: {picture.image.dtype} {picture.image.shape} instead of "
+                                 f"uint8 {shape}: all pictures of a set must have one size")
+            data = np.ascontiguousarray(picture.image).tobytes()
+            images.write(data)
+            hashes.append(hashlib.sha256(data).hexdigest()[:16])
+            splits.append(picture.split)
+            factors.append(picture.factors)
+            if picture.parts is not None:
+                parts.write(np.ascontiguousarray(picture.parts, dtype=np.uint8).tobytes())
+                masks += 1
+    files = pd.DataFrame(rows, columns=COLUMNS)
+    if not hashes:
+        raise ValueError(f"{name}: none of its {len(files)} pictures can be decoded. "
+                         + "; ".join(f"{row.path}: {row.problem}" for row in files.head(3).itertuples()))
+    if masks not in (0, len(hashes)):
+        raise ValueError(f"{name}: {masks} of {len(hashes)} pictures have a part mask; all or none must")
+    used = sorted(set(files.label[files.problem == ""]))
+    files["label"] = files.label.map({old: new for new, old in enumerate(used)}).fillna(-1).astype(int)
+    files.to_csv(folder / "files.csv", index=False, errors="surrogateescape")
+    if any(factors):
+        pd.DataFrame(factors).to_csv(folder / "factors.csv", index=False)
+    meta = {"shape": [len(hashes), *shape], "class_names": [class_names[label] for label in used],
+            "hashes": hashes, "splits": splits, "masks": masks, "factors": any(factors)}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _open(folder: Path, name: str) -> ImageSet:
+    """Open a finished cache folder. Raises OSError, ValueError or KeyError where it is damaged."""
+    meta = json.loads((folder / "meta.json").read_text())
+    shape, hashes = meta["shape"], np.array(meta["hashes"])
+    files = pd.read_csv(folder / "files.csv", na_filter=False, encoding_errors="surrogateescape",
+                        dtype={column: str for column in ("path", "mode", "problem")})
+    good = files[files.problem == ""]
+    if not shape[0] == len(good) == len(hashes) == len(meta["splits"]):
+        raise ValueError(f"{shape[0]} pictures, but {len(good)} rows and {len(hashes)} hashes")
+    splits = np.array(meta["splits"], dtype=object)
+    labels = good.label.to_numpy(np.int64)
+    return ImageSet(
+        name, _memory_map(folder / "images.bin", shape), labels, meta["class_names"], list(good.path), hashes,
+        files, fingerprint=_digest([shape, labels.tolist(), meta["class_names"], meta["hashes"]]),
+        parts=_memory_map(folder / "parts.bin", [shape[0], *shape[2:]]) if meta["masks"] else None,
+        factors=pd.read_csv(folder / "factors.csv") if meta["factors"] else None,
+        official={split: np.flatnonzero(splits == split) for split in SPLITS if (splits == split).any()})
+
+
+def _memory_map(path: Path, shape: list[int]) -> np.ndarray:
+    if path.stat().st_size != np.prod(shape):
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {np.prod(shape)}")
+    return np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(shape))
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OSError(f"The damaged cache {folder} cannot be removed ({error}): delete this folder, "
+                      "then run again.") from error
+
+
+def _digest(value) -> str:
+    """16 hexadecimal digits that stand for a value of JSON types."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find_duplicates(image_set: ImageSet, bits: int = 6, difference: float = 6.0, chunk=512) -> pd.DataFrame:
+    """Pairs of equal or nearly equal pictures (re-encoded, rescaled, slightly brightened), most alike first.
+
+    A pair is reported when its 64-bit perceptual hashes (low DCT frequencies of a 32 x 32 gray picture against
+    their median; Zauner 2010, "Implementation and benchmarking of perceptual image hash functions") differ in
+    at most `bits` places and its 32 x 32 color thumbnails by at most `difference` gray levels (0..255) on
+    average: the hash alone may take two flat pictures for equal. Mirrored or cropped copies are not found. All
+    pairs are compared, `chunk` rows at a time.
+    Returns the columns `first` < `second` (indices) and `distance` (that mean difference).
+    """
+    thumbnails, signs = _thumbnails(image_set.images, chunk)
+    found = []
+    for start in range(0, len(signs), chunk):
+        distance = (64 - signs[start:start + chunk] @ signs[start:].T) / 2  # Hamming distance of +-1 signs
+        first, second = np.nonzero(np.triu(distance <= bits, k=1))
+        for a, b in zip(*(np.array_split(side + start, len(side) // 4096 + 1) for side in (first, second))):
+            mean = np.abs(thumbnails[a].astype(np.int16) - thumbnails[b]).mean(axis=(1, 2, 3))
+            found.append(np.stack([a, b, mean])[:, mean <= difference])
+    pairs = pd.DataFrame(np.concatenate(found, axis=1).T, columns=["first", "second", "distance"])
+    pairs = pairs.astype({"first": np.int64, "second": np.int64})
+    return pairs.sort_values(["distance", "first", "second"], ignore_index=True)
+
+
+def _thumbnails(images: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    """N x 3 x H x W pictures to uint8 N x 3 x 32 x 32 thumbnails and +-1 float32 N x 64 perceptual hashes."""
+    rows, columns = (np.asarray(Image.fromarray(np.eye(side, dtype=np.float32)).resize(
+        (side, 32), Image.Resampling.BOX)) for side in images.shape[2:])  # averaging as a 32 x side matrix
+    thumbnails = np.empty((len(images), 3, 32, 32), np.uint8)
+    signs = np.empty((len(images), 64), np.float32)
+    for start in range(0, len(images), chunk):
+        part = slice(start, start + chunk)
+        small = rows @ images[part].astype(np.float32) @ columns.T
+        frequencies = dctn(small.mean(axis=1), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
+        median = np.median(frequencies[:, 1:], axis=1, keepdims=True)  # without the mean brightness
+        signs[part] = np.where(frequencies > median, 1, -1)
+        thumbnails[part] = small.round()
+    return thumbnails, signs
