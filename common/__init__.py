@@ -1,0 +1,1 @@
+"""What the seven notebooks share: data, backbones, losses, metrics, attacks, explanations and figures."""

@@ -1,0 +1,213 @@
+"""What a run is: a profile, a data set, a backbone, a seed, and where things are kept."""
+
+import os
+import random
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PROFILES = {
+    # The whole curriculum in minutes on two CPU cores, offline, trained from scratch.
+    "quick": dict(
+        dataset="rendered",
+        image_size=64,
+        epochs=12,
+        batch_size=32,
+        learning_rate=2e-3,
+        frozen_share=0.0,
+        seeds=1,
+        pretrained=False,
+    ),
+    # Real pictures and a pretrained backbone, still bearable on a CPU.
+    "standard": dict(
+        dataset="flowers102",
+        image_size=160,
+        epochs=8,
+        batch_size=32,
+        learning_rate=1e-3,
+        frozen_share=0.5,
+        seeds=3,
+        pretrained=True,
+    ),
+    # The predecessor's scale, for a GPU.
+    "full": dict(
+        dataset="flowers102",
+        image_size=224,
+        epochs=20,
+        batch_size=64,
+        learning_rate=5e-4,
+        frozen_share=0.0,
+        seeds=3,
+        pretrained=True,
+    ),
+}
+DATASETS = ("rendered", "flowers102", "folder")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run's settings; made by `setup`, never changed afterwards."""
+
+    profile: str
+    dataset: str
+    data: Path | None
+    backbone: str | None
+    weights: Path | None
+    checkpoints: Path
+    cache: Path
+    seed: int
+    device: str
+    image_size: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    frozen_share: float
+    seeds: int
+    pretrained: bool
+    embedding_size: int = 128
+    species: int = 24
+    pictures_per_species: int = 40
+    pairs: int = 40_000
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set's name as it stands in file names and in the ledger."""
+        kind, _, path = self.dataset.partition(":")
+        return f"{kind}-{Path(path).resolve().stem}" if path else kind
+
+    @property
+    def name(self) -> str:
+        """Data set and profile, such as `rendered-quick`."""
+        return f"{self.dataset_name}-{self.profile}"
+
+    @property
+    def directory(self) -> Path:
+        """Where this run's checkpoints and results are kept; runs never mix."""
+        return self.checkpoints / self.name
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds a claim is measured over; the first one's model is the checkpoint."""
+        return [self.seed + step for step in range(self.seeds)]
+
+    def environment(self) -> dict[str, str]:
+        """The `SIMILARITY_*` variables that make `setup()` return this configuration in another process."""
+        names = ("profile", "dataset", "data", "backbone", "weights", "checkpoints", "cache", "seed", "device")
+        values = {name: getattr(self, name) for name in names}
+        return {f"SIMILARITY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+
+
+def setup(
+    profile=None,
+    dataset=None,
+    data=None,
+    backbone=None,
+    weights=None,
+    checkpoints=None,
+    cache=None,
+    seed=None,
+    device=None,
+) -> Config:
+    """Settle a run's configuration and seed every generator.
+
+    Each argument falls back on its `SIMILARITY_*` environment variable, then on the default.
+
+    Args:
+        profile: "quick" (default), "standard" or "full".
+        dataset: "rendered", "flowers102" or "folder:PATH"; the default is the profile's own.
+        data: folder or .zip/.tgz archive that holds the data set.
+        backbone: any timm model name; without it R2's choice is used.
+        weights: folder of `<timm name>.safetensors` files, for machines without a network.
+        checkpoints: folder for what notebooks hand on (default `checkpoints/` beside the notebooks).
+        cache: folder for decoded pictures (default `~/.cache/image-similarity`).
+        seed: first seed, an integer of 0 or more (default 0).
+        device: a torch device (default: "cuda" where there is one, else "cpu").
+
+    Returns:
+        The frozen `Config`.
+
+    Raises:
+        ValueError: an unknown profile or data set, a seed or device that is none.
+        FileNotFoundError: `data` or `weights` names nothing.
+    """
+    given = dict(locals())
+    chosen = {name: _first(value, os.environ.get(f"SIMILARITY_{name.upper()}")) for name, value in given.items()}
+    profile = _one_of("profile", chosen["profile"] or "quick", PROFILES)
+    numbers = dict(PROFILES[profile])
+    default_dataset = numbers.pop("dataset")
+    config = Config(
+        profile=profile,
+        dataset=_dataset(chosen["dataset"] or default_dataset),
+        data=_existing("data", chosen["data"]),
+        backbone=chosen["backbone"] or None,
+        weights=_existing("weights", chosen["weights"]),
+        checkpoints=Path(chosen["checkpoints"] or ROOT / "checkpoints").expanduser().resolve(),
+        cache=Path(chosen["cache"] or "~/.cache/image-similarity").expanduser().resolve(),
+        seed=_seed(chosen["seed"]),
+        device=_device(chosen["device"]),
+        **numbers,
+    )
+    seed_everything(config.seed)
+    return config
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators with the same `seed`."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def describe(config: Config) -> dict:
+    """The configuration as JSON types, for checkpoints."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _first(argument, variable):
+    return argument if argument is not None else variable
+
+
+def _one_of(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is unknown; choose one of: {', '.join(choices)}")
+    return value
+
+
+def _dataset(value: str) -> str:
+    kind, colon, path = value.partition(":")
+    _one_of("dataset", kind, DATASETS)
+    if (kind == "folder") != bool(path):
+        raise ValueError(f"dataset {value!r}: write folder:PATH for your own pictures, a bare name for the others")
+    return f"folder:{Path(path).expanduser().resolve()}" if path else kind
+
+
+def _existing(name: str, value) -> Path | None:
+    if not value:
+        return None
+    path = Path(value).expanduser().resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"{name} {str(value)!r} does not exist; give a folder or archive that does")
+    return path
+
+
+def _seed(value) -> int:
+    try:
+        seed = int(value or 0)
+    except ValueError:
+        raise ValueError(f"seed {value!r} is not a whole number; use 0, 1, 2, ...") from None
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; use 0, 1, 2, ...")
+    return seed
+
+
+def _device(value) -> str:
+    name = value or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here ({error}); try device='cpu'") from None
+    return str(name)

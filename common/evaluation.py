@@ -1,0 +1,86 @@
+"""A model's report: the metrics of one split as rows with intervals, ready for the ledger."""
+
+import numpy as np
+import pandas as pd
+
+from common.backbones import embed
+from common.images import ImageSet
+from common.metrics import (
+    Threshold,
+    accuracy,
+    accuracy_by_kind,
+    bootstrap,
+    cosine_scores,
+    equal_error_rate,
+    pair_weights,
+    retrieval,
+    roc_auc,
+)
+
+
+def pair_auc(model, image_set: ImageSet, pairs) -> float:
+    """ROC-AUC of a model's cosine scores on int pairs (P, 3); what training validates on."""
+    return roc_auc(cosine_scores(embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2])
+
+
+def embed_all(model, image_set: ImageSet, indices) -> np.ndarray:
+    """Embed the pictures `indices` name, once each: float32 (N, D), rows of zeros for all others."""
+    indices = np.unique(indices)
+    some = embed(model, image_set.images[indices])
+    embeddings = np.zeros((len(image_set), some.shape[1]), np.float32)
+    embeddings[indices] = some
+    return embeddings
+
+
+def verification_report(scores, pairs, threshold: Threshold, rounds: int = 200) -> pd.DataFrame:
+    """ROC-AUC, EER and accuracies of pair scores, with intervals over pictures.
+
+    Args:
+        scores: float (P,), higher is more similar.
+        pairs: int (P, 3): first, second, same.
+        threshold: fitted on another split; there is no way to fit one here.
+        rounds: bootstrap draws.
+
+    Returns:
+        Rows of metric, value, low, high, n (pairs), threshold_from.
+    """
+    same = pairs[:, 2]
+    _, compact = np.unique(pairs[:, :2], return_inverse=True)
+    compact = compact.reshape(-1, 2)
+    measures = {
+        "roc_auc": lambda weights: roc_auc(scores, same, weights),
+        "eer": lambda weights: equal_error_rate(scores, same, weights),
+        "accuracy": lambda weights: accuracy(scores, same, threshold, weights),
+        "accuracy_same": lambda weights: accuracy_by_kind(scores, same, threshold, weights)[0],
+        "accuracy_different": lambda weights: accuracy_by_kind(scores, same, threshold, weights)[1],
+    }
+    rows = []
+    for metric, measure in measures.items():
+        low, high = bootstrap(
+            lambda weights, measure=measure: measure(pair_weights(weights, compact)), compact.max() + 1, rounds
+        )
+        source = threshold.fitted_on if metric.startswith("accuracy") else ""
+        rows.append(dict(metric=metric, value=measure(None), low=low, high=high, n=len(pairs), threshold_from=source))
+    return pd.DataFrame(rows)
+
+
+def retrieval_report(embeddings, labels, rounds: int = 1000) -> pd.DataFrame:
+    """P@1, R-precision and MAP@R of embeddings (N, D) with labels (N,), with intervals over queries.
+
+    Returns:
+        Rows of metric, value, low, high, n (queries), threshold_from (empty).
+    """
+    return pd.DataFrame(
+        [_mean_row(metric, values, rounds) for metric, values in retrieval(embeddings, labels).items()]
+    )
+
+
+def class_report(predicted, labels, rounds: int = 1000) -> pd.DataFrame:
+    """Share of pictures given their right species, as one row "class_accuracy" with its interval."""
+    return pd.DataFrame([_mean_row("class_accuracy", np.equal(predicted, labels).astype(float), rounds)])
+
+
+def _mean_row(metric, values, rounds):
+    values = values[np.isfinite(values)]
+    low, high = bootstrap(lambda weights: np.average(values, weights=weights), len(values), rounds)
+    return dict(metric=metric, value=values.mean(), low=low, high=high, n=len(values), threshold_from="")

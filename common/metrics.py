@@ -1,0 +1,174 @@
+"""What is measured: pure functions on arrays; a score is higher when more similar, same = 1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from sklearn.metrics import roc_auc_score, roc_curve
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A decision threshold and the split it was fitted on: "same" is said at a score of `value` or more."""
+
+    value: float
+    fitted_on: str
+
+
+def cosine_scores(embeddings, pairs) -> np.ndarray:
+    """Cosine similarity of each pair.
+
+    Args:
+        embeddings: float (N, D), one row a picture of the data set.
+        pairs: int (P, 2 or more), whose first two columns are row numbers.
+
+    Returns:
+        float (P,) in [-1, 1]; 0 where an embedding is all zeros.
+    """
+    unit = normalize(embeddings)
+    return np.einsum("pd,pd->p", unit[pairs[:, 0]], unit[pairs[:, 1]])
+
+
+def normalize(embeddings) -> np.ndarray:
+    """Scale each row of float (N, D) to length 1; a row of zeros stays."""
+    embeddings = np.asarray(embeddings, dtype=np.float64)
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+
+
+def roc_auc(scores, same, weights=None) -> float:
+    """Probability that a same pair outscores a different pair, ties counted half.
+
+    Args:
+        scores: float (P,), higher is more similar, finite.
+        same: (P,), 1 for same, 0 for different; both must occur.
+        weights: float (P,), how often each pair counts.
+
+    Raises:
+        ValueError: scores that are not finite, or only one kind of pair.
+    """
+    _check_pairs(scores, same)
+    return float(roc_auc_score(same, scores, sample_weight=weights))
+
+
+def equal_error_rate(scores, same, weights=None) -> float:
+    """Error rate at the threshold where false accepts and false rejects are equally frequent.
+
+    Arguments and errors as in `roc_auc`; between two thresholds the ROC curve is taken as a line.
+    """
+    _check_pairs(scores, same)
+    accepts, hits, _ = roc_curve(same, scores, sample_weight=weights)
+    return float(brentq(lambda rate: 1 - rate - np.interp(rate, accepts, hits), 0, 1))
+
+
+def fit_threshold(scores, same, split: str) -> Threshold:
+    """Find the threshold of the highest balanced accuracy on a split that is not the test.
+
+    Args:
+        scores, same: as in `roc_auc`.
+        split: which split they come from, "train" or "validation".
+
+    Returns:
+        The `Threshold`, halfway between the two neighboring scores.
+
+    Raises:
+        ValueError: `split` is "test" (protocol rule 5), or the input is bad as in `roc_auc`.
+    """
+    if split not in ("train", "validation"):
+        raise ValueError(f"a threshold is fitted on 'validation' (or 'train'), never on {split!r}")
+    _check_pairs(scores, same)
+    accepts, hits, thresholds = roc_curve(same, scores, drop_intermediate=False)
+    best = int(np.argmax(hits - accepts))
+    lower = thresholds[best + 1] if best + 1 < len(thresholds) else thresholds[best] - 1
+    upper = min(thresholds[best], np.max(scores) + 1)
+    return Threshold(float(upper + lower) / 2, split)
+
+
+def accuracy(scores, same, threshold: Threshold, weights=None) -> float:
+    """Balanced share of pairs judged rightly: the mean of the shares on same and on different pairs."""
+    return float(np.mean(accuracy_by_kind(scores, same, threshold, weights)))
+
+
+def accuracy_by_kind(scores, same, threshold: Threshold, weights=None) -> tuple[float, float]:
+    """Shares of same pairs and of different pairs judged rightly at a threshold fitted elsewhere."""
+    _check_pairs(scores, same)
+    scores, same = np.asarray(scores), np.asarray(same).astype(bool)
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)
+    right = (scores >= threshold.value) == same
+    return float(np.average(right[same], weights=weights[same])), float(
+        np.average(right[~same], weights=weights[~same])
+    )
+
+
+def retrieval(embeddings, labels, chunk: int = 1024) -> dict[str, np.ndarray]:
+    """Search each picture among all others and rate what comes back.
+
+    R is the number of other pictures of the query's class. P@1 asks whether the closest picture is of
+    that class; R-precision is the share of the class among the R closest; MAP@R is the mean over the R
+    closest of the precision at each hit (Musgrave et al. 2020, "A Metric Learning Reality Check").
+    Ties are broken by picture order, never by class.
+
+    Args:
+        embeddings: float (N, D), compared by cosine.
+        labels: int (N,).
+        chunk: queries compared at a time, which bounds memory to chunk x N.
+
+    Returns:
+        "precision_at_1", "r_precision", "map_at_r" -> float (N,), NaN for a query that is alone in its class.
+    """
+    unit, labels = normalize(embeddings), np.asarray(labels)
+    relevant = np.bincount(np.unique(labels, return_inverse=True)[1])[np.unique(labels, return_inverse=True)[1]] - 1
+    found = {name: np.full(len(labels), np.nan) for name in ("precision_at_1", "r_precision", "map_at_r")}
+    deepest = max(int(relevant.max()), 1)
+    for start in range(0, len(labels), chunk):
+        queries = np.arange(start, min(start + chunk, len(labels)))
+        similarity = unit[queries] @ unit.T
+        similarity[np.arange(len(queries)), queries] = -np.inf
+        closest = np.argsort(-similarity, axis=1, kind="stable")[:, :deepest]
+        hits = labels[closest] == labels[queries, None]
+        count = relevant[queries]
+        within = hits & (np.arange(deepest) < count[:, None])
+        precision = np.cumsum(within, axis=1) / np.arange(1, deepest + 1)
+        known, size = count > 0, np.maximum(count, 1)
+        found["precision_at_1"][queries] = np.where(known, hits[:, 0], np.nan)
+        found["r_precision"][queries] = np.where(known, within.sum(1) / size, np.nan)
+        found["map_at_r"][queries] = np.where(known, (precision * within).sum(1) / size, np.nan)
+    return found
+
+
+def bootstrap(
+    measure: Callable[[np.ndarray], float], pictures: int, rounds: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a measure by drawing pictures, not pairs, with replacement (protocol rule 8).
+
+    Pairs that share a picture are not independent; drawing pictures keeps that in.
+
+    Args:
+        measure: takes float weights (N,), how often each picture was drawn, and returns a number.
+        pictures: N.
+        rounds: number of draws.
+        seed: of the draws; equal seeds draw equal pictures, which pairs two approaches.
+
+    Returns:
+        The 2.5 % and 97.5 % quantiles.
+    """
+    generator = np.random.default_rng(seed)
+    share = np.full(pictures, 1 / pictures)
+    values = [measure(generator.multinomial(pictures, share).astype(float)) for _ in range(rounds)]
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def pair_weights(picture_weights, pairs) -> np.ndarray:
+    """How often each pair counts when its pictures are drawn `picture_weights` (N,) times: the product."""
+    return picture_weights[pairs[:, 0]] * picture_weights[pairs[:, 1]]
+
+
+def _check_pairs(scores, same) -> None:
+    scores, same = np.asarray(scores, dtype=float), np.asarray(same)
+    if scores.shape != same.shape or scores.ndim != 1:
+        raise ValueError(f"scores {scores.shape} and same {same.shape} must both be of shape (P,)")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+    if set(np.unique(same).tolist()) != {0, 1}:
+        raise ValueError(f"same must hold both 1 (same) and 0 (different); it holds {np.unique(same).tolist()}")

@@ -1,0 +1,95 @@
+"""What a batch is: which pictures are drawn together, and how they are varied."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from common.images import ImageSet
+
+
+class Pictures(Dataset):
+    """Some pictures of an `ImageSet` with their labels, handed out a whole batch at a time."""
+
+    def __init__(self, image_set: ImageSet, indices, labels=None):
+        """
+        Args:
+            image_set: where the pictures are.
+            indices: int (M,), which of them, in this order.
+            labels: int (M,), what stands for each picture's class; default: its species.
+        """
+        self.images = image_set.images
+        self.indices = np.asarray(indices)
+        self.labels = image_set.labels[self.indices] if labels is None else np.asarray(labels)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item):
+        return self.__getitems__([item])
+
+    def __getitems__(self, items):
+        pictures = np.asarray(self.images[self.indices[items]])
+        return torch.from_numpy(pictures), torch.as_tensor(self.labels[items], dtype=torch.long)
+
+
+def batches(pictures: Pictures, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader:
+    """Group single pictures into batches; one epoch shows every picture once.
+
+    Args:
+        pictures: what to show.
+        batch_size: pictures in a batch, 1 or more. When shuffling, a last batch of a single picture
+            is dropped: BatchNorm cannot train on it.
+        shuffle: a new order every epoch.
+        seed: of the order.
+
+    Returns:
+        A DataLoader of (uint8 (B, 3, H, W), int64 (B,)).
+    """
+    return DataLoader(
+        pictures,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle and len(pictures) > batch_size and len(pictures) % batch_size == 1,
+        generator=torch.Generator().manual_seed(seed),
+        collate_fn=_as_is,
+    )
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Turn uint8 pixels 0..255 into the float32 [0, 1] every model takes."""
+    return images.float() / 255
+
+
+def augment(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Vary each picture of a batch in its own way: flip, shift, turn, zoom, brightness and contrast.
+
+    Args:
+        images: float (B, 3, H, W) in [0, 1].
+        generator: source of the random numbers, on the CPU.
+
+    Returns:
+        float (B, 3, H, W) in [0, 1], differentiable in `images`.
+    """
+    count = len(images)
+
+    def uniform(low, high):
+        return (torch.rand(count, generator=generator) * (high - low) + low).to(images.device)
+
+    angle, zoom = uniform(-math.pi / 12, math.pi / 12), uniform(0.75, 1.05)
+    flip = uniform(-1, 1).sign()
+    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
+    rows = [torch.stack([cosine * flip, -sine, uniform(-0.15, 0.15)], 1)]
+    rows += [torch.stack([sine * flip, cosine, uniform(-0.15, 0.15)], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), images.shape, align_corners=False)
+    varied = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    contrast, brightness = (uniform(low, high)[:, None, None, None] for low, high in ((0.8, 1.2), (-0.1, 0.1)))
+    mean = varied.mean(dim=(1, 2, 3), keepdim=True)
+    return ((varied - mean) * contrast + mean + brightness).clamp(0, 1)
+
+
+def _as_is(batch):
+    return batch

@@ -1,0 +1,235 @@
+"""Who is tested on what: closed-set and open-set splits, and the fixed lists of pairs."""
+
+import json
+import os
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from common.config import Config
+from common.images import ImageSet
+
+NAMES = ("train", "validation", "test")
+OPEN_SET_SPECIES = 6  # two each to train, to validate and to test: fewer allow no "different" pair
+MOST_PICTURES = 8_000  # their 32 million candidate pairs still fit in memory
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Picture indices of each protocol and the pairs they are judged on.
+
+    Attributes:
+        parts: protocol -> "train", "validation", "test" -> int64 picture indices. In "closed_set" the
+            three share every species; in "open_set" none.
+        pairs: protocol -> "validation", "test" -> int64 (P, 3): first, second, same (1) or different (0).
+        fingerprint: of the data set the indices belong to.
+    """
+
+    parts: dict[str, dict[str, np.ndarray]]
+    pairs: dict[str, dict[str, np.ndarray]]
+    fingerprint: str
+
+    @property
+    def protocols(self) -> list[str]:
+        """The protocols this data set allows: "closed_set", and "open_set" from six species up."""
+        return list(self.parts)
+
+
+def make_splits(image_set: ImageSet, config: Config, keep=None, split: str = "official") -> Splits:
+    """Draw both protocols' splits and their pair lists, and check them.
+
+    Args:
+        image_set: the pictures.
+        config: gives the seed and the largest number of pairs in a list.
+        keep: bool (N,), False for pictures to leave out (duplicates); default: keep all.
+        split: "official" follows the data set's own closed-set split where it has one; "swapped"
+            exchanges its train and test, as the predecessor did, for comparison with its figures only.
+
+    Returns:
+        The `Splits`; `save_splits` stores them.
+
+    Raises:
+        ValueError: an unknown or unavailable `split`, or a split that breaks its protocol.
+    """
+    keep = np.ones(len(image_set), bool) if keep is None else np.asarray(keep, bool)
+    labels = image_set.labels
+    parts = {"closed_set": _official(image_set, keep, split) or stratified_split(labels, keep, config.seed)}
+    if len(np.unique(labels[keep])) >= OPEN_SET_SPECIES:
+        parts["open_set"] = open_set_split(labels, keep, config.seed)
+    pairs = {
+        protocol: {name: make_pairs(labels, part[name], config.pairs, config.seed) for name in NAMES[1:]}
+        for protocol, part in parts.items()
+    }
+    splits = Splits(parts, pairs, image_set.fingerprint)
+    check_splits(splits, image_set)
+    return splits
+
+
+def stratified_split(labels, keep, seed: int, shares=(0.5, 0.2)) -> dict[str, np.ndarray]:
+    """Split each species' pictures into train, validation and test.
+
+    Args:
+        labels: int (N,), the species of each picture.
+        keep: bool (N,), pictures that take part.
+        seed: of the shuffle.
+        shares: of train and validation in each species; the rest is test. A species too small for
+            three parts goes to train alone, or to train and test.
+
+    Returns:
+        "train", "validation", "test" -> sorted int64 indices.
+    """
+    generator = np.random.default_rng(seed)
+    parts = {name: [] for name in NAMES}
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero((labels == label) & keep))
+        train = max(1, round(shares[0] * len(members)))
+        validation = train + round(shares[1] * len(members))
+        for name, part in zip(NAMES, np.split(members, [train, validation]), strict=True):
+            parts[name].append(part)
+    return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
+
+
+def open_set_split(labels, keep, seed: int) -> dict[str, np.ndarray]:
+    """Split the species themselves: half to train, a sixth to validate, a third to test.
+
+    Args:
+        labels: int (N,), the species of each picture.
+        keep: bool (N,), pictures that take part.
+        seed: of the shuffle.
+
+    Returns:
+        "train", "validation", "test" -> sorted int64 indices, no species in two of them.
+
+    Raises:
+        ValueError: fewer than six species.
+    """
+    species = np.random.default_rng(seed).permutation(np.unique(labels[keep]))
+    if len(species) < OPEN_SET_SPECIES:
+        raise ValueError(f"the open-set protocol needs {OPEN_SET_SPECIES} species or more; here are {len(species)}")
+    validation = max(2, round(len(species) / 6))
+    test = max(2, round(len(species) / 3))
+    cuts = [len(species) - validation - test, len(species) - test]
+    parts = zip(NAMES, np.split(species, cuts), strict=True)
+    return {name: np.flatnonzero(np.isin(labels, part) & keep) for name, part in parts}
+
+
+def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
+    """Draw a fixed list of pairs, half same and half different, without self-pairs or repeats.
+
+    All same pairs are used where they are no more than `most` / 2, else a sample of them; as many
+    different pairs are drawn beside them. Beyond 8,000 pictures a sample of 8,000 is paired.
+
+    Args:
+        labels: int (N,), the species of every picture of the data set.
+        indices: int (M,), the pictures of this split.
+        most: the largest number of pairs.
+        seed: of the draw; the list depends on nothing else.
+
+    Returns:
+        int64 (P, 3): first index, second index, same (1) or different (0).
+
+    Raises:
+        ValueError: no species has two pictures here, or there is only one species.
+    """
+    generator = np.random.default_rng(seed)
+    if len(indices) > MOST_PICTURES:
+        indices = generator.choice(indices, MOST_PICTURES, replace=False)
+    rows, columns = np.triu_indices(len(indices), k=1)
+    same = labels[indices][rows] == labels[indices][columns]
+    if not same.any() or same.all():
+        raise ValueError(
+            f"{len(indices)} pictures of {len(np.unique(labels[indices]))} species allow no balanced pairs; "
+            "give at least two species, one of them with two pictures"
+        )
+    count = min(int(same.sum()), int((~same).sum()), most // 2)
+    chosen = np.concatenate(
+        [generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)]
+    )
+    pairs = np.stack([indices[rows[chosen]], indices[columns[chosen]], same[chosen]], axis=1)
+    return pairs.astype(np.int64)
+
+
+def check_splits(splits: Splits, image_set: ImageSet) -> None:
+    """Raise ValueError where a picture, its copy, or (open set) a species is on two sides."""
+    for protocol, parts in splits.parts.items():
+        for one, other in combinations(NAMES, 2):
+            kinds = {"picture": np.arange(len(image_set)), "picture content": image_set.hashes}
+            if protocol == "open_set":
+                kinds["species"] = image_set.labels
+            for kind, values in kinds.items():
+                shared = np.intersect1d(values[parts[one]], values[parts[other]])
+                if len(shared):
+                    raise ValueError(f"{protocol}: {len(shared)} times the same {kind} in {one} and {other}: {shared[:5]}")
+    for protocol, lists in splits.pairs.items():
+        for name, pairs in lists.items():
+            _check_pairs(pairs, splits.parts[protocol][name], image_set.labels, f"{protocol} {name} pairs")
+
+
+def save_splits(splits: Splits, path: Path) -> None:
+    """Write the splits and pair lists as JSON, whole or not at all."""
+    content = {
+        "fingerprint": splits.fingerprint,
+        "parts": {protocol: _listed(parts) for protocol, parts in splits.parts.items()},
+        "pairs": {protocol: _listed(lists) for protocol, lists in splits.pairs.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content))
+    os.replace(temporary, path)
+
+
+def read_splits(path: Path, image_set: ImageSet) -> Splits:
+    """Read splits written by `save_splits` and check them against the pictures at hand.
+
+    Raises:
+        ValueError: they were drawn on other pictures, or break their protocol.
+    """
+    content = json.loads(path.read_text())
+    if content["fingerprint"] != image_set.fingerprint:
+        raise ValueError(
+            f"{path} was drawn on the data set with fingerprint {content['fingerprint']}, but {image_set.name!r} "
+            f"here has {image_set.fingerprint}; delete {path.parent} or set SIMILARITY_CHECKPOINTS to another folder"
+        )
+    parts, pairs = (
+        {protocol: _arrays(lists) for protocol, lists in content[kind].items()} for kind in ("parts", "pairs")
+    )
+    splits = Splits(parts, pairs, content["fingerprint"])
+    check_splits(splits, image_set)
+    return splits
+
+
+def _official(image_set, keep, split):
+    if split not in ("official", "swapped"):
+        raise ValueError(f"split {split!r} is unknown; use 'official' or 'swapped'")
+    if not image_set.official:
+        if split == "swapped":
+            raise ValueError(f"{image_set.name!r} has no official split to swap")
+        return None
+    parts = {name: indices[keep[indices]] for name, indices in image_set.official.items()}
+    if split == "swapped":
+        parts["train"], parts["test"] = parts["test"], parts["train"]
+    return parts
+
+
+def _check_pairs(pairs, allowed, labels, name):
+    first, second, same = pairs.T
+    faults = {
+        "a picture from outside its split": not np.isin(pairs[:, :2], allowed).all(),
+        "a picture paired with itself": (first == second).any(),
+        "a wrong label (same = 1, different = 0)": (same != (labels[first] == labels[second])).any(),
+        "an unequal number of same and different pairs": 2 * same.sum() != len(same),
+        "the same pair twice": len(np.unique(np.sort(pairs[:, :2]), axis=0)) != len(pairs),
+    }
+    found = [fault for fault, present in faults.items() if present]
+    if found:
+        raise ValueError(f"{name} hold {' and '.join(found)}")
+
+
+def _listed(arrays):
+    return {name: array.tolist() for name, array in arrays.items()}
+
+
+def _arrays(lists):
+    return {name: np.asarray(values, dtype=np.int64) for name, values in lists.items()}

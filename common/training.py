@@ -1,0 +1,188 @@
+"""The training loop: epochs, schedules, validation, early stopping, resuming, on any number of devices."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from common.sampling import as_float, augment
+
+
+class Collapse(RuntimeError):
+    """Training has ended in a state it does not leave: equal embeddings, or a loss stuck at chance."""
+
+
+class TrainingStep(nn.Module):
+    """Model and objective as one module, so that several devices can run it together."""
+
+    def __init__(self, model: nn.Module, objective: nn.Module):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, *batch: Tensor) -> dict[str, Tensor]:
+        return self.objective(self.model, *batch)
+
+
+def fit(
+    model: nn.Module,
+    objective: nn.Module,
+    loader: DataLoader,
+    optimizers: Sequence[torch.optim.Optimizer],
+    epochs: int,
+    validate: Callable[[nn.Module], float],
+    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (),
+    patience: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: Path | None = None,
+) -> pd.DataFrame:
+    """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch.
+
+    Args:
+        model: changed in place.
+        objective: called as `objective(model, *batch)`, returns named terms whose sum is minimized.
+            Its own parameters (centers, say) are trained too if an optimizer holds them. An attribute
+            `stuck_at` names the loss of a model that learned nothing.
+        loader: batches of tensors; uint8 ones are pictures, turned into augmented floats in [0, 1].
+        optimizers: stepped together after every batch.
+        epochs: passes through `loader`, 1 or more.
+        validate: measures the model after each epoch, higher is better; its best epoch is kept.
+        schedulers: stepped after every batch.
+        patience: stop after this many epochs without a better validation; None: never.
+        seed: of augmentation.
+        device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where it is a GPU.
+        resume: file that keeps the state after each epoch; if it exists, training goes on from there,
+            and it is removed at the end.
+
+    Returns:
+        One row an epoch: epoch, each term, loss, validation, learning_rate, spread, images, seconds.
+
+    Raises:
+        Collapse: see `check_collapse`.
+    """
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
+    on_device = accelerator.prepare(TrainingStep(model, objective).to(memory_format=torch.channels_last))
+    batches = accelerator.prepare(loader)
+    generators = [loader.generator, torch.Generator().manual_seed(seed)]
+    stateful = [model, objective, *optimizers, *schedulers]
+    history, best = _restore(resume, stateful, generators)
+    progress = tqdm(
+        range(len(history), epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process
+    )
+    for epoch in progress:
+        if _stale(history, patience):
+            break
+        started = time.perf_counter()
+        row = _run_epoch(on_device, batches, optimizers, schedulers, accelerator, generators[1])
+        validation = float(validate(model))
+        seconds = time.perf_counter() - started + (history[-1]["seconds"] if history else 0.0)
+        images = row.pop("images") + (history[-1]["images"] if history else 0)
+        history.append({"epoch": epoch + 1, **row, "validation": validation, "images": images, "seconds": seconds})
+        check_collapse(history, getattr(objective, "stuck_at", None))
+        if validation >= max(past["validation"] for past in history):
+            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        progress.set_postfix(loss=f"{row['loss']:.3f}", validation=f"{validation:.3f}")
+        _keep(resume, stateful, generators, history, best)
+    model.load_state_dict(best)
+    model.eval()
+    if resume is not None:
+        Path(resume).unlink(missing_ok=True)
+    return pd.DataFrame(history)
+
+
+def check_collapse(history: list[dict], stuck_at: float | None, window: int = 4, tolerance: float = 0.02) -> None:
+    """Stop a training that has collapsed (protocol rule 10).
+
+    Args:
+        history: rows as `fit` returns them, the latest last.
+        stuck_at: the loss of a model that learned nothing (ln C, ln 2, the margin), or None.
+        window: epochs in a row that count as stuck.
+        tolerance: how near to `stuck_at`, as a share of it, counts as stuck.
+
+    Raises:
+        Collapse: all embeddings are equal, the loss is not finite, or it stays at `stuck_at`; the
+            message says what to try.
+    """
+    latest = history[-1]
+    if not all(map(torch.isfinite, (torch.tensor(latest["loss"]), torch.tensor(latest["spread"])))):
+        raise Collapse(f"epoch {latest['epoch']}: the loss is {latest['loss']}; try a learning rate ten times lower")
+    if latest["spread"] < 1e-4:
+        raise Collapse(
+            f"epoch {latest['epoch']}: all pictures have nearly the same embedding (spread {latest['spread']:.1e}); "
+            "try a lower learning rate, a smaller weight of the pulling term, or easier negatives"
+        )
+    recent = [row["loss"] for row in history[-window:]]
+    if stuck_at and len(recent) == window and all(abs(loss / stuck_at - 1) < tolerance for loss in recent):
+        raise Collapse(
+            f"the loss has stayed at {stuck_at:.3f}, that of a model that learned nothing, for {window} epochs; "
+            "try another learning rate, unfreeze more of the backbone, or check the labels"
+        )
+
+
+def _run_epoch(step, batches, optimizers, schedulers, accelerator, generator) -> dict[str, float]:
+    step.train()
+    rate, totals, images = optimizers[0].param_groups[0]["lr"], {}, 0
+    for batch in batches:
+        inputs = [augment(as_float(part), generator) if part.dtype == torch.uint8 else part for part in batch]
+        with accelerator.autocast():
+            terms = step(*inputs)
+            loss = sum(terms.values())
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        accelerator.backward(loss)
+        for stepped in (*optimizers, *schedulers):
+            stepped.step()
+        for name, term in {**terms, "loss": loss}.items():
+            totals[name] = totals.get(name, 0.0) + term.item() * len(inputs[0])
+        images += len(inputs[0]) * accelerator.num_processes
+    shown = images // accelerator.num_processes
+    means = {name: total / shown for name, total in totals.items()}
+    spread = _spread(accelerator.unwrap_model(step).model, inputs[0])
+    return {**means, "learning_rate": rate, "spread": spread, "images": images}
+
+
+@torch.no_grad()
+def _spread(model, images) -> float:
+    """Standard deviation of unit-length embeddings over a batch, mean over dimensions times their square root."""
+    model.eval()
+    embeddings = nn.functional.normalize(model(images[:64]).float())
+    return float(embeddings.std(0).mean() * embeddings.shape[1] ** 0.5)
+
+
+def _stale(history, patience) -> bool:
+    scores = [row["validation"] for row in history]
+    return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+def _keep(path, stateful, generators, history, best) -> None:
+    if path is None:
+        return
+    state = {
+        "states": [part.state_dict() for part in stateful],
+        "generators": [generator.get_state() for generator in generators],
+        "global_generator": torch.get_rng_state(),
+        "history": history,
+        "best": best,
+    }
+    temporary = Path(f"{path}.part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _restore(path, stateful, generators):
+    if path is None or not Path(path).exists():
+        return [], None
+    state = torch.load(path, weights_only=True)
+    for part, saved in zip(stateful, state["states"], strict=True):
+        part.load_state_dict(saved)
+    for generator, saved in zip(generators, state["generators"], strict=True):
+        generator.set_state(saved)
+    torch.set_rng_state(state["global_generator"])
+    return state["history"], state["best"]
