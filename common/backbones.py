@@ -114,8 +114,8 @@ def create_backbone(name: str, pretrained: bool = False, weights: Path | None = 
             raise
         raise RuntimeError(
             f"no ImageNet weights for {name!r}: {weights or 'SIMILARITY_WEIGHTS (not set)'} holds no "
-            f"{name}.safetensors that fits, and timm's hub did not deliver ({type(error).__name__}). Connect to a network, put the "
-            "file there, or choose SIMILARITY_PROFILE=quick, which trains from scratch"
+            f"{name}.safetensors that fits, and timm's hub did not deliver ({type(error).__name__}). Connect to a "
+            "network, put the file there, or choose SIMILARITY_PROFILE=quick, which trains from scratch"
         ) from error
 
 

@@ -178,7 +178,7 @@ def _one_of(name, value, choices):
 
 
 def _dataset(value: str) -> str:
-    kind, colon, path = value.partition(":")
+    kind, _, path = value.partition(":")
     _one_of("dataset", kind, DATASETS)
     if (kind == "folder") != bool(path):
         raise ValueError(f"dataset {value!r}: write folder:PATH for your own pictures, a bare name for the others")

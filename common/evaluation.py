@@ -70,9 +70,7 @@ def retrieval_report(embeddings, labels, rounds: int = 1000) -> pd.DataFrame:
     Returns:
         Rows of metric, value, low, high, n (queries), threshold_from (empty).
     """
-    return pd.DataFrame(
-        [_mean_row(metric, values, rounds) for metric, values in retrieval(embeddings, labels).items()]
-    )
+    return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in retrieval(embeddings, labels).items()])
 
 
 def class_report(predicted, labels, rounds: int = 1000) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Who is tested on what: closed-set and open-set splits, and the fixed lists of pairs."""
 
 import json
-import os
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import Config
+from common.files import save_json
 from common.images import ImageSet
 
 NAMES = ("train", "validation", "test")
@@ -144,9 +144,7 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
             "give at least two species, one of them with two pictures"
         )
     count = min(int(same.sum()), int((~same).sum()), most // 2)
-    chosen = np.concatenate(
-        [generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)]
-    )
+    chosen = np.concatenate([generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)])
     pairs = np.stack([indices[rows[chosen]], indices[columns[chosen]], same[chosen]], axis=1)
     return pairs.astype(np.int64)
 
@@ -161,7 +159,9 @@ def check_splits(splits: Splits, image_set: ImageSet) -> None:
             for kind, values in kinds.items():
                 shared = np.intersect1d(values[parts[one]], values[parts[other]])
                 if len(shared):
-                    raise ValueError(f"{protocol}: {len(shared)} times the same {kind} in {one} and {other}: {shared[:5]}")
+                    raise ValueError(
+                        f"{protocol}: {len(shared)} times the same {kind} in {one} and {other}: {shared[:5]}"
+                    )
     for protocol, lists in splits.pairs.items():
         for name, pairs in lists.items():
             _check_pairs(pairs, splits.parts[protocol][name], image_set.labels, f"{protocol} {name} pairs")
@@ -174,10 +174,7 @@ def save_splits(splits: Splits, path: Path) -> None:
         "parts": {protocol: _listed(parts) for protocol, parts in splits.parts.items()},
         "pairs": {protocol: _listed(lists) for protocol, lists in splits.pairs.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
+    save_json(path, content)
 
 
 def read_splits(path: Path, image_set: ImageSet) -> Splits:

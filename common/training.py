@@ -1,6 +1,5 @@
 """The training loop: epochs, schedules, validation, early stopping, resuming, on any number of devices."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from common.files import write_whole
 from common.sampling import as_float, augment
 
 
@@ -28,6 +28,26 @@ class TrainingStep(nn.Module):
 
     def forward(self, *batch: Tensor) -> dict[str, Tensor]:
         return self.objective(self.model, *batch)
+
+
+def one_cycle(model: nn.Module, learning_rate: float, steps: int):
+    """The one recipe every approach is trained by: AdamW, the learning rate up for a quarter, then down to 0.
+
+    Args:
+        model: its trainable parameters are optimized; weight decay 0.05 spares BatchNorm and biases.
+        learning_rate: the highest rate.
+        steps: batches in the whole training.
+
+    Returns:
+        The optimizer and its scheduler, to be stepped after every batch.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": 0.05},
+        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.25)
 
 
 def fit(
@@ -73,9 +93,7 @@ def fit(
     generators = [loader.generator, torch.Generator().manual_seed(seed)]
     stateful = [model, objective, *optimizers, *schedulers]
     history, best = _restore(resume, stateful, generators)
-    progress = tqdm(
-        range(len(history), epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process
-    )
+    progress = tqdm(range(len(history), epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process)
     for epoch in progress:
         if _stale(history, patience):
             break
@@ -171,9 +189,7 @@ def _keep(path, stateful, generators, history, best) -> None:
         "history": history,
         "best": best,
     }
-    temporary = Path(f"{path}.part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    write_whole(Path(path), lambda temporary: torch.save(state, temporary))
 
 
 def _restore(path, stateful, generators):

@@ -1,0 +1,102 @@
+"""What flows forward: checkpoints that rebuild a model, made by the notebook that owns them."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from common import notebooks
+from common.backbones import EmbeddingNet
+from common.config import Config, describe
+from common.files import write_whole
+from common.images import ImageSet
+from common.metrics import Threshold
+
+MODELS = {"EmbeddingNet": EmbeddingNet}
+
+
+def save(config: Config, image_set: ImageSet, name: str, model, threshold: Threshold, history, **more) -> Path:
+    """Write a checkpoint that stands on its own, whole or not at all.
+
+    Args:
+        config: where it goes, and what is noted in it.
+        image_set: the pictures it was trained on; their fingerprint is noted.
+        name: file name, such as "best_model_center_loss.pth".
+        model: an `EmbeddingNet`.
+        threshold: fitted on validation.
+        history: DataFrame of `fit`.
+        more: further JSON types to keep, such as metrics or the species trained on.
+
+    Returns:
+        The path written.
+    """
+    content = {
+        "model": type(model).__name__,
+        "arguments": model.arguments,
+        "state_dict": {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()},
+        "threshold": {"value": threshold.value, "fitted_on": threshold.fitted_on},
+        "history": json.loads(history.to_json(orient="records")),
+        "config": describe(config),
+        "dataset": image_set.name,
+        "fingerprint": image_set.fingerprint,
+        "versions": {package: version(package) for package in ("torch", "timm", "numpy")},
+        **more,
+    }
+    path = config.directory / name
+    write_whole(path, lambda temporary: torch.save(content, temporary))
+    return path
+
+
+def load(path: Path, image_set: ImageSet, device: str = "cpu"):
+    """Rebuild a model from its checkpoint.
+
+    Args:
+        path: as `save` or `ensure` returned it.
+        image_set: the pictures it is to be used on.
+        device: where the model goes.
+
+    Returns:
+        The model in evaluation mode, its `Threshold`, and the checkpoint's whole content.
+
+    Raises:
+        ValueError: the file is no checkpoint, or was trained on other pictures.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        model = MODELS[content["model"]](**content["arguments"])
+        model.load_state_dict(content["state_dict"])
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint ({error}); delete it and run its notebook") from error
+    if content["fingerprint"] != image_set.fingerprint:
+        raise ValueError(
+            f"{path} was trained on {content['dataset']!r} ({content['fingerprint']}), but the pictures here are "
+            f"{image_set.name!r} ({image_set.fingerprint}); use that data set or delete {Path(path).parent}"
+        )
+    return model.to(device).eval(), Threshold(**content["threshold"]), content
+
+
+def ensure(config: Config, name: str) -> Path:
+    """Return the path of a file another notebook hands on, running that notebook first if it is missing.
+
+    Args:
+        config: the run it belongs to; the notebook runs under the same configuration.
+        name: one of `notebooks.OWNERS`, such as "splits.json" or "best_model_center_loss.pth".
+
+    Raises:
+        ValueError: no notebook makes such a file.
+        FileNotFoundError: the notebook ran and did not make it.
+    """
+    path = config.directory / name
+    if path.exists():
+        return path
+    if name not in notebooks.OWNERS:
+        raise ValueError(f"no notebook makes {name!r}; known are: {', '.join(notebooks.OWNERS)}")
+    owner = notebooks.OWNERS[name]
+    print(f"{name} is missing; running {owner}, which makes it.")
+    notebooks.run([owner], config)
+    if not path.exists():
+        raise FileNotFoundError(f"{owner} ran but did not write {path}")
+    return path

@@ -1,0 +1,111 @@
+"""The ledger: every measured row of a run in one CSV, and the leaderboard read from it."""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from common.config import Config, setup
+from common.files import write_whole
+from common.images import ImageSet
+
+COLUMNS = [
+    *("dataset", "profile", "notebook", "approach", "variant", "protocol", "split", "attack", "eps_255"),
+    *("metric", "value", "low", "high", "n", "seed", "threshold_from", "train_seconds", "fingerprint"),
+]
+ALLOWED = {
+    "approach": "chance colour_histogram raw_pixels frozen_backbone cross_entropy center_loss siamese "
+    "siamese_contrastive siamese_center triplet",
+    "variant": "standard robust",
+    "protocol": "closed_set open_set",
+    "split": "train validation test",
+    "threshold_from": "validation",
+    "attack": "fgsm pgd pgd_both noise transfer square",
+}
+
+
+def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Put a notebook's measured rows into the ledger, in place of those it put there before.
+
+    Args:
+        config: gives the ledger's place, its dataset and profile columns.
+        image_set: gives the fingerprint.
+        notebook: "R1" to "R7".
+        rows: columns of `COLUMNS`; those of the run itself are filled in, missing ones stay empty.
+
+    Returns:
+        The notebook's rows as they stand in the ledger.
+
+    Raises:
+        ValueError: a column or a word the ledger does not know, or a value that is not finite.
+    """
+    rows = rows.assign(
+        dataset=config.dataset_name, profile=config.profile, notebook=notebook, fingerprint=image_set.fingerprint
+    )
+    _check_rows(rows)
+    rows = rows.reindex(columns=COLUMNS)
+    others = read_results(config).query("notebook != @notebook")
+    ledger = pd.concat([part for part in (others, rows) if len(part)])
+    ledger = ledger.sort_values("notebook", kind="stable")
+    write_whole(config.directory / "results.csv", lambda temporary: ledger.to_csv(temporary, index=False))
+    return rows
+
+
+def read_results(config: Config) -> pd.DataFrame:
+    """The run's ledger; empty, with its columns, before anything was measured."""
+    path = config.directory / "results.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def leaderboard(results: pd.DataFrame, protocol: str = "closed_set", split: str = "test") -> pd.DataFrame:
+    """One row an approach, one column a metric: "mean [low, high]" over seeds, best ROC-AUC first.
+
+    The interval joins the pictures' uncertainty (the mean bootstrap interval) and the seeds' (1.96
+    standard errors) as independent errors. Clean rows only; chance and feature baselines included.
+    """
+    clean = results[results["attack"].isna() & (results["protocol"] == protocol) & (results["split"] == split)]
+    shown = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "class_accuracy"]
+    groups = clean[clean["metric"].isin(shown)].groupby(["approach", "variant", "metric"], sort=False)
+    cells = [{**dict(zip(groups.keys, key, strict=True)), **_summary(rows)} for key, rows in groups]
+    if not cells:
+        return pd.DataFrame()
+    table = pd.DataFrame(cells)
+    order = table[table.metric == "roc_auc"].set_index(["approach", "variant"])["mean"]
+    wide = table.pivot(index=["approach", "variant"], columns="metric", values="text")
+    wide["train_seconds"] = clean.groupby(["approach", "variant"])["train_seconds"].mean().round(1)
+    wide["seeds"] = clean.groupby(["approach", "variant"])["seed"].nunique()
+    ranked = wide.loc[order.reindex(wide.index).sort_values(ascending=False).index]
+    return ranked.reindex(columns=[*(m for m in shown if m in wide), "train_seconds", "seeds"]).fillna("")
+
+
+def _summary(rows: pd.DataFrame) -> dict:
+    mean, count = rows["value"].mean(), len(rows)
+    spread = 1.96 * rows["value"].std() / np.sqrt(count) if count > 1 else 0.0
+    low = max(0.0, mean - np.hypot((rows["value"] - rows["low"]).mean(), spread))
+    high = min(1.0, mean + np.hypot((rows["high"] - rows["value"]).mean(), spread))
+    return {"mean": mean, "text": f"{mean:.3f} [{low:.3f}, {high:.3f}]"}
+
+
+def _check_rows(rows: pd.DataFrame) -> None:
+    unknown = set(rows) - set(COLUMNS)
+    if unknown:
+        raise ValueError(f"the ledger has no column {', '.join(sorted(unknown))}; it has {', '.join(COLUMNS)}")
+    for column, words in ALLOWED.items():
+        wrong = set(rows.get(column, pd.Series(dtype=str)).dropna()) - {*words.split(), ""}
+        if wrong:
+            raise ValueError(
+                f"{column} {', '.join(map(repr, sorted(wrong)))} is unknown to the ledger; use one of: {words}"
+            )
+    if not np.isfinite(rows["value"].astype(float)).all():
+        raise ValueError(f"a value is not finite: {rows[~np.isfinite(rows['value'].astype(float))].to_dict('records')}")
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description="Print the leaderboard of the run the SIMILARITY_* variables name."
+    ).parse_args()
+    run = setup()
+    for protocol in ("closed_set", "open_set"):
+        print(
+            f"\n{run.name}, {protocol}, test\n{leaderboard(read_results(run), protocol).to_string() or 'no rows yet'}"
+        )

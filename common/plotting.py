@@ -1,0 +1,166 @@
+"""Every figure: arrays and tables in, a matplotlib Figure out; `show` puts it into the notebook."""
+
+import inspect
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import Code, Image, Markdown, display
+from matplotlib.figure import Figure
+
+sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+SAME, DIFFERENT = "tab:green", "tab:red"
+
+
+def show(figure: Figure, caption: str) -> None:
+    """Display a figure as PNG with its caption below; the caption is its alternative text too."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=72, bbox_inches="tight")
+    plt.close(figure)
+    display(Image(buffer.getvalue()), metadata={"image/png": {"alt": caption}})
+    display(Markdown(f"*{caption}*"))
+
+
+def show_source(thing) -> None:
+    """Display the source code of a function or class, the very code that runs."""
+    display(Code(inspect.getsource(thing), language="python"))
+
+
+def contact_sheet(images, titles: Sequence[str] = (), columns: int = 6, title: str = "", cell: float = 1.6) -> Figure:
+    """Lay pictures out in rows.
+
+    Args:
+        images: uint8 (N, 3, H, W), or (N, H, W) with any values.
+        titles: one for each picture, or none.
+        columns: pictures in a row.
+        title: of the figure.
+        cell: size of a picture in inches.
+    """
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(cell * columns, (cell + 0.25 * bool(len(titles))) * rows + 0.4), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for place, image in enumerate(images):
+        axis = axes.flat[place]
+        axis.imshow(np.moveaxis(image, 0, -1) if np.ndim(image) == 3 else image, cmap="viridis")
+        if len(titles):
+            axis.set_title(titles[place], fontsize=8)
+    return _finish(figure, title)
+
+
+def bars(values: pd.Series, title: str, xlabel: str, ylabel: str, errors=None) -> Figure:
+    """Horizontal bars, one for each entry; `errors` (2, N) are the distances down and up."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.28 * len(values) + 1.4))
+    axis.barh([str(name) for name in values.index], values, xerr=errors, color=sns.color_palette()[0])
+    axis.invert_yaxis()
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return _finish(figure, title)
+
+
+def histograms(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "pictures", bins: int = 40) -> Figure:
+    """Overlaid histograms of a table's columns."""
+    figure, axis = plt.subplots(figsize=(7.5, 3.4))
+    sns.histplot(table, bins=bins, element="step", ax=axis)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return _finish(figure, title)
+
+
+def scatter(points, labels, title: str, names: Sequence[str] = (), axes=("dimension 1", "dimension 2")) -> Figure:
+    """Points (N, 2) in the color of their label (N,); `names` of the labels make a legend."""
+    figure, axis = plt.subplots(figsize=(7.5, 5.5))
+    _scatter(axis, points, labels, names)
+    axis.set(xlabel=axes[0], ylabel=axes[1])
+    return _finish(figure, title)
+
+
+def scatter_side_by_side(panels: dict, labels, title: str, names: Sequence[str] = ()) -> Figure:
+    """Several scatters of the same labels (N,): panel title -> points (N, 2)."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 5), squeeze=False)
+    for axis, (panel, points) in zip(axes.flat, panels.items(), strict=True):
+        _scatter(axis, points, labels, names if axis is axes.flat[-1] else ())
+        axis.set(title=panel, xlabel="dimension 1", ylabel="dimension 2")
+    return _finish(figure, title)
+
+
+def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str) -> Figure:
+    """Curves over epochs: one panel a column, one line a run; a column a run lacks is left out of it."""
+    figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.4), squeeze=False)
+    for axis, column in zip(axes.flat, columns, strict=True):
+        for name, history in runs.items():
+            if column in history:
+                axis.plot(history["epoch"], history[column], marker="o", markersize=3, label=name)
+        axis.set(xlabel="epoch", ylabel=column.replace("_", " "))
+    axes.flat[-1].legend(fontsize=8)
+    return _finish(figure, title)
+
+
+def score_histogram(scores, same, threshold: float, title: str) -> Figure:
+    """Histograms of the scores of same and of different pairs (P,), with the threshold marked."""
+    figure, axis = plt.subplots(figsize=(7.5, 3.4))
+    for kind, name, color in ((0, "different species", DIFFERENT), (1, "same species", SAME)):
+        axis.hist(np.asarray(scores)[np.asarray(same) == kind], bins=60, alpha=0.55, label=name, color=color)
+    axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}, from validation")
+    axis.set(xlabel="score (cosine similarity)", ylabel="pairs")
+    axis.legend()
+    return _finish(figure, title)
+
+
+def confusion(matrix, names: Sequence[str], title: str) -> Figure:
+    """Confusion matrix (C, C) of counts: rows are the true species, columns the predicted ones."""
+    size = max(4.5, 0.3 * len(names) + 1.5)
+    figure, axis = plt.subplots(figsize=(size, size * 0.85))
+    small = len(names) <= 25
+    sns.heatmap(
+        matrix, annot=small, fmt="d", cbar=not small, cmap="Blues", ax=axis, annot_kws={"size": 7},
+        xticklabels=names if small else False, yticklabels=names if small else False,
+    )  # fmt: skip
+    axis.tick_params(labelsize=7)
+    axis.set(xlabel="predicted species", ylabel="true species")
+    return _finish(figure, title)
+
+
+def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
+    """Named points, one for each row, with those no other beats in both (smaller x, larger y) joined."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.2))
+    axis.scatter(table[x], table[y])
+    for name, row in table.iterrows():
+        axis.annotate(name, (row[x], row[y]), xytext=(5, 5), textcoords="offset points", fontsize=9)
+    front = table.sort_values([x, y], ascending=[True, False])
+    front = front[front[y] > front[y].cummax().shift(fill_value=-np.inf)]
+    axis.plot(front[x], front[y], linestyle="--", color="gray", label="not beaten in both", zorder=0)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.margins(0.2)
+    axis.legend()
+    return _finish(figure, title)
+
+
+def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
+    """Dots with intervals, one for each row of a table with columns value, low, high."""
+    figure, axis = plt.subplots(figsize=(7.5, 0.4 * len(table) + 1.4))
+    errors = np.abs(table[["low", "high"]].to_numpy().T - table["value"].to_numpy())
+    axis.errorbar(table["value"], [str(name) for name in table.index], xerr=errors, fmt="o", capsize=4)
+    axis.invert_yaxis()
+    axis.margins(y=0.2)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return _finish(figure, title)
+
+
+def _scatter(axis, points, labels, names) -> None:
+    kinds = np.unique(labels)
+    palette = sns.husl_palette(len(kinds))
+    for kind, color in zip(kinds, palette, strict=True):
+        mine = np.asarray(labels) == kind
+        axis.scatter(*np.asarray(points)[mine].T, s=14, color=color, label=names[kind] if len(names) else None)
+    if len(names) and len(kinds) <= 30:
+        axis.legend(fontsize=7, ncol=2, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _finish(figure: Figure, title: str) -> Figure:
+    figure.suptitle(title)
+    figure.tight_layout()
+    return figure
