@@ -6,8 +6,6 @@ Every data set, drawn or photographed, becomes one `ImageSet`: a memory-mapped u
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +17,13 @@ from scipy.fft import dctn
 from tqdm.auto import tqdm
 
 from common.decoding import VERSION, DamagedPicture, Picture, read_picture
+from common.folders import digest, remove, whole
 
 PARTS = ("background", "leaf", "petal", "center")  # the values 0..3 of a part mask
 COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
 __all__ = ["PARTS", "DamagedPicture", "ImageSet", "Picture", "cached", "find_duplicates", "read_picture"]
 SPLITS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
@@ -59,33 +59,26 @@ def cached(cache: Path, name: str, key: dict, class_names: list[str],
     does not grow with the pictures, and an interrupted build leaves nothing behind. Raises ValueError when
     none is good.
     """
-    identity = _digest([VERSION, name, key, class_names])
+    identity = digest([VERSION, name, key, class_names])
     folder = Path(cache) / (re.sub(r"[^\w.-]+", "_", name) + "-" + identity)
     if folder.exists():
         try:
             return _open(folder, name)
         except (OSError, ValueError, KeyError) as error:
             print(f"The cache {folder} is damaged ({error}); decoding the pictures again.")
-            _remove(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
-    try:
-        _write(building, name, class_names, tqdm(pictures(), name, total, leave=False, unit="picture"))
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.exists():  # otherwise another process was faster, and wrote the same bytes
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            remove(folder)
+    progress = tqdm(total=total, desc=f"decoding {name}", unit="picture", leave=False)
+    with progress, whole(folder) as building:
+        _write(building, name, class_names, pictures(), progress)
     return _open(folder, name)
 
 
-def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[Picture]) -> None:
+def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[Picture], progress) -> None:
     """Stream pictures into `folder`: raw arrays, a table of files, and `meta.json`, which is written last."""
     rows, hashes, splits, factors, shape, masks = [], [], [], [], None, 0
     with open(folder / "images.bin", "wb") as images, open(folder / "parts.bin", "wb") as parts:
         for picture in pictures:
+            progress.update()
             rows.append([getattr(picture, column) for column in COLUMNS])
             if picture.image is None:
                 continue
@@ -130,7 +123,7 @@ def _open(folder: Path, name: str) -> ImageSet:
     labels = good.label.to_numpy(np.int64)
     return ImageSet(
         name, _memory_map(folder / "images.bin", shape), labels, meta["class_names"], list(good.path), hashes,
-        files, fingerprint=_digest([shape, labels.tolist(), meta["class_names"], meta["hashes"]]),
+        files, fingerprint=digest([shape, labels.tolist(), meta["class_names"], meta["hashes"]]),
         parts=_memory_map(folder / "parts.bin", [shape[0], *shape[2:]]) if meta["masks"] else None,
         factors=pd.read_csv(folder / "factors.csv") if meta["factors"] else None,
         official={split: np.flatnonzero(splits == split) for split in SPLITS if (splits == split).any()})
@@ -142,27 +135,14 @@ def _memory_map(path: Path, shape: list[int]) -> np.ndarray:
     return np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(shape))
 
 
-def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise OSError(f"The damaged cache {folder} cannot be removed ({error}): delete this folder, "
-                      "then run again.") from error
-
-
-def _digest(value) -> str:
-    """16 hexadecimal digits that stand for a value of JSON types."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def find_duplicates(image_set: ImageSet, bits: int = 6, difference: float = 6.0, chunk=512) -> pd.DataFrame:
-    """Pairs of equal or nearly equal pictures (re-encoded, rescaled, slightly brightened), most alike first.
+    """Pairs of equal or nearly equal pictures (re-encoded, rescaled, a little brighter), most alike first.
 
-    A pair is reported when its 64-bit perceptual hashes (low DCT frequencies of a 32 x 32 gray picture against
-    their median; Zauner 2010, "Implementation and benchmarking of perceptual image hash functions") differ in
+    A pair is reported when its 64-bit perceptual hashes (low DCT frequencies of a 32 x 32 gray picture
+    against their median; Zauner 2010, "Implementation and benchmarking of perceptual image hash functions") differ in
     at most `bits` places and its 32 x 32 color thumbnails by at most `difference` gray levels (0..255) on
-    average: the hash alone may take two flat pictures for equal. Mirrored or cropped copies are not found. All
-    pairs are compared, `chunk` rows at a time.
+    average: the hash alone may take two flat pictures for equal. Mirrored or cropped copies are not found.
+    All pairs are compared, `chunk` rows at a time.
     Returns the columns `first` < `second` (indices) and `distance` (that mean difference).
     """
     thumbnails, signs = _thumbnails(image_set.images, chunk)
