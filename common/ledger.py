@@ -93,19 +93,14 @@ def _check_rows(rows: pd.DataFrame) -> None:
     for column, words in ALLOWED.items():
         wrong = set(rows.get(column, pd.Series(dtype=str)).dropna()) - {*words.split(), ""}
         if wrong:
-            raise ValueError(
-                f"{column} {', '.join(map(repr, sorted(wrong)))} is unknown to the ledger; use one of: {words}"
-            )
+            raise ValueError(f"{column} {sorted(wrong)} is unknown to the ledger; use one of: {words}")
     if not np.isfinite(rows["value"].astype(float)).all():
         raise ValueError(f"a value is not finite: {rows[~np.isfinite(rows['value'].astype(float))].to_dict('records')}")
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        description="Print the leaderboard of the run the SIMILARITY_* variables name."
-    ).parse_args()
+    argparse.ArgumentParser(description="Print the leaderboard of the run that SIMILARITY_* names.").parse_args()
     run = setup()
     for protocol in ("closed_set", "open_set"):
-        print(
-            f"\n{run.name}, {protocol}, test\n{leaderboard(read_results(run), protocol).to_string() or 'no rows yet'}"
-        )
+        table = leaderboard(read_results(run), protocol)
+        print(f"\n{run.name}, {protocol}, test\n{table.to_string() if len(table) else 'no rows yet'}")

@@ -159,9 +159,7 @@ def check_splits(splits: Splits, image_set: ImageSet) -> None:
             for kind, values in kinds.items():
                 shared = np.intersect1d(values[parts[one]], values[parts[other]])
                 if len(shared):
-                    raise ValueError(
-                        f"{protocol}: {len(shared)} times the same {kind} in {one} and {other}: {shared[:5]}"
-                    )
+                    raise ValueError(f"{protocol}: {one} and {other} share {len(shared)} times a {kind}: {shared[:5]}")
     for protocol, lists in splits.pairs.items():
         for name, pairs in lists.items():
             _check_pairs(pairs, splits.parts[protocol][name], image_set.labels, f"{protocol} {name} pairs")
