@@ -1,0 +1,75 @@
+# Every target sets itself up: it needs Python 3.10 or newer and PyPI, nothing else.
+# An active virtual or conda environment is used as it is (what is missing is installed there); else .venv is made.
+PYTHON = python3
+ENVIRONMENT = $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
+python = "$(ENVIRONMENT)/bin/python"
+
+# make run DATASET=flowers102 ... reaches the notebooks as SIMILARITY_DATASET=flowers102. Only what is written on
+# the command line counts: a stray DATA or SEED in somebody's shell must not change a run.
+SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE
+$(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),\
+  $(eval export SIMILARITY_$(name) = $$($(name)))))
+override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
+
+# Tests and committed outputs are about the offline default, whatever the user's own settings are.
+defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 \
+  PYTHONHASHSEED=0 PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
+
+# $(call install,FILE): install FILE's requirements, unless the stamp inside the environment says that these very
+# requirements are there already.
+define install
+if [ ! -x $(python) ]; then $(call make_environment); fi; \
+stamp="$(ENVIRONMENT)/.image-similarity-$(1)"; \
+if ! cat requirements*.txt | cmp -s - "$$stamp"; then \
+  $(call check_version,$(python)); \
+  echo "Installing what is missing of $(1) in $(ENVIRONMENT) (once; some minutes)"; \
+  $(python) -m pip --version >/dev/null 2>&1 || $(python) -m ensurepip >/dev/null || exit 1; \
+  $(python) -m pip install -r $(1) || exit 1; \
+  cat requirements*.txt > "$$stamp"; \
+fi
+endef
+
+define make_environment
+  $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),echo "make: $(ENVIRONMENT) is active but has no bin/python" >&2; exit 1;) \
+  $(call check_version,"$(PYTHON)"); \
+  "$(PYTHON)" -m venv .venv || { rm -rf .venv; exit 1; }
+endef
+
+check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+  echo 'make: $(subst ",,$(1)) is not Python 3.10 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
+
+.PHONY: help run test notebooks lint clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\): ## /  make \1\t/p' Makefile
+	@echo
+	@echo '  Settings:  NOTEBOOKS="R1 R3"  $(SETTINGS:%=%=)'
+	@echo '  Example:   make run NOTEBOOKS="R1 R2 R3" DATASET=folder:pictures PROFILE=standard'
+	@echo '  PYTHON=python3.12 chooses the interpreter that makes .venv'
+
+run: ## execute the notebooks in order (copies and HTML in runs/), then print the leaderboard
+	@$(call install,requirements.txt)
+	@$(python) -m common.notebooks $(NOTEBOOKS)
+	@$(python) -m common.ledger
+
+test: ## lint, unit tests, then every notebook again with its checked outputs compared
+	@$(call install,requirements-dev.txt)
+	$(python) -m ruff check .
+	@$(defaults); set -x; $(python) -m pytest tests
+	@ls R[1-7]_*.ipynb >/dev/null || { echo "make: there is no notebook to test in $(CURDIR)" >&2; exit 1; }
+	@$(defaults); scratch=$$(mktemp -d) || exit 1; trap 'rm -rf "$$scratch"' EXIT; trap 'exit 1' INT TERM HUP; \
+	export SIMILARITY_CHECKPOINTS="$$scratch/checkpoints" SIMILARITY_CACHE="$$scratch/cache"; \
+	set -x; $(python) -m pytest -p no:xdist --nbval-lax --nbval-current-env \
+	  --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=600 -x R[1-7]_*.ipynb
+
+notebooks: ## refresh the committed outputs, on the offline default
+	@$(call install,requirements.txt)
+	@$(defaults); $(python) -m common.notebooks --in-place $(NOTEBOOKS)
+
+lint: ## ruff, the notebooks included
+	@$(call install,requirements-dev.txt)
+	$(python) -m ruff check .
+
+clean: ## remove .venv, runs/ and the tools' caches; checkpoints stay
+	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,220 @@
+"""Running notebooks: in order, in the project's root, with a progress bar that names the running section."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbconvert.filters import strip_ansi
+from tqdm.auto import tqdm
+
+from common.config import ROOT, Config, setup
+from common.files import write_whole
+
+NOTEBOOKS = (
+    "R1_Data_Exploration",
+    "R2_Backbone_Selection",
+    "R3_Center_Loss",
+    "R4_Siamese_Network",
+    "R5_Triplet_Loss",
+    "R6_Adversarial_Robustness",
+    "R7_Explainability",
+)
+# Which notebook makes which file of a run's checkpoint folder.
+OWNERS = {
+    "splits.json": "R1",
+    "backbone.json": "R2",
+    "best_model_center_loss.pth": "R3",
+    "best_model_siamese_network.pth": "R4",
+    "best_model_triplet_loss.pth": "R5",
+    "robust_model_center_loss.pth": "R6",
+    "robust_model_siamese_network.pth": "R6",
+    "robust_model_triplet_loss.pth": "R6",
+}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped; the message names it, its section, the cause, and where the partial copy is."""
+
+
+def select(names: Iterable[str] = (), root: Path = ROOT) -> list[Path]:
+    """Find notebooks by name.
+
+    Args:
+        names: full names or prefixes such as "R1", in any order; none means every notebook that exists.
+        root: folder that holds the notebooks.
+
+    Returns:
+        Their files, each once, in the order in which checkpoints flow forward.
+
+    Raises:
+        ValueError: a name that fits no notebook of the curriculum.
+        FileNotFoundError: a notebook of the curriculum that is not in `root`, or none at all is.
+    """
+    wanted = {_full_name(name) for name in names}
+    paths = [Path(root) / f"{name}.ipynb" for name in NOTEBOOKS if not wanted or name in wanted]
+    found = [path for path in paths if path.exists()]
+    missing = [path.name for path in paths if not path.exists()]
+    if not found or (wanted and missing):
+        raise FileNotFoundError(f"{', '.join(missing)}: not in {root}; run from a complete checkout")
+    return found
+
+
+def section_titles(notebook: nbformat.NotebookNode) -> list[str]:
+    """Name every cell's section: the last Markdown heading at or above it, "" before the first one."""
+    titles, title = [], ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = HEADING.findall(FENCED.sub("", cell.source))
+            title = re.sub(r"[*_`]{1,2}(\S.*?)[*_`]{1,2}", r"\1", headings[-1]) if headings else title
+        titles.append(title)
+    return titles
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take out of an executed notebook what differs from run to run without saying anything.
+
+    Progress bars, widget state, timestamps, random cell ids and the interpreter's version go; sources, other
+    outputs and execution counts stay. Works on a copy.
+    """
+    notebook = nbformat.from_dict(notebook)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    return notebook
+
+
+def run(
+    names: Iterable[str] = (),
+    config: Config | None = None,
+    output: Path | None = None,
+    in_place: bool = False,
+    root: Path = ROOT,
+) -> list[Path]:
+    """Execute notebooks in order, each in a fresh kernel with `root` as its working directory.
+
+    Args:
+        names: notebooks by full name or prefix ("R1"); none means every notebook that exists.
+        config: the run's settings, handed to the kernels as `SIMILARITY_*` variables; default `setup()`.
+        output: folder for the executed copies and one HTML page each; default `runs/<dataset>-<profile>/`.
+        in_place: also put the executed notebook, cleaned of what is volatile, in the place of the original,
+            once it has run to its end.
+        root: folder that holds the notebooks.
+
+    Returns:
+        The executed copies.
+
+    Raises:
+        ValueError, FileNotFoundError: as `select`.
+        NotebookError: a cell failed; what ran until then is kept in `output`, later notebooks are not run.
+    """
+    config = config or setup()
+    output = Path(output or Path(root) / "runs" / config.name)
+    copies = []
+    for path in select(names, root):
+        copy = output / path.name
+        notebook = _execute(path, copy, config)
+        # The classic template is the one that keeps the alt text of pictures.
+        page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        _write(copy.with_suffix(".html"), page)
+        if in_place:
+            _write(path, nbformat.writes(clean(notebook)) + "\n")
+        copies.append(copy)
+    return copies
+
+
+def _full_name(name: str) -> str:
+    stem = str(name).removesuffix(".ipynb")
+    matches = [full for full in NOTEBOOKS if stem in (full, full.split("_")[0])]
+    if not matches:
+        raise ValueError(f"notebook {name!r} is unknown; choose among: {', '.join(NOTEBOOKS)} (or R1 ... R7)")
+    return matches[0]
+
+
+def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
+    """Run one notebook and write it to `copy`, also when it fails half way."""
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:  # so that a partial copy shows no outputs of an earlier run
+        cell.outputs, cell.execution_count = [], None
+    titles, running = section_titles(notebook), [0]
+    short = path.stem.split("_")[0]
+    with tqdm(total=sum(bool(cell.source.strip()) for cell in code), desc=path.stem, unit="cell") as bar:
+
+        def announce(cell, cell_index):
+            running[0] = cell_index
+            bar.set_description(f"{short} {titles[cell_index][:50]}".strip())
+
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            startup_timeout=180,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],  # a kernel's own notices would break the progress bar
+            resources={"metadata": {"path": str(path.parent)}},
+            record_timing=False,
+            coalesce_streams=True,
+            on_cell_execute=announce,
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute(env=_environment(config))
+            bar.set_description(path.stem)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
+            details = f"{strip_ansi(str(error))}\nWhat ran until then is kept in {copy}"
+            raise NotebookError(f"{path.name} failed in {where}:\n\n{details}") from None
+        finally:
+            _write(copy, nbformat.writes(notebook) + "\n")
+    return notebook
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """A kernel's variables: those of `config` and no other `SIMILARITY_*`, figures inline, few warnings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SIMILARITY_")}
+    quiet = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+        "PYTHONHASHSEED": "0",  # the same order of sets, so the same outputs, in every run
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger notice from each kernel that starts
+    }
+    return inherited | quiet | config.environment()
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: `python -m common.notebooks R1 R3 --in-place`; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m common.notebooks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="R1 ... R7 or full names; default all")
+    parser.add_argument("--output", type=Path, help="default runs/<dataset>-<profile>/")
+    parser.add_argument("--in-place", action="store_true", help="also refresh the notebooks' own outputs")
+    chosen = parser.parse_args(arguments)
+    try:
+        copies = run(chosen.names, output=chosen.output, in_place=chosen.in_place)
+    except NotebookError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    print(f"Executed notebooks and their HTML pages are in {copies[0].parent}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The runner: order, progress, failure, copies, in-place refresh, the kernels' environment."""
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from common import notebooks
+from common.config import setup
+from common.notebooks import NOTEBOOKS, OWNERS, NotebookError, clean, run, section_titles, select
+
+FIRST, SECOND, THIRD = NOTEBOOKS[:3]
+ORDER = "with open('order.txt', 'a') as file:\n    print({!r}, file=file)"
+
+
+def put(folder, name, *cells):
+    """Write a notebook; sources that start with # are Markdown, the others code."""
+    made = [new_markdown_cell(cell) if cell.startswith("#") else new_code_cell(cell) for cell in cells]
+    nbformat.write(new_notebook(cells=made), folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Record what progress bars say instead of drawing them."""
+    said = []
+
+    class Bar:
+        def __init__(self, total, desc, unit):
+            said.append((desc, total))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def set_description(self, text):
+            said.append(text)
+
+        def update(self):
+            said.append("done")
+
+    monkeypatch.setattr(notebooks, "tqdm", Bar)
+    return said
+
+
+def test_select_takes_prefixes_and_full_names_in_curriculum_order(tmp_path):
+    for name in (THIRD, FIRST, SECOND):
+        put(tmp_path, name, "# x")
+    names = lambda *chosen: [path.stem for path in select(chosen, tmp_path)]  # noqa: E731
+    assert names() == [FIRST, SECOND, THIRD]
+    assert names("R3", FIRST, "R1", f"{THIRD}.ipynb") == [FIRST, THIRD]
+    for unknown in ("R9", "R", "Center_Loss", ""):
+        with pytest.raises(ValueError, match=r"R1_Data_Exploration.*R7_Explainability"):
+            names(unknown)
+    with pytest.raises(FileNotFoundError, match=NOTEBOOKS[3]):
+        names("R1", "R4")
+
+
+def test_select_without_any_notebook_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=FIRST):
+        select((), tmp_path)
+
+
+def test_section_titles_follow_headings_but_not_comments_in_fences():
+    cells = [
+        new_code_cell("0"),
+        new_markdown_cell("# Title\ntext\n## The **mean** of `x` ##"),
+        new_code_cell("# not a heading"),
+        new_markdown_cell("words only\n```\n# a comment\n```\n#hashtag"),
+        new_markdown_cell("### Last"),
+    ]
+    mean = "The mean of x"
+    assert section_titles(new_notebook(cells=cells)) == ["", mean, mean, mean, "Last"]
+
+
+def test_owners_are_notebooks():
+    assert {owner for owner in OWNERS.values()} <= {name.split("_")[0] for name in NOTEBOOKS}
+
+
+def test_run_in_order_with_progress_copies_pages_and_environment(tmp_path, bars, monkeypatch):
+    monkeypatch.setenv("SIMILARITY_WEIGHTS", str(tmp_path))  # not part of the configuration below
+    config = setup(seed=7, checkpoints=tmp_path / "kept", weights="")
+    put(tmp_path, SECOND, "# Two", ORDER.format("two"))
+    shown = "import os, sys; print(sys.prefix, os.getcwd(), os.environ['SIMILARITY_SEED'])"
+    put(tmp_path, FIRST, "# One", ORDER.format("one"), "## Where", shown, "", "'SIMILARITY_WEIGHTS' in os.environ")
+    before = {path: path.read_bytes() for path in tmp_path.glob("R*.ipynb")}
+
+    copies = run(["R2", "R1"], config, root=tmp_path)
+
+    assert copies == [tmp_path / "runs" / config.name / f"{name}.ipynb" for name in (FIRST, SECOND)]
+    assert (tmp_path / "order.txt").read_text() == "one\ntwo\n"
+    progress = [(FIRST, 3), "R1 One", "done", "R1 Where", "done", "R1 Where", "done", FIRST]
+    assert bars == [*progress, (SECOND, 1), "R2 Two", "done", SECOND]
+    cells = nbformat.read(copies[0], as_version=4).cells
+    assert cells[3].outputs[0].text == f"{sys.prefix} {tmp_path} 7\n"
+    assert cells[5].outputs[0].data["text/plain"] == "False"
+    assert "One" in copies[0].with_suffix(".html").read_text()
+    assert {path: path.read_bytes() for path in tmp_path.glob("R*.ipynb")} == before
+    files = {path.name for path in copies[0].parent.iterdir()}
+    assert files == {f"{name}.{kind}" for name in (FIRST, SECOND) for kind in ("ipynb", "html")}
+
+
+def test_failure_names_section_keeps_partial_copy_and_stops(tmp_path, bars, monkeypatch, capsys):
+    failing = ["# One", ORDER.format("one"), "## The fault", "kept = 0\n1 / kept", "## After", "2"]
+    put(tmp_path, FIRST, *failing)
+    stale = nbformat.read(tmp_path / f"{FIRST}.ipynb", as_version=4)
+    stale.cells[5].update(execution_count=9)
+    nbformat.write(stale, tmp_path / f"{FIRST}.ipynb")
+    put(tmp_path, SECOND, ORDER.format("two"))
+    before = (tmp_path / f"{FIRST}.ipynb").read_bytes()
+    with pytest.raises(NotebookError) as caught:
+        run((), setup(), output=tmp_path / "out", in_place=True, root=tmp_path)
+    for word in (FIRST, "'The fault', cell 4", "ZeroDivisionError", "1 / kept", str(tmp_path / "out")):
+        assert word in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert (tmp_path / "order.txt").read_text() == "one\n"
+    counts = [cell.get("execution_count") for cell in nbformat.read(tmp_path / f"out/{FIRST}.ipynb", 4).cells]
+    assert counts == [None, 1, None, 2, None, None]
+    assert (tmp_path / f"{FIRST}.ipynb").read_bytes() == before
+
+    def failing_run(*arguments, **settings):
+        raise caught.value
+
+    monkeypatch.setattr(notebooks, "run", failing_run)
+    assert notebooks.main([]) == 1
+    assert "'The fault'" in capsys.readouterr().err
+
+
+def test_a_kernel_that_dies_is_reported_with_its_section(tmp_path, bars):
+    put(tmp_path, FIRST, "# One", "import os\nos._exit(3)")
+    with pytest.raises(NotebookError, match=r"section 'One', cell 2:\n\nKernel died"):
+        run((), setup(), root=tmp_path)
+
+
+def test_in_place_refreshes_whole_files_and_repeats_itself(tmp_path, bars):
+    put(tmp_path, FIRST, "# One", "from tqdm.auto import tqdm\nlist(tqdm(range(2)))")
+    contents = []
+    for _ in range(2):
+        run(["R1"], setup(), in_place=True, root=tmp_path)
+        contents.append((tmp_path / f"{FIRST}.ipynb").read_text())
+    assert contents[0] == contents[1]
+    cell = nbformat.reads(contents[0], as_version=4).cells[1]
+    assert cell.execution_count == 1
+    assert [output.output_type for output in cell.outputs] == ["execute_result"]  # the progress bar is gone
+
+
+def test_an_interrupted_refresh_leaves_the_tracked_notebook(tmp_path, bars, monkeypatch):
+    put(tmp_path, FIRST, "# One", "1")
+    path = tmp_path / f"{FIRST}.ipynb"
+    before, rename = path.read_bytes(), os.replace
+
+    def interrupted(source, target):
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["R1"], setup(), in_place=True, root=tmp_path)
+    assert path.read_bytes() == before
+    assert {item.name for item in tmp_path.iterdir()} == {path.name, "runs"}
+
+
+def test_clean_keeps_what_speaks_and_leaves_its_argument_alone():
+    cell = new_code_cell("1", execution_count=3, metadata={"execution": {"x": "2026"}, "tags": ["keep"]})
+    notebook = new_notebook(
+        cells=[cell], metadata={"widgets": {}, "language_info": {"name": "python", "version": "3.11.7"}}
+    )
+    cleaned = clean(notebook)
+    assert cleaned.cells[0].metadata == {"tags": ["keep"]}
+    assert cleaned.cells[0].execution_count == 3
+    assert "widgets" not in cleaned.metadata and "version" not in cleaned.metadata.language_info
+    assert notebook.cells[0].metadata.execution and "widgets" in notebook.metadata
+
+
+@pytest.mark.parametrize("arguments", [["R8"], ["R7"]])
+def test_command_line_refuses_what_is_not_there(arguments, tmp_path, monkeypatch, capsys):
+    original = notebooks.run
+    monkeypatch.setattr(notebooks, "run", lambda *given, **named: original(*given, **named, root=Path(tmp_path)))
+    with pytest.raises(SystemExit) as stopped:
+        notebooks.main(arguments)
+    assert stopped.value.code == 2
+    assert "R7_Explainability" in capsys.readouterr().err
