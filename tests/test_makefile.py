@@ -1,0 +1,105 @@
+"""What `make` hands on, and to whom: tried with a stand-in for Python that writes down how it was called."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECORDER = """#!/bin/sh
+echo "$@ |" $(env | grep -E '^(SIMILARITY_|MPLBACKEND)' | sort) >> "$LOG"
+case "$*" in *"$FAIL"*) exit 3;; esac
+"""
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder (with a space in its name) of the Makefile, two notebooks and an active environment."""
+    folder = tmp_path / "a project"
+    python = folder / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(RECORDER)
+    python.chmod(0o755)
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("R2_Backbone_Selection.ipynb", "R1_Data_Exploration.ipynb"):
+        (folder / name).touch()
+    return folder
+
+
+def make(project, *arguments, fail="nothing at all", active=True, **variables):
+    """Run make from elsewhere; returns its exit status, what Python was called with, and what make said."""
+    log = project / "log"
+    log.unlink(missing_ok=True)
+    environment = {"PATH": os.environ["PATH"], "LOG": str(log), "FAIL": fail, **variables}
+    if active:
+        environment["VIRTUAL_ENV"] = str(project / "environment")
+    done = subprocess.run(["make", "-C", project, *arguments], env=environment, capture_output=True, text=True)
+    return done.returncode, log.read_text().splitlines() if log.exists() else [], done.stdout + done.stderr
+
+
+def test_run_installs_once_passes_on_what_is_given_and_ends_with_the_leaderboard(project):
+    status, calls, _ = make(project, "run", "NOTEBOOKS=R1 R3", "DATASET=folder:my roses", "SEED=4", DATA="stray")
+    assert status == 0
+    assert any("-m pip install -r requirements.txt" in call for call in calls)
+    settings = "SIMILARITY_DATASET=folder:my roses SIMILARITY_SEED=4"
+    assert calls[-2:] == [f"-m common.notebooks R1 R3 | {settings}", f"-m common.ledger | {settings}"]
+    _, calls, _ = make(project, "run", NOTEBOOKS="R2", SIMILARITY_PROFILE="full")
+    assert calls == [f"-m common.{name} | SIMILARITY_PROFILE=full" for name in ("notebooks", "ledger")]
+
+
+def test_changed_requirements_are_installed(project):
+    make(project, "run")
+    with open(project / "requirements.txt", "a") as file:
+        file.write("another\n")
+    assert any("pip install" in call for call in make(project, "run")[1])
+
+
+def test_a_failed_notebook_or_installation_fails_the_run(project):
+    status, calls, _ = make(project, "run", fail="pip install")
+    assert status != 0 and not any("common" in call for call in calls)
+    status, calls, _ = make(project, "run", fail="common.notebooks")
+    assert status != 0 and not any("common.ledger" in call for call in calls)
+
+
+def test_tests_run_in_order_on_defaults_and_leave_nothing(project, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    user = {"SIMILARITY_SEED": "9", "SIMILARITY_CHECKPOINTS": "/precious", "MPLBACKEND": "Agg"}
+    status, calls, _ = make(project, "test", "DATASET=mine", TMPDIR=str(temporary), **user)
+    assert status == 0
+    assert any("-m pip install -r requirements-dev.txt" in call for call in calls)
+    ruff, unit, notebooks = calls[-3:]
+    assert ruff.startswith("-m ruff check .") and unit == "-m pytest tests |"
+    assert "-p no:xdist --nbval-lax --nbval-current-env" in notebooks
+    assert " -x R1_Data_Exploration.ipynb R2_Backbone_Selection.ipynb |" in notebooks
+    settings = notebooks.split("| ")[1]
+    assert settings.count("SIMILARITY_") == 2 and settings.count(f"={temporary}") == 2
+    assert not list(temporary.iterdir())
+    for step in ("ruff", "pytest tests", "--nbval-lax"):
+        assert make(project, "test", fail=step)[0] != 0
+
+
+def test_tests_without_notebooks_fail(project):
+    for path in project.glob("*.ipynb"):
+        path.unlink()
+    status, _, said = make(project, "test")
+    assert status != 0 and "no notebook to test" in said
+
+
+def test_refreshing_notebooks_uses_the_defaults(project):
+    _, calls, _ = make(project, "notebooks", "NOTEBOOKS=R1", "PROFILE=full", SIMILARITY_SEED="9")
+    assert calls[-1] == "-m common.notebooks --in-place R1 |"
+
+
+def test_an_old_python_and_a_broken_environment_are_refused_with_a_remedy(project):
+    old = f"PYTHON={project}/environment/bin/python"
+    status, _, said = make(project, "run", old, active=False, fail="version_info")
+    assert status != 0 and "not Python 3.10 or newer" in said and "PYTHON=python3.12" in said
+    (project / "environment" / "bin" / "python").unlink()
+    status, _, said = make(project, "run")
+    assert status != 0 and "has no bin/python" in said
+    assert not (project / ".venv").exists()
