@@ -177,6 +177,10 @@ def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
             where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
             details = f"{strip_ansi(str(error))}\nWhat ran until then is kept in {copy}"
             raise NotebookError(f"{path.name} failed in {where}:\n\n{details}") from None
+        except AssertionError:  # nbclient's own, when Ctrl-C has taken the kernel from under it
+            if client.km is not None:
+                raise
+            raise KeyboardInterrupt from None
         finally:
             _write(copy, nbformat.writes(notebook) + "\n")
     return notebook
@@ -210,6 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
     except NotebookError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; what ran until then is kept.", file=sys.stderr)
+        return 130
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(f"Executed notebooks and their HTML pages are in {copies[0].parent}")

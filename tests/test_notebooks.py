@@ -1,7 +1,9 @@
 """The runner: order, progress, failure, copies, in-place refresh, the kernels' environment."""
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
@@ -84,7 +86,8 @@ def test_owners_are_notebooks():
 def test_run_in_order_with_progress_copies_pages_and_environment(tmp_path, bars, monkeypatch):
     monkeypatch.setenv("SIMILARITY_WEIGHTS", str(tmp_path))  # not part of the configuration below
     config = setup(seed=7, checkpoints=tmp_path / "kept", weights="")
-    put(tmp_path, SECOND, "# Two", ORDER.format("two"))
+    figure = "display({'image/png': 'aGk='}, raw=True, metadata={'image/png': {'alt': 'A line rises.'}})"
+    put(tmp_path, SECOND, "# Two", ORDER.format("two") + "\n" + figure)
     shown = "import os, sys; print(sys.prefix, os.getcwd(), os.environ['SIMILARITY_SEED'])"
     put(tmp_path, FIRST, "# One", ORDER.format("one"), "## Where", shown, "", "'SIMILARITY_WEIGHTS' in os.environ")
     before = {path: path.read_bytes() for path in tmp_path.glob("R*.ipynb")}
@@ -99,6 +102,7 @@ def test_run_in_order_with_progress_copies_pages_and_environment(tmp_path, bars,
     assert cells[3].outputs[0].text == f"{sys.prefix} {tmp_path} 7\n"
     assert cells[5].outputs[0].data["text/plain"] == "False"
     assert "One" in copies[0].with_suffix(".html").read_text()
+    assert 'alt="A line rises."' in copies[1].with_suffix(".html").read_text()
     assert {path: path.read_bytes() for path in tmp_path.glob("R*.ipynb")} == before
     files = {path.name for path in copies[0].parent.iterdir()}
     assert files == {f"{name}.{kind}" for name in (FIRST, SECOND) for kind in ("ipynb", "html")}
@@ -134,6 +138,27 @@ def test_a_kernel_that_dies_is_reported_with_its_section(tmp_path, bars):
     put(tmp_path, FIRST, "# One", "import os\nos._exit(3)")
     with pytest.raises(NotebookError, match=r"section 'One', cell 2:\n\nKernel died"):
         run((), setup(), root=tmp_path)
+
+
+def test_ctrl_c_stops_the_kernel_and_keeps_what_ran(tmp_path, bars, monkeypatch):
+    put(tmp_path, FIRST, "# One", "print('before')", "import time\nprint('sleeping')\ntime.sleep(60)")
+    waiting = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    original = notebooks.NotebookClient
+
+    def client(*arguments, on_cell_execute, **settings):
+        def announce(cell, cell_index):
+            on_cell_execute(cell, cell_index)
+            if "sleep" in cell.source:
+                waiting.start()
+
+        return original(*arguments, on_cell_execute=announce, **settings)
+
+    monkeypatch.setattr(notebooks, "NotebookClient", client)
+    with pytest.raises(KeyboardInterrupt):
+        run((), setup(), output=tmp_path / "out", root=tmp_path)
+    cells = nbformat.read(tmp_path / "out" / f"{FIRST}.ipynb", as_version=4).cells
+    assert cells[1].outputs[0].text == "before\n"
+    assert not list((tmp_path / "out").glob("*.html"))
 
 
 def test_in_place_refreshes_whole_files_and_repeats_itself(tmp_path, bars):
