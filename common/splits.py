@@ -6,6 +6,8 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from common.config import Config
 from common.files import save_json
@@ -65,6 +67,24 @@ def make_splits(image_set: ImageSet, config: Config, keep=None, split: str = "of
     splits = Splits(parts, pairs, image_set.fingerprint)
     check_splits(splits, image_set)
     return splits
+
+
+def keep_one(image_set: ImageSet, duplicates) -> np.ndarray:
+    """Decide which pictures stay where several are the same: bool (N,), the `keep` of `make_splits`.
+
+    Of each group of duplicates (linked by the index pairs `first`, `second` of `find_duplicates`' table) one
+    stays, from test rather than validation rather than train, so that an official test stays whole. A group
+    that bears two labels is left out entirely: nobody knows which of them is right.
+    """
+    pairs = (np.ones(len(duplicates)), duplicates[["first", "second"]].to_numpy().T)
+    group = connected_components(coo_array(pairs, (len(image_set), len(image_set))), directed=False)[1]
+    rank = np.full(len(image_set), len(NAMES))
+    for place, name in enumerate(reversed(NAMES)):
+        rank[image_set.official.get(name, [])] = place
+    order = np.lexsort((rank, group))
+    kept = order[np.unique(group[order], return_index=True)[1]]  # one for each group, in order
+    labels_borne = np.bincount(np.unique([group, image_set.labels], axis=1)[0])
+    return np.isin(np.arange(len(image_set)), kept[labels_borne == 1])
 
 
 def stratified_split(labels, keep, seed: int, shares=(0.5, 0.2)) -> dict[str, np.ndarray]:

@@ -1,0 +1,123 @@
+"""Features without training: against slow references, on damage and on planted answers."""
+
+import colorsys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import baselines
+from common.baselines import chance, colour_histogram, picture_statistics, raw_pixels
+from common.metrics import cosine_scores, roc_auc
+
+FEATURES = {"chance": chance, "raw_pixels": raw_pixels, "colour_histogram": colour_histogram}
+
+
+def noise(count=6, high=20, wide=20, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, high, wide), dtype=np.uint8)
+
+
+def flat(*colors, size=8):
+    return np.array(colors, np.uint8)[:, :, None, None] * np.ones((size, size), np.uint8)
+
+
+@pytest.mark.parametrize("features", FEATURES.values(), ids=FEATURES)
+def test_features_have_their_form_and_do_not_depend_on_the_chunk(features, monkeypatch):
+    images = noise(7, 18, 24)
+    whole = features(images)
+    assert whole.dtype == np.float32 and whole.shape[0] == 7 and np.isfinite(whole).all()
+    monkeypatch.setattr(baselines, "CHUNK", 3)
+    np.testing.assert_array_equal(features(images), whole)
+    assert len(features(images[:0])) == 0
+
+
+@pytest.mark.parametrize("features", [raw_pixels, colour_histogram])
+def test_equal_pictures_get_equal_features_and_others_do_not(features):
+    images = noise(3)
+    found = features(images[[0, 1, 0]])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
+def test_chance_is_seeded_and_knows_nothing_of_the_pictures():
+    images, others = noise(400), noise(400, seed=1)
+    np.testing.assert_array_equal(chance(images, seed=3), chance(others, seed=3))
+    assert np.abs(chance(images, seed=3) - chance(images, seed=4)).max() > 0.1
+    labels = np.arange(400) % 2
+    rows, columns = np.triu_indices(400, 1)
+    pairs = np.stack([rows, columns, labels[rows] == labels[columns]], 1)
+    assert roc_auc(cosine_scores(chance(images), pairs), pairs[:, 2]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_thumbnails_are_block_means_without_the_mean_color():
+    images = noise(2, 32, 32)
+    blocks = images.reshape(2, 3, 8, 4, 8, 4).mean(axis=(3, 5))
+    expected = (blocks - blocks.mean(axis=(2, 3), keepdims=True)) / 255
+    found = raw_pixels(images, side=8).reshape(2, 3, 8, 8)
+    np.testing.assert_allclose(found, expected, atol=1 / 255)
+    assert np.abs(found).max() > 0.1
+    np.testing.assert_allclose(found.mean(axis=(2, 3)), 0, atol=1e-6)
+
+
+def test_thumbnails_ignore_a_change_of_brightness():
+    images = noise(2) // 2
+    brighter = raw_pixels(images + np.uint8(40))
+    np.testing.assert_allclose(brighter, raw_pixels(images), atol=1e-6)
+
+
+def slow_histogram(image, bins):
+    """Pixel by pixel, with the standard library's own HSV."""
+    counts = np.zeros(bins)
+    for red, green, blue in image.reshape(3, -1).T / 255:
+        hsv = colorsys.rgb_to_hsv(red, green, blue)
+        counts[tuple(min(int(value * size), size - 1) for value, size in zip(hsv, bins))] += 1
+    return np.sqrt(counts / counts.sum()).ravel()
+
+
+def test_histogram_agrees_with_the_standard_librarys_hsv():
+    # OpenCV keeps hue in steps of 2 degrees and saturation in 255ths: colors away from the cells' walls agree.
+    colors = [(230, 40, 40), (40, 200, 60), (50, 60, 210), (120, 30, 90), (200, 190, 60), (90, 90, 90), (0, 0, 0)]
+    images = flat(*colors, size=1).reshape(1, 7, 3, 1).transpose(0, 2, 1, 3)
+    found = colour_histogram(images, bins=(12, 4, 4))
+    np.testing.assert_allclose(found[0], slow_histogram(images[0], (12, 4, 4)), atol=1e-6)
+    assert (found > 0).sum() >= 6
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(3, 12), st.integers(3, 12))
+def test_cosine_of_histograms_is_the_bhattacharyya_coefficient(seed, high, wide):
+    images = noise(2, high, wide, seed) // 32 * 32
+    features = colour_histogram(images)
+    shares = features.astype(float) ** 2
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    hellinger = np.sqrt(0.5 * ((np.sqrt(shares[0]) - np.sqrt(shares[1])) ** 2).sum())
+    score = cosine_scores(features, np.array([[0, 1]]))[0]
+    assert score == pytest.approx(1 - hellinger**2, abs=1e-5)
+    shuffled = images.reshape(2, 3, -1)[:, :, np.random.default_rng(seed).permutation(high * wide)]
+    np.testing.assert_allclose(colour_histogram(shuffled.reshape(images.shape)), features, atol=1e-6)
+
+
+def test_histogram_counts_only_the_pixels_asked_for():
+    images = np.concatenate([flat((250, 20, 20)), flat((20, 20, 250))], axis=3)  # red beside blue
+    left = np.zeros((8, 16), bool)
+    left[:, :8] = True
+    red, blue = colour_histogram(flat((250, 20, 20), (20, 20, 250)))
+    assert red @ blue == 0
+    np.testing.assert_allclose(colour_histogram(images, where=left)[0], red, atol=1e-6)
+    np.testing.assert_allclose(colour_histogram(images, where=~left[None])[0], blue, atol=1e-6)
+    np.testing.assert_array_equal(colour_histogram(images, where=np.zeros((1, 8, 16), bool)), 0)
+
+
+def test_statistics_against_a_loop():
+    images = noise(5, 9, 13)
+    table = picture_statistics(images)
+    assert len(table) == 5
+    for row, image in zip(table.itertuples(), images):
+        gray = np.tensordot([0.299, 0.587, 0.114], image / 255, 1)
+        assert (row.brightness, row.contrast) == pytest.approx((gray.mean(), gray.std()), abs=1e-5)
+        for name, channel in zip(("red", "green", "blue"), image / 255):
+            assert (getattr(row, name), getattr(row, f"{name}_std")) == pytest.approx((channel.mean(), channel.std()))
+    pure = picture_statistics(flat((0, 0, 0), (255, 255, 255), (255, 0, 0)))
+    assert pure.brightness.tolist() == pytest.approx([0, 1, 0.299])
+    np.testing.assert_allclose(pure.filter(like="std"), 0, atol=1e-6)
