@@ -11,6 +11,9 @@ from common.config import Config
 from common.decoding import EXTENSIONS, read_pictures
 from common.folders import unpack
 from common.images import ImageSet, cached
+from common.rendered import VERSION as RENDERED_VERSION
+from common.rendered import rendered_pictures
+from common.species import species_table
 
 NAMED = 10  # so many damaged files are named one by one
 OXFORD_FILES = ("102flowers.tgz", "imagelabels.mat", "setid.mat")
@@ -40,12 +43,10 @@ def load_images(config: Config) -> ImageSet:
 
 
 def _rendered(config: Config, _) -> ImageSet:
-    from common import rendered
-
     drawing = (config.species, config.pictures_per_species, config.image_size, config.seed)
-    return cached(config.cache, "rendered", {"version": rendered.VERSION, "drawing": drawing},
-                  rendered.class_names(config.species), lambda: rendered.rendered_pictures(*drawing),
-                  config.species * config.pictures_per_species)
+    class_names = [species.name for species in species_table(config.species, config.seed)]
+    return cached(config.cache, "rendered", {"version": RENDERED_VERSION, "drawing": drawing}, class_names,
+                  lambda: rendered_pictures(*drawing), config.species * config.pictures_per_species)
 
 
 def _files(config: Config, root: Path, source: Path, class_names: list[str], entries: list[tuple]) -> ImageSet:

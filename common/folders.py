@@ -62,8 +62,9 @@ def unpack(archive: Path, cache: Path) -> Path:
                     _place(building, name, file, stat.st_mtime_ns)
             except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
                     tarfile.TarError) as error:
-                raise ValueError(f"{archive} cannot be unpacked ({error}): fetch it again, or unpack it "
-                                 "yourself and give the folder") from error
+                reason = " ".join(str(error).split())
+                raise ValueError(f"{archive} cannot be unpacked ({reason}): fetch it again, or unpack it yourself "
+                                 "and give the folder") from error
     return folder
 
 
@@ -79,6 +80,8 @@ def _members(archive: Path) -> Iterator[tuple]:
             for member in opened:
                 if member.isfile():
                     yield member.name, opened.extractfile(member)
+            while opened.fileobj.read(2 ** 20):
+                pass  # a damaged header looks like the end; only the checksum at the real end shows the damage
 
 
 def _place(folder: Path, name: str, file, modified: int) -> None:

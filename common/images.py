@@ -64,7 +64,7 @@ def cached(cache: Path, name: str, key: dict, class_names: list[str],
     if folder.exists():
         try:
             return _open(folder, name)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"The cache {folder} is damaged ({error}); decoding the pictures again.")
             remove(folder)
     progress = tqdm(total=total, desc=f"decoding {name}", unit="picture", leave=False)
@@ -106,32 +106,32 @@ def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[P
     if any(factors):
         pd.DataFrame(factors).to_csv(folder / "factors.csv", index=False)
     meta = {"shape": [len(hashes), *shape], "class_names": [class_names[label] for label in used],
-            "hashes": hashes, "splits": splits, "masks": masks, "factors": any(factors)}
+            "hashes": hashes, "splits": splits, "masks": masks, "factors": any(factors),
+            "sizes": {path.name: path.stat().st_size for path in folder.iterdir()}}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def _open(folder: Path, name: str) -> ImageSet:
-    """Open a finished cache folder. Raises OSError, ValueError or KeyError where it is damaged."""
+    """Open a finished cache folder; a damaged one raises what its damaged part happens to raise."""
     meta = json.loads((folder / "meta.json").read_text())
-    shape, hashes = meta["shape"], np.array(meta["hashes"])
+    for file, size in meta["sizes"].items():
+        if (folder / file).stat().st_size != size:
+            raise ValueError(f"{file} does not have the {size} bytes it was written with")
+    shape, splits = meta["shape"], np.array(meta["splits"], dtype=object)
     files = pd.read_csv(folder / "files.csv", na_filter=False, encoding_errors="surrogateescape",
                         dtype={column: str for column in ("path", "mode", "problem")})
     good = files[files.problem == ""]
-    if not shape[0] == len(good) == len(hashes) == len(meta["splits"]):
-        raise ValueError(f"{shape[0]} pictures, but {len(good)} rows and {len(hashes)} hashes")
-    splits = np.array(meta["splits"], dtype=object)
     labels = good.label.to_numpy(np.int64)
     return ImageSet(
-        name, _memory_map(folder / "images.bin", shape), labels, meta["class_names"], list(good.path), hashes,
-        files, fingerprint=digest([shape, labels.tolist(), meta["class_names"], meta["hashes"]]),
+        name, _memory_map(folder / "images.bin", shape), labels, meta["class_names"], list(good.path),
+        np.array(meta["hashes"]), files,
+        fingerprint=digest([shape, labels.tolist(), meta["class_names"], meta["hashes"]]),
         parts=_memory_map(folder / "parts.bin", [shape[0], *shape[2:]]) if meta["masks"] else None,
         factors=pd.read_csv(folder / "factors.csv") if meta["factors"] else None,
         official={split: np.flatnonzero(splits == split) for split in SPLITS if (splits == split).any()})
 
 
 def _memory_map(path: Path, shape: list[int]) -> np.ndarray:
-    if path.stat().st_size != np.prod(shape):
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {np.prod(shape)}")
     return np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(shape))
 
 
