@@ -59,7 +59,7 @@ class Classification(nn.Module):
         Args:
             classes: number of species.
             embedding_size: length of an embedding.
-            center_weight: lambda of the paper, 0 or more; 0 is plain cross-entropy.
+            center_weight: lambda of the paper, 0 or more; 0 is plain cross-entropy, whose centers only watch.
 
         Raises:
             ValueError: a negative weight.
@@ -68,14 +68,14 @@ class Classification(nn.Module):
         if center_weight < 0:
             raise ValueError(f"center_weight is {center_weight}; use 0 (no center loss) or more")
         self.center_weight = center_weight
-        self.center_loss = CenterLoss(classes, embedding_size) if center_weight else None
+        self.center_loss = CenterLoss(classes, embedding_size)
         self.stuck_at = math.log(classes)
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The terms to add up, for float images (B, 3, H, W) in [0, 1] and int labels (B,)."""
         embeddings = model(images)
-        terms = {"cross_entropy": F.cross_entropy(model.classify(embeddings), labels)}
-        if self.center_loss is not None:
-            terms["center"] = self.center_weight * self.center_loss(embeddings, labels)
-            terms["center"] = terms["center"] + self.center_loss.center_step(embeddings, labels)
-        return terms
+        center = self.center_weight * self.center_loss(embeddings, labels)
+        return {
+            "cross_entropy": F.cross_entropy(model.classify(embeddings), labels),
+            "center": center + self.center_loss.center_step(embeddings, labels),
+        }
