@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -44,6 +45,7 @@ PROFILES = {
     ),
 }
 DATASETS = ("rendered", "flowers102", "folder")
+ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -76,7 +78,7 @@ class Config:
     def dataset_name(self) -> str:
         """The data set's name as it stands in file names and in the ledger."""
         kind, _, path = self.dataset.partition(":")
-        return f"{kind}-{Path(path).resolve().stem}" if path else kind
+        return f"{kind}-{re.sub(ARCHIVE, '', Path(path).resolve().name)}" if path else kind
 
     @property
     def name(self) -> str:
@@ -196,7 +198,7 @@ def _existing(name: str, value) -> Path | None:
 
 def _seed(value) -> int:
     try:
-        seed = int(value or 0)
+        seed = int(str(value or 0))  # text, so that 1.5 is refused rather than cut
     except ValueError:
         raise ValueError(f"seed {value!r} is not a whole number; use 0, 1, 2, ...") from None
     if seed < 0:

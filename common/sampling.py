@@ -77,7 +77,7 @@ def augment(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     count = len(images)
 
     def uniform(low, high):
-        return (torch.rand(count, generator=generator) * (high - low) + low).to(images.device)
+        return (torch.rand(count, generator=generator) * (high - low) + low).to(images)
 
     angle, zoom = uniform(-math.pi / 12, math.pi / 12), uniform(0.75, 1.05)
     flip = uniform(-1, 1).sign()

@@ -104,7 +104,7 @@ def stratified_split(labels, keep, seed: int, shares=(0.5, 0.2)) -> dict[str, np
     parts = {name: [] for name in NAMES}
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero((labels == label) & keep))
-        train = max(1, round(shares[0] * len(members)))
+        train = max(1, int(shares[0] * len(members)))
         validation = train + round(shares[1] * len(members))
         for name, part in zip(NAMES, np.split(members, [train, validation]), strict=True):
             parts[name].append(part)
