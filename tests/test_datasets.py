@@ -422,5 +422,5 @@ def test_real_photographs(load):
     assert {name: len(part) for name, part in image_set.official.items()} == {
         "train": 360, "validation": 120, "test": 240}
     assert (image_set.files.problem == "").all() and image_set.class_names[0] == "bluebell"
-    found = find_duplicates(image_set)  # 36 pairs, looked at one by one: the same photograph each time
+    found = find_duplicates(image_set)  # copies and near-copies, all within a species
     assert len(found) == 36 and (image_set.labels[found["first"]] == image_set.labels[found["second"]]).all()
