@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up; a file imports only from rows above it.
 ROWS = """
 files folders config decoding images painting species rendered datasets splits sampling
-backbones losses metrics evaluation baselines selection notebooks ledger checkpoints training attacks explain plotting
+backbones losses metrics evaluation baselines notebooks ledger checkpoints training selection attacks explain plotting
 """
 ORDER = ROWS.split()
 MOST_LINES, MOST_IN_ALL = 250, 2000
