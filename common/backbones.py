@@ -25,6 +25,7 @@ class EmbeddingNet(nn.Module):
         classes: int = 0,
         pretrained: bool = False,
         weights: Path | None = None,
+        image_size: int | None = None,
     ):
         """
         Args:
@@ -33,27 +34,25 @@ class EmbeddingNet(nn.Module):
             classes: species the classifier tells apart; 0 makes none.
             pretrained: start from ImageNet weights, of `weights` or else of timm's hub.
             weights: folder that may hold `<backbone>.safetensors`.
+            image_size: pixels of a side; only models built for one size (most transformers) need it.
 
         Raises:
             ValueError: timm knows no such model.
             RuntimeError: pretrained weights are neither in `weights` nor to be fetched.
         """
         super().__init__()
-        self.arguments = dict(backbone=backbone, embedding_size=embedding_size, classes=classes)
-        self.backbone = create_backbone(backbone, pretrained, weights)
+        self.arguments = dict(backbone=backbone, embedding_size=embedding_size, classes=classes, image_size=image_size)
+        self.backbone = create_backbone(backbone, pretrained, weights, image_size)
         data = timm.data.resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(data["mean"])[:, None, None])
         self.register_buffer("std", torch.tensor(data["std"])[:, None, None])
-        self.features = self.backbone.num_features
-        with torch.no_grad():
-            self.features = self.eval().pooled(torch.zeros(1, 3, 64, 64)).shape[1]
+        self.features = self.backbone.head_hidden_size  # unlike num_features, counts the head's own hidden layers
         self.head = nn.Identity()
         if embedding_size:
             linear = nn.Linear(self.features, embedding_size, bias=False)
             self.head = nn.Sequential(linear, nn.BatchNorm1d(embedding_size))
         self.classifier = nn.Linear(embedding_size or self.features, classes) if classes else None
         self.frozen: list[str] = []
-        self.train()
 
     def pooled(self, images: Tensor) -> Tensor:
         """The backbone's pooled features of float (B, 3, H, W) in [0, 1], before the head."""
@@ -99,7 +98,7 @@ class EmbeddingNet(nn.Module):
         return self
 
 
-def create_backbone(name: str, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
+def create_backbone(name: str, pretrained: bool = False, weights: Path | None = None, image_size: int | None = None):
     """Make a timm model without its classifier, with ImageNet weights if asked; see `EmbeddingNet`."""
     if not timm.is_model(name):
         close = timm.list_models(f"*{name[:6]}*")[:8]
@@ -107,8 +106,10 @@ def create_backbone(name: str, pretrained: bool = False, weights: Path | None = 
     overlay = {}
     if pretrained and weights and (Path(weights) / f"{name}.safetensors").exists():
         overlay = dict(pretrained_cfg_overlay=dict(file=str(Path(weights) / f"{name}.safetensors")))
+    fixed = image_size and timm.models.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size
+    sized = dict(img_size=image_size) if fixed else {}
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **overlay)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **overlay, **sized)
     except Exception as error:
         if not pretrained:
             raise

@@ -1,0 +1,180 @@
+"""Which backbone: candidates with their published figures, and what each one costs and gives on these pictures."""
+
+import json
+import time
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.backbones import EmbeddingNet
+from common.config import Config
+from common.evaluation import embed_all, pair_auc
+from common.files import save_json
+from common.images import ImageSet
+from common.losses import Classification
+from common.metrics import bootstrap, cosine_scores, pair_weights, retrieval, roc_auc
+from common.sampling import Pictures, batches
+from common.splits import Splits
+from common.training import fit, one_cycle
+
+FILE = "backbone.json"
+# Top-1 accuracy in % on ImageNet's 50,000 validation pictures, as timm's author measured it with the weights that
+# timm loads for these names: github.com/huggingface/pytorch-image-models, results/results-imagenet.csv (November
+# 2024), at 224 x 224 pixels (test_* at 160 x 160).
+PUBLISHED = {
+    "resnext101_32x4d": 80.936, "tiny_vit_5m_224.dist_in22k_ft_in1k": 80.862, "resnet50": 80.382,
+    "efficientnet_b0": 77.696, "mobilenetv3_large_100": 75.786, "mobilenetv1_100": 75.384, "mobilenetv2_100": 72.936,
+    "resnet18": 71.488, "lcnet_050": 63.130, "test_efficientnet": 46.424, "test_byobnet": 45.400, "test_vit": 40.832,
+}  # fmt: skip
+FROM_SCRATCH = ("test_byobnet", "test_efficientnet", "test_resnet", "test_vit")
+FROM_HUB = ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "tiny_vit_5m_224.dist_in22k_ft_in1k")
+LARGE = ("resnet50", "resnext101_32x4d")
+RULE = (
+    "highest validation pair AUC after an equal-budget fine-tune; among all whose 95 % interval overlaps that one's, "
+    "the fastest to train"
+)
+
+
+def candidates(config: Config) -> list[str]:
+    """timm names to compare.
+
+    Without pretraining: small models for training from scratch. With `config.weights`: each
+    `<timm name>.safetensors` in it. Else models whose weights timm's hub has, large ones in the profile "full"
+    only. A `config.backbone` that is not among them comes last.
+
+    Raises:
+        FileNotFoundError: `config.weights` holds no file named after a timm model.
+    """
+    names = list(FROM_SCRATCH)
+    if config.pretrained and config.weights:
+        names = [path.stem for path in sorted(config.weights.glob("*.safetensors")) if timm.is_model(path.stem)]
+        if not names and not config.backbone:
+            raise FileNotFoundError(f"{config.weights} holds no <timm name>.safetensors, such as resnet50.safetensors")
+    elif config.pretrained:
+        names = [*FROM_HUB, *(LARGE if config.profile == "full" else ())]
+    return list(dict.fromkeys([*names, *([config.backbone] if config.backbone else [])]))
+
+
+def make_model(config: Config, name: str, classes: int = 0, embedding_size: int = 0) -> EmbeddingNet:
+    """The candidate `name`, pretrained where the profile says so; equal seeds start from equal weights."""
+    torch.manual_seed(config.seed)
+    return EmbeddingNet(name, embedding_size, classes, config.pretrained, config.weights, config.image_size)
+
+
+def cost(model: EmbeddingNet, image_size: int) -> dict[str, int]:
+    """Parameters of the backbone, and multiply-adds for one picture of `image_size` x `image_size` pixels."""
+    picture = torch.zeros(1, 3, image_size, image_size, device=model.mean.device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.eval().pooled(picture)
+    parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
+
+
+@torch.inference_mode()
+def speed(model: EmbeddingNet, image_size: int, batch_size: int = 32, seconds: float = 0.4) -> dict[str, float]:
+    """Latency of one picture in ms and pictures per second in batches, on the device the model is on.
+
+    Each is the median over repetitions that fill `seconds`, after a warm-up of three that is not counted.
+    """
+    device, medians = model.mean.device, {}
+    model.eval()
+    for count in (1, batch_size):
+        pictures = torch.rand(count, 3, image_size, image_size, device=device)
+        durations: list[float] = []
+        while len(durations) < 6 or sum(durations[3:]) < seconds:
+            started = time.perf_counter()
+            model.pooled(pictures)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            durations.append(time.perf_counter() - started)
+        medians[count] = float(np.median(durations[3:]))
+    return {"latency_ms": 1000 * medians[1], "images_per_second": batch_size / medians[batch_size]}
+
+
+def frozen_features(config: Config, name: str, image_set: ImageSet) -> np.ndarray:
+    """The candidate's pooled features of every picture, float32 (N, D), nothing trained."""
+    return embed_all(make_model(config, name).to(config.device), image_set, np.arange(len(image_set)))
+
+
+def linear_probe(features, labels, train, test) -> np.ndarray:
+    """Species of the pictures `test` by logistic regression on the features of `train`, standardized by `train`.
+
+    Args:
+        features: float (N, D).
+        labels: int (N,); only those of `train` are looked at.
+        train, test: int picture indices.
+
+    Returns:
+        int, one label for each of `test`.
+    """
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+    return probe.fit(features[train], labels[train]).predict(features[test])
+
+
+def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
+    """What features are worth as they are, on the closed set's validation pictures: kNN, linear probe and pairs."""
+    train, validation = (splits.parts["closed_set"][part] for part in ("train", "validation"))
+    pairs = splits.pairs["closed_set"]["validation"]
+    found = retrieval(features[validation], labels[validation])
+    return {
+        "precision_at_1": float(np.nanmean(found["precision_at_1"])),
+        "map_at_r": float(np.nanmean(found["map_at_r"])),
+        "class_accuracy": float(np.mean(linear_probe(features, labels, train, validation) == labels[validation])),
+        "frozen_auc": roc_auc(cosine_scores(features, pairs), pairs[:, 2]),
+    }
+
+
+def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
+    """Train a candidate with cross-entropy for about `pictures` pictures, and measure it on the validation pairs.
+
+    Returns:
+        roc_auc, low, high (95 % interval over pictures), seconds of training, and pictures seen.
+    """
+    part, pairs = splits.parts["closed_set"], splits.pairs["closed_set"]["validation"]
+    species, labels = np.unique(image_set.labels[part["train"]], return_inverse=True)
+    model = make_model(config, name, len(species), config.embedding_size).to(config.device)
+    model.freeze(config.frozen_share)
+    loader = batches(Pictures(image_set, part["train"], labels), config.batch_size, shuffle=True, seed=config.seed)
+    epochs = max(1, round(pictures / len(part["train"])))
+    optimizer, scheduler = one_cycle(model, config.learning_rate, epochs * len(loader))
+    objective = Classification(len(species), config.embedding_size).to(config.device)
+    validate = partial(pair_auc, image_set=image_set, pairs=pairs)
+    history = fit(model, objective, loader, [optimizer], epochs, validate, [scheduler], None, config.seed,
+                  config.device)  # fmt: skip
+    scores = cosine_scores(embed_all(model, image_set, part["validation"]), pairs)
+    seen = history.iloc[-1]
+    return {**auc_interval(scores, pairs), "seconds": seen["seconds"], "pictures": int(seen["images"])}
+
+
+def auc_interval(scores, pairs, rounds: int = 200) -> dict[str, float]:
+    """ROC-AUC of scores (P,) on pairs (P, 3) with its 95 % bootstrap interval over pictures."""
+    compact = np.unique(pairs[:, :2], return_inverse=True)[1].reshape(-1, 2)
+    low, high = bootstrap(lambda weights: roc_auc(scores, pairs[:, 2], pair_weights(weights, compact)),
+                          compact.max() + 1, rounds)  # fmt: skip
+    return {"roc_auc": roc_auc(scores, pairs[:, 2]), "low": low, "high": high}
+
+
+def choose(table: pd.DataFrame) -> str:
+    """Apply `RULE` to a table with a row a candidate and the columns roc_auc, low, high, seconds."""
+    best = table.loc[table["roc_auc"].idxmax()]
+    return str(table.loc[table["high"] >= best["low"], "seconds"].idxmin())
+
+
+def save_choice(config: Config, image_set: ImageSet, table: pd.DataFrame) -> str:
+    """Write `backbone.json`, which R3 to R5 read, and return the backbone in it: `config.backbone`, or the rule's."""
+    rule = f"set by SIMILARITY_BACKBONE (the rule: {choose(table)})" if config.backbone else RULE
+    content = {
+        "backbone": config.backbone or choose(table),
+        "rule": rule,
+        "table": json.loads(table.to_json(orient="index")),
+        "fingerprint": image_set.fingerprint,
+    }
+    save_json(config.directory / FILE, content)
+    return content["backbone"]
