@@ -5,222 +5,24 @@ seen in perspective and painted from far to near; the same painting writes the p
 (VERSION, species, instance seed, size). Like FunnyBirds (Hesse et al. 2023), every part can be taken away.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from common.images import Picture
-from common.species import COLOURS, Species, class_sizes, disc_pattern, pattern, rgb, smooth, species_table, texture
+from common.painting import BACKGROUNDS, CENTER, LEAF, PETAL, SCALE, Scene, backdrop, disc_pattern, generator, grain, noise, pattern, smooth, texture
+from common.species import COLOURS, Species, class_sizes, draw_nuisances, frames, heads_of, palette_of, species_table
 
-VERSION = 2  # part of every picture's seed and of the cache key: raise it whenever a byte changes
-BACKGROUNDS = ("grass", "soil", "sky", "bokeh", "foliage", "dark")
-LEAF, CENTER, PETAL = 1, 3, 4  # values of the id canvas; petals are counted from PETAL upwards
-SCALE = 2  # the canvas is painted at twice the picture's size, then averaged down
-DISTANCE = 4.0  # of the viewer from a flower, in the flower's radii
+VERSION = 3  # part of every picture's seed and of the cache key: raise it whenever a byte changes
 MOST = 64  # petals in one layer; random numbers are drawn for so many, so that a changed count moves no other draw
-
-
-class Scene:
-    """A canvas to paint pieces on: `canvas` uint8 (P, P, 4) RGBA and `ids` uint16 (P, P)."""
-
-    def __init__(self, image: np.ndarray, light: np.ndarray):
-        self.pixels, self.light, self.batches = len(image), light, []
-        self.canvas = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-        self.ids = np.zeros(image.shape[:2], np.uint16)
-
-    def add(self, heads, textures, azimuth, elevation, length, width, base=0.0, height=0.0, lift=0.0, value=LEAF, dim=1.0):
-        """Place pieces that grow outwards around heads; lengths, `base` and `height` are in head radii, angles in radians.
-
-        heads: centers (B, 2) and radii (B) in picture widths, frames (B, 3, 3) with rows right, down, axis, and depths (B).
-        azimuth and length: (B, n). elevation: (B, n, S) for S flat strips along each piece. textures: RGBA of one shape,
-        used in turn. base, height: where pieces begin, outwards and along the axis. lift: added to the depth.
-        value: written into `ids`; for petals it counts up. dim: brightness, broadcast to (B, n, S).
-        """
-        center, radius, frame, depth = heads
-        right, down, axis = (frame[:, None, i] for i in range(3))
-        cos, sin = np.cos(azimuth)[..., None], np.sin(azimuth)[..., None]
-        radial, across = cos * right + sin * down, (cos * down - sin * right) * (length * width)[..., None]
-        cos, sin = np.cos(elevation)[..., None], np.sin(elevation)[..., None]
-        run, normal = cos * radial[:, :, None] + sin * axis[:, :, None], cos * axis[:, :, None] - sin * radial[:, :, None]
-        strips = elevation.shape[2]
-        run *= (length / strips)[..., None, None]
-        origin = (base * radial + height * axis)[:, :, None] + np.cumsum(run, 2) - run
-        middle = origin[..., 2] + run[..., 2] / 2
-        towards = normal[..., 2] > 0
-        light = np.maximum((normal @ self.light) * np.where(towards, 1, -1), 0)
-        shade = dim * (0.70 + 0.36 * light) * np.where(towards, 1, 0.88) * (1 + 0.15 * middle.clip(-1, 1))
-        h, w = textures[0].shape[:2]
-        matrix = np.empty((*run.shape, 3))  # from texture pixels to places, in head radii
-        matrix[..., 0] = across[:, :, None] / w
-        matrix[..., 1] = run * (strips / h)
-        matrix[..., 2] = origin - run * np.arange(strips)[:, None] + matrix[..., 0] * (0.5 - w / 2) + matrix[..., 1] * 0.5
-        matrix[..., 2, :] /= -DISTANCE
-        matrix[..., 2, 2] += 1
-        matrix[..., :2, :] *= (radius * self.pixels)[:, None, None, None, None]
-        matrix[..., :2, :] += (center * self.pixels - 0.5)[:, None, None, :, None] * matrix[..., 2:, :]
-        number = np.arange(azimuth.size).reshape(azimuth.shape)
-        values = number[..., None] + value if value >= PETAL else np.full_like(number, value)[..., None]
-        shape = run.shape[:3]
-        each = (depth[:, None, None] + middle * radius[:, None, None] + lift, shade, values, np.arange(strips))
-        each = [np.broadcast_to(part, shape).ravel() for part in each]
-        self.batches.append((matrix.reshape(-1, 3, 3), *each, np.full(len(each[0]), strips), [textures[i % len(textures)] for i in np.repeat(number.ravel(), strips)]))
-
-    def paint(self):
-        """Paint the pieces added since the last time, the farthest first."""
-        if not self.batches:
-            return
-        *arrays, textures = zip(*self.batches)
-        matrix, key, shade, value, strip, strips = map(np.concatenate, arrays)
-        textures, self.batches = [one for batch in textures for one in batch], []
-        height, width = np.array([one.shape[:2] for one in textures]).T
-        first, last = strip * height // strips, np.minimum(height, (strip + 1) * height // strips + 1)
-        zero, one = np.zeros_like(first), np.ones((len(first), 4))
-        corners = matrix @ np.stack([np.stack([zero, width, zero, width], 1), np.stack([first, first, last, last], 1), one], 1)
-        corners = corners[:, :2] / corners[:, 2:]
-        low = np.clip(corners.min(2) - 1, 0, self.pixels).astype(int)
-        high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
-        matrix[..., 2] += matrix[..., 1] * first[:, None]
-        matrix[:, :2] -= low[..., None] * matrix[:, 2:]
-        seen = (high > low).all(1)
-        pieces = zip(low.tolist(), high.tolist(), matrix, first.tolist(), last.tolist(), shade.tolist(), value.tolist(), textures)
-        pieces = list(pieces)
-        for i in np.argsort(key, kind="stable").tolist():
-            if seen[i]:
-                self._paint_piece(*pieces[i])
-
-    def _paint_piece(self, low, high, matrix, first, last, shade, value, texture):
-        (x0, y0), (x1, y1) = low, high
-        patch = cv2.warpPerspective(texture[first:last], matrix, (x1 - x0, y1 - y0))
-        mask = cv2.threshold(cv2.extractChannel(patch, 3), 127, 1, cv2.THRESH_BINARY)[1]
-        cv2.copyTo(cv2.convertScaleAbs(patch, alpha=shade), mask, self.canvas[y0:y1, x0:x1])
-        np.copyto(self.ids[y0:y1, x0:x1], value, where=mask.view(bool))
-
-    def line(self, points, width, colors):
-        """Draw a stem through `points` (n, 2), in picture widths; the first of `colors` is its edge, the last its middle."""
-        points = [(points * self.pixels * 16).astype(np.int32)]
-        for i, color in enumerate(colors):
-            thick = max(1, round(width * self.pixels * (1 - i / len(colors))))
-            cv2.polylines(self.canvas, points, False, (*color.tolist(), 255), thick, cv2.LINE_8, 4)
-        cv2.polylines(self.ids, points, False, LEAF, max(1, round(width * self.pixels)), cv2.LINE_8, 4)
-
-    def blur(self, sigma: float):
-        """Blur what is painted so far by `sigma`, in picture widths."""
-        if sigma * self.pixels > 0.3:
-            self.canvas = cv2.GaussianBlur(self.canvas, (0, 0), sigma * self.pixels)
-
-
-def draw_nuisances(species: Species, rng: np.random.Generator) -> dict:
-    """Draw everything in which pictures of one species differ; lengths in picture widths, angles in degrees."""
-    pick = lambda *choices: choices[rng.integers(len(choices))]
-    between = lambda low, high: round(float(rng.uniform(low, high)), 4)
-    return dict(
-        background=pick(*BACKGROUNDS), color=pick(*species.colours), hue=between(-0.025, 0.025), saturation=between(0.8, 1.15),
-        value=between(0.88, 1.05), x=between(0.36, 0.64), y=between(0.36, 0.64), scale=between(0.27, 0.5),
-        rotation=between(-180, 180), tilt=between(0, 7.2) ** 2, tilt_direction=between(-180, 180),
-        blooms=pick(0, 0, 0, 0, 1, 1, 2, 3), openness=between(-10, 14), jitter=between(0.3, 1.4), wilt=max(0.0, between(-1.5, 1)),
-        damage=pick(0, 0, 0, 1), light_direction=between(-180, 180), light_elevation=between(25, 80), exposure=between(0.8, 1.25),
-        warmth=between(-0.12, 0.12), contrast=between(0.9, 1.25), shadow=max(0.0, between(-0.5, 0.5)),
-        background_blur=between(0, 0.2) ** 2, blur=max(0.0, between(-0.012, 0.006)), leaves=int(rng.integers(0, 6)),
-        occluders=pick(0, 0, 0, 0, 1, 2), noise=between(0, 2.6) ** 2, jpeg=int(rng.integers(55, 96)), green=between(0.2, 0.36),
-    )  # fmt: skip
-
-
-def _noise(rng, cells: int, pixels: int) -> np.ndarray:
-    """Smooth noise of about `cells` bumps across: float32 (pixels, pixels), about 0..1."""
-    return cv2.resize(rng.random((cells, cells), np.float32), (pixels, pixels), interpolation=cv2.INTER_CUBIC)
-
-
-def _background(kind: str, green: float, pixels: int, rng) -> np.ndarray:
-    """Return what lies behind the plant: uint8 (pixels, pixels, 3)."""
-    dark, light = rgb(green, 0.6, rng.uniform(0.08, 0.3)), rgb(green - 0.02, 0.5, rng.uniform(0.4, 0.65))
-    if kind == "soil":
-        dark, light = rgb(0.07, 0.45, rng.uniform(0.08, 0.25)), rgb(0.08, 0.3, rng.uniform(0.45, 0.7))
-    if kind == "sky":
-        dark, light = rgb(0.58, rng.uniform(0.3, 0.7), 0.75), rgb(0.57, 0.1, 0.95)
-    if kind == "dark":
-        dark, light = rgb(green, 0.3, 0.03), rgb(green, 0.5, 0.2)
-    grain = 0.65 * _noise(rng, 4, pixels) + 0.35 * _noise(rng, 40 if kind == "soil" else 9, pixels)
-    image = cv2.convertScaleAbs(dark + (light - dark) * grain[..., None])
-    strokes = rng.random((70, 5))
-    if kind == "grass":
-        for x, y, lean, length, mix in strokes:
-            ends = np.array([[x, y], [x + 0.1 * (lean - 0.5), y - 0.2 * length], [x + 0.35 * (lean - 0.5), y - 0.4 * length]])
-            color = (dark + (light * 1.25 - dark) * mix).tolist()
-            cv2.polylines(image, [(ends * 1.3 * pixels).astype(np.int32)], False, color, max(1, pixels // 70), cv2.LINE_AA)
-    if kind in ("bokeh", "foliage", "soil"):
-        long, flat = dict(bokeh=(0.12, 1), foliage=(0.2, 0.35), soil=(0.04, 0.7))[kind]
-        for x, y, r, mix, odd in strokes[:30]:
-            color = rgb(r * 9, 0.6, 0.9) if odd > 0.88 and kind != "soil" else dark + (light * 1.2 - dark) * mix
-            axes = [int(pixels * long * (0.2 + r) * stretch) for stretch in (1, flat)]
-            cv2.ellipse(image, (int(x * pixels), int(y * pixels)), axes, odd * 400, 0, 360, color.tolist(), -1, cv2.LINE_AA)
-    return image
-
-
-def _frames(nodding: float, tilt: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Return (B, 3, 3) rows right, down, axis of flowers that lean by `tilt` toward `direction` (B, radians)."""
-    axis = np.stack([np.sin(tilt) * np.cos(direction), np.sin(tilt) * np.sin(direction), np.cos(tilt)], 1)
-    cos, sin = np.cos(nodding), np.sin(nodding)
-    axis = axis @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    down = np.array([0, 1, 0.3]) - (axis @ [0, 1, 0.3])[:, None] * axis
-    down /= np.linalg.norm(down, axis=1, keepdims=True)
-    return np.stack([np.cross(down, axis), down, axis], 1)
-
-
-def _layout(species: Species, rng) -> np.ndarray:
-    """Return (n, 4) florets of one inflorescence: x, y, radius, depth, in units of the whole."""
-    n = species.florets
-    turn = np.arange(n) * np.pi * (3 - np.sqrt(5)) + rng.normal(0, 0.2, n)
-    if species.inflorescence == "single":
-        return np.array([[0.0, 0.0, 1.0, 0.0]])
-    if species.inflorescence == "spike":
-        down = np.linspace(-1, 1, n)
-        return np.column_stack([(0.5 + 0.1 * down) * np.sin(turn), 1.1 * down, 0.45 + 0.12 * down, 0.3 * np.cos(turn)])
-    r = np.sqrt((np.arange(n) + 0.3) / n)
-    flat = 0.6 if species.inflorescence == "umbel" else 0.95
-    return np.column_stack([0.8 * r * np.cos(turn), 0.8 * r * np.sin(turn) * flat, np.full(n, 0.4), -0.5 * r])
-
-
-def _heads(species: Species, nuisances: dict, rng):
-    """Return the stems (K, 4: x, y, scale, depth; the main one first) and the heads of all flowers on them."""
-    blooms = nuisances["blooms"] if species.inflorescence == "single" else min(1, nuisances["blooms"])
-    others = np.column_stack([rng.uniform(0, 1, (3, 2)), nuisances["scale"] * rng.uniform(0.45, 0.85, 3), [-1.0, -2.0, -3.0]])
-    stems = np.vstack([[nuisances["x"], nuisances["y"], nuisances["scale"], 0.0], others[:blooms]])
-    layout = _layout(species, rng)
-    size = stems[:, None, 2]
-    center = stems[:, None, :2] + layout[None, :, :2] * size[..., None]
-    loose = rng.normal(0, 1, (2, 4, len(layout)))[:, : len(stems)]
-    tilt, direction = np.radians(nuisances["tilt"]) + 0.0 * loose[0], np.radians(nuisances["tilt_direction"]) + 0.0 * loose[1]
-    tilt[1:], direction[1:] = tilt[1:] + 0.3 * loose[0, 1:], direction[1:] + loose[1, 1:]
-    if len(layout) > 1:  # florets face outwards from the middle of the inflorescence
-        tilt, direction = 0.4 * tilt + 0.7 * np.hypot(*layout[:, :2].T), 0.3 * direction + np.arctan2(layout[:, 1], layout[:, 0])
-    frame = _frames(np.radians(species.nodding), tilt.ravel(), direction.ravel())
-    return stems, (center.reshape(-1, 2), (size * layout[:, 2]).ravel(), frame, (stems[:, None, 3] + layout[:, 3] * size * 0.5).ravel())
-
-
-def _palette(species: Species, nuisances: dict, recolour: str | None) -> dict:
-    """Return 5 pigments (RGB 0..255: throat, body, edge, rim, marks) for petals, center, stamens and leaves."""
-    vary = lambda h, s, v: rgb(h + nuisances["hue"], s * nuisances["saturation"], v * nuisances["value"])
-    h, s, v = COLOURS[recolour or nuisances["color"]]
-    body, accent, throat, center = vary(h, s, v), *(vary(*COLOURS[name]) for name in (species.accent, species.throat, species.center))
-    brown = 0.35 * nuisances["wilt"] * np.array([0.6, 0.45, 0.3])
-    edge = vary(h, s * 0.55, min(1, v * 1.1)) * (1 - brown.sum()) + 255 * brown
-    green = lambda value: rgb(nuisances["green"], 0.55, value)
-    return dict(
-        petal=[throat, body, edge, accent, accent * 0.75],
-        center=[center * 0.75, center, center, center, center * 1.15],
-        stamen=[green(0.7), green(0.7) * 0.6 + 100, center * 0.9, center, center],
-        leaf=[green(0.35), green(0.42), green(0.5), green(0.5), green(0.62)],
-    )
 
 
 def _flowers(scene, species, nuisances, palette, heads, without, rng):
     """Add the sepals, petals and center of every head."""
     count, petals, layers, d = len(heads[1]), species.petals, species.layers, species.disc
-    tall = int(2 ** np.clip(np.round(np.log2(heads[1].max() * scene.pixels)), 3, 8))
+    tall = int(2 ** np.clip(np.round(np.log2(heads[1].max() * scene.pixels) - 0.2), 3, 8))
     spin = np.radians(nuisances["rotation"]) * (0.08 if species.bilateral else 1) + np.pi / 2
     spin = spin + (species.bilateral == 0) * np.arange(count)[:, None]
     cup = species.cup + nuisances["openness"]
@@ -239,25 +41,25 @@ def _flowers(scene, species, nuisances, palette, heads, without, rng):
     one = np.ones((count, petals))
     if species.sepals and "leaves" not in without:
         sepal = texture(pattern("pointed", 0.2, 0, 0.3, 0, 0, 0.3, 0, tall // 2), palette["leaf"])
-        scene.add(heads, [sepal], spin + 2 * np.pi / petals * (np.arange(petals) + 0.5) * one, np.radians(cup - 12) * one[..., None], 0.7 * one, 0.3, lift=-0.01)
+        scene.add(heads, [sepal], spin + 2 * np.pi / petals * (np.arange(petals) + 0.5) * one, np.radians(cup - 12) * one[..., None], 0.7 * one, 0.3, lift=-0.3)
     if "center" in without:
         return
     disc = texture(disc_pattern(species.disc_seeds, max(8, int(tall * d))), palette["center"])
     flat = np.zeros((count, 1, 1))
-    scene.add(heads, [disc], flat[..., 0], flat, flat[..., 0] + 2 * d, 1, -d, 0.06, 0.02, CENTER)
+    scene.add(heads, [disc], flat[..., 0], flat, flat[..., 0] + 2 * d, 1, -d, 0.06, 0.02 if cup > 45 else 0.15, CENTER)
     if species.stamens:
-        n = species.stamens
+        n = species.stamens if species.florets == 1 else min(5, species.stamens)
         loose = rng.normal(0, 0.2, (2, count, MOST))[..., :n]
         stamen = texture(pattern("stamen", 0, 1, 0, 0, 0, 0.22, 0, max(12, tall // 2)), palette["stamen"])
         azimuth = spin + 2 * np.pi / n * (np.arange(n) + loose[0])
-        scene.add(heads, [stamen], azimuth, np.radians(max(cup, 30) + 15) + loose[1][..., None], np.full((count, n), species.stamen_length + d), 0.14, 0, 0.03, 0.03, CENTER)
+        scene.add(heads, [stamen], azimuth, np.radians(max(cup, 30) + 15) + loose[1][..., None], np.full((count, n), species.stamen_length + d), 0.14, 0, 0.03, 0.03 if cup > 45 else 0.16, CENTER)
 
 
 def _leaves(scene, species, nuisances, palette, stems, heads, rng):
     """Draw the stems, with their side branches, and leaves."""
     foot = np.array([0.5, 1.25]) + rng.normal(0, 0.15, 2)
-    t = np.linspace(0, 1, 12)[:, None]
-    colors, bends = palette["leaf"][::2], rng.normal(0, 0.06, 4)
+    t = np.linspace(0, 1, 9)[:, None]
+    colors, bends = palette["leaf"][::4], rng.normal(0, 0.06, 4)
     florets = np.split(heads[0], len(stems))
     for (x, y, scale, _), bend, ends in reversed(list(zip(stems, bends, florets))):
         top = np.array([x, y + (scale if species.inflorescence == "umbel" else 0)])
@@ -273,9 +75,20 @@ def _leaves(scene, species, nuisances, palette, stems, heads, rng):
         place, lean = rng.uniform([0.1, 0.6], [0.9, 1.15], (6, 2))[:n], rng.uniform([0, -np.pi], [0.9, np.pi], (6, 2))[:n]
         azimuth, raised = rng.uniform([-np.pi, 0.3], [0, 0.9], (6, 2))[:n, :, None].transpose(1, 0, 2)
         look = (species.leaf_outline, 0.3, 0.4, 0.7, 0, 0, species.leaf_width)
-        leaf = [texture(pattern(*look, variant, 2 ** int(np.log2(scene.pixels * 0.6))), palette["leaf"]) for variant in range(2)]
-        around = (place, np.full(n, 0.5 * species.leaf_size), _frames(0, *lean.T), np.full(n, -4.0))
-        scene.add(around, leaf, azimuth, raised[..., None] + [0.5, 0, -0.5], np.ones((n, 1)), species.leaf_width)
+        leaf = [texture(pattern(*look, variant, 2 ** int(np.log2(scene.pixels * 0.5))), palette["leaf"]) for variant in range(2)]
+        around = (place, np.full(n, 0.5 * species.leaf_size), frames(0, *lean.T), np.full(n, -4.0))
+        scene.add(around, leaf, azimuth, raised[..., None] + [0.3, -0.3], np.ones((n, 1)), species.leaf_width)
+
+
+def _foliage(scene, species, palette, rng):
+    """Fill the background with leaves of other plants."""
+    n = 12
+    place, lean = rng.uniform([0, 0.1], [1, 1.2], (n, 2)), rng.uniform([0, -np.pi], [0.9, np.pi], (n, 2))
+    azimuth, dim = rng.uniform([-np.pi, 0.4], [0, 1.3], (n, 2)).T[..., None]
+    leaf = texture(pattern("oval", 0.3, 0.4, 0.7, 0, 0, 0.45, 3, 64), palette["leaf"])
+    around = (place, np.full(n, 0.4), frames(0, *lean.T), rng.random(n))
+    scene.add(around, [leaf], azimuth, np.zeros((n, 1, 1)), np.ones((n, 1)), 0.45, value=0, dim=dim[..., None])
+    scene.paint()
 
 
 def _occlude(scene, nuisances, palette, rng):
@@ -290,9 +103,10 @@ def _occlude(scene, nuisances, palette, rng):
     azimuth = (side + np.pi + rng.normal(0, 0.6, n))[:, None]
     leaf = texture(pattern("blade", 0, 0.4, 0.4, 0, 0, 0.16, 2, 64), palette["leaf"])
     zero = np.zeros(n)
-    front.add((place, np.full(n, 0.75), _frames(0, zero, zero), zero), [leaf], azimuth, zero[:, None, None], np.ones((n, 1)), 0.16)
+    front.add((place, np.full(n, 0.75), frames(0, zero, zero), zero), [leaf], azimuth, zero[:, None, None], np.ones((n, 1)), 0.16)
     front.paint()
     scene.ids = np.where(front.ids > 0, front.ids, scene.ids)
+    front.canvas[..., 3] = np.where(front.canvas[..., 3] > 0, 255, 0)
     front.blur(0.004 + 0.3 * nuisances["background_blur"])
     alpha = front.canvas[..., 3:] / np.float32(255)
     scene.canvas = cv2.convertScaleAbs(scene.canvas * (1 - alpha) + front.canvas)
@@ -300,14 +114,17 @@ def _occlude(scene, nuisances, palette, rng):
 
 def _content(species, nuisances, size, seed, without=(), recolour=None, background=None):
     """Paint what stands before the camera: return RGB uint8 (size, size, 3) and ids uint16 (size, size)."""
-    stream = lambda number: np.random.default_rng([*seed, number])  # one a concept, so that changing one moves no other
+    stream = lambda number: generator(number, *seed)  # one a concept, so that changing one moves no other
     turn, rise = np.radians([nuisances["light_direction"], nuisances["light_elevation"]])
     light = np.array([np.cos(turn) * np.cos(rise), np.sin(turn) * np.cos(rise), np.sin(rise)])
-    behind = _background(background or nuisances["background"], nuisances["green"], size, stream(1))
+    palette = palette_of(species, nuisances, recolour)
+    kind = background or nuisances["background"]
+    behind = backdrop(kind, nuisances["green"], size, stream(1))
     scene = Scene(cv2.resize(behind, (SCALE * size, SCALE * size)), light)
+    if kind == "foliage":
+        _foliage(scene, species, palette, stream(8))
     scene.blur(nuisances["background_blur"])
-    palette = _palette(species, nuisances, recolour)
-    stems, heads = _heads(species, nuisances, stream(2))
+    stems, heads = heads_of(species, nuisances, stream(2))
     if "leaves" not in without:
         _leaves(scene, species, nuisances, palette, stems, heads, stream(3))
         scene.paint()
@@ -322,24 +139,30 @@ def _content(species, nuisances, size, seed, without=(), recolour=None, backgrou
     image = cv2.resize(scene.canvas, (size, size), interpolation=cv2.INTER_AREA)
     if nuisances["blur"]:
         image = cv2.GaussianBlur(image, (0, 0), 0.25 + nuisances["blur"] * size)
-    return image[..., :3], scene.ids[::SCALE, ::SCALE]
+    return image[..., :3], scene.ids
 
 
 def _photograph(content: np.ndarray, nuisances: dict, rng) -> tuple[np.ndarray, int]:
     """Shade, expose, add sensor noise and compress: return RGB uint8 (size, size, 3) and the JPEG's length in bytes."""
-    gain = nuisances["exposure"] * np.array([1 + nuisances["warmth"], 1, 1 - nuisances["warmth"]], np.float32)
-    dapple = 1 - 1.2 * nuisances["shadow"] * smooth(0.4, 0.55, _noise(rng, 4, len(content)))
-    image = content * (gain / 255) * dapple[..., None]
-    image = image * (1 + nuisances["contrast"] * 0.45 * image * (1 - image))  # a film's curve: brighter middle tones
-    image = 255 * image + nuisances["noise"] * rng.standard_normal(image.shape, np.float32)
-    data = cv2.imencode(".jpg", cv2.cvtColor(image.clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, nuisances["jpeg"]])[1]
+    size = len(content)
+    x, y = rng.integers(0, size, 2)
+    gain = nuisances["exposure"] * np.array([1 + nuisances["warmth"], 1, 1 - nuisances["warmth"]])
+    tone = np.arange(256)[:, None] / 255 * gain
+    tone = 255 * tone * (1 + nuisances["contrast"] * 0.45 * tone * (1 - tone))  # a film's curve: brighter middle tones
+    image = cv2.LUT(content, tone.astype(np.float32)[None])
+    if nuisances["shadow"]:  # of a tree, say: it falls on everything
+        dapple = smooth(0.4, 0.55, noise(rng.random((4, 4), np.float32), size))
+        image *= cv2.merge([1 - np.float32(1.2 * nuisances["shadow"]) * dapple] * 3)
+    image += np.float32(nuisances["noise"]) * grain(size)[y : y + size, x : x + size]
+    image = cv2.cvtColor(image.clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, nuisances["jpeg"]])[1]
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), len(data)
 
 
 def _render(species, instance_seed, size, without, recolour, petal_count, background):
     """Return the picture (size, size, 3), the ids (size, size), the nuisances and the JPEG's length."""
-    seed = [VERSION, species.seed, species.label, instance_seed]
-    stream = lambda number: np.random.default_rng([*seed, number])
+    seed = [instance_seed, species.label, species.seed, VERSION]
+    stream = lambda number: generator(number, *seed)
     nuisances = draw_nuisances(species, stream(0))
     content, ids = _content(species, nuisances, size, seed)
     image, length = _photograph(content, nuisances, stream(7))

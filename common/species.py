@@ -1,11 +1,10 @@
 """What a rendered species is: a point in a factor space of flower shapes, grouped into genera of look-alikes."""
 
-import colorsys
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 
-import cv2
 import numpy as np
+
+from common.painting import BACKGROUNDS, rgb
 
 OUTLINES = ("oval", "pointed", "notched", "heart", "strap", "ruffled")  # of petals; leaves may also be a "blade"
 INFLORESCENCES = ("single", "cluster", "spike", "umbel")
@@ -74,34 +73,34 @@ COMMON = dict(
 FAMILIES = dict(
     daisy=dict(petals=(13, 21), outline="strap", width=(0.2, 0.3), disc=(0.3, 0.4), disc_seeds=(80, 140),
                colours=["white", "cream", "pink", "lilac", "yellow"], leaf_outline="blade", leaf_width=(0.15, 0.25)),
-    buttercup=dict(petals=(5, 6), outline="oval", width=(0.75, 0.95), cup=(15, 35), stamens=(12, 18), sepals=5,
-                   colours=["yellow", "gold", "white", "cream", "orange"], veins=(0.1, 0.3)),
+    tulip=dict(petals=3, layers=2, layer_ratio=0.97, outline=["oval", "pointed"], width=(0.7, 0.85), cup=(62, 74), cup_step=4,
+               curl=(-10, 30), nodding=(50, 75), stamens=6, disc=0.1, leaf_outline="blade", leaf_width=(0.18, 0.28), rim=(0.0, 0.4),
+               colours=["red", "yellow", "pink", "purple", "white", "orange"]),
     lily=dict(petals=6, outline="pointed", width=(0.32, 0.42), cup=(25, 45), curl=(-110, -50), spots=(0.3, 0.9), stamens=6,
               stamen_length=(0.6, 0.8), disc=(0.06, 0.1), colours=["orange", "salmon", "pink", "white", "yellow", "red"],
               accent=["crimson", "purple", "red"], leaf_outline="blade", leaf_width=(0.1, 0.18)),
     pansy=dict(petals=5, outline="heart", width=(0.85, 1.05), bilateral=(0.2, 0.4), cup=(-5, 5), gradient_along=(0.4, 0.8),
                veins=(0.5, 1.0), disc=(0.06, 0.09), throat=["yellow", "white", "gold"], accent=["purple", "crimson", "violet"],
                colours=["violet", "purple", "blue", "yellow", "white", "lilac"]),
-    bell=dict(petals=(5, 6), outline="pointed", width=(0.5, 0.65), cup=(62, 75), curl=(-80, -30), nodding=(-110, -70),
-              inflorescence="spike", florets=(7, 12), colours=["blue", "violet", "lilac", "white", "pink"], disc=0.08),
-    rose=dict(petals=(5, 7), layers=(3, 5), outline=["oval", "heart", "ruffled"], width=(0.85, 1.05), cup=(5, 20), cup_step=15,
-              layer_ratio=(0.74, 0.82), disc=0.08, colours=["red", "crimson", "pink", "salmon", "white", "yellow"], sepals=5),
-    poppy=dict(petals=(4, 5), outline="ruffled", width=(1.1, 1.35), cup=(15, 40), stamens=(14, 20), stamen_length=0.26,
-               disc=(0.14, 0.2), center=["purple", "yellow", "crimson"], colours=["red", "orange", "salmon", "yellow", "pink"],
-               throat=["crimson", "purple", "white", "yellow"]),
     phlox=dict(petals=5, outline=["notched", "heart", "oval"], width=(0.6, 0.8), inflorescence=["umbel", "cluster"],
                florets=(8, 13), disc=(0.1, 0.16), gradient_along=(0.1, 0.5), rim=(0.0, 0.3)),
+    rose=dict(petals=(5, 7), layers=(3, 5), outline=["oval", "heart", "ruffled"], width=(0.85, 1.05), cup=(5, 20), cup_step=15,
+              layer_ratio=(0.74, 0.82), disc=0.08, colours=["red", "crimson", "pink", "salmon", "white", "yellow"], sepals=5),
+    bell=dict(petals=(5, 6), outline="pointed", width=(0.5, 0.65), cup=(62, 75), curl=(-80, -30), nodding=(-110, -70),
+              inflorescence="spike", florets=(7, 12), colours=["blue", "violet", "lilac", "white", "pink"], disc=0.08),
     sunflower=dict(petals=(14, 20), layers=2, layer_ratio=0.9, outline="pointed", width=(0.28, 0.36), disc=(0.45, 0.6),
                    disc_seeds=(140, 220), colours=["yellow", "gold", "orange", "red"], center=["crimson", "orange", "purple"],
                    leaf_width=(0.5, 0.7), cup=(-5, 15)),
-    tulip=dict(petals=3, layers=2, layer_ratio=0.97, outline=["oval", "pointed"], width=(0.7, 0.85), cup=(62, 74), cup_step=4,
-               curl=(-10, 30), nodding=(50, 75), stamens=6, disc=0.1, leaf_outline="blade", leaf_width=(0.18, 0.28), rim=(0.0, 0.4),
-               colours=["red", "yellow", "pink", "purple", "white", "orange"]),
-    dandelion=dict(petals=(20, 26), layers=3, layer_ratio=0.74, outline="strap", width=(0.12, 0.17), cup=(-5, 15), cup_step=17,
-                   disc=(0.1, 0.2), colours=["yellow", "gold", "orange", "lilac", "magenta"], leaf_outline="pointed"),
+    buttercup=dict(petals=(5, 6), outline="oval", width=(0.75, 0.95), cup=(15, 35), stamens=(12, 18), sepals=5,
+                   colours=["yellow", "gold", "white", "cream", "orange"], veins=(0.1, 0.3)),
     iris=dict(petals=3, layers=2, layer_ratio=0.95, outline=["ruffled", "oval"], width=(0.6, 0.8), cup=(-25, -5), cup_step=75,
               curl=(-60, -20), nodding=(45, 65), veins=(0.4, 1.0), gradient_along=(0.3, 0.6), throat=["yellow", "gold", "white"],
               disc=0.06, leaf_outline="blade", leaf_width=(0.1, 0.16), colours=["violet", "purple", "blue", "yellow", "white"]),
+    poppy=dict(petals=(4, 5), outline="ruffled", width=(1.1, 1.35), cup=(15, 40), stamens=(14, 20), stamen_length=0.26,
+               disc=(0.14, 0.2), center=["purple", "yellow", "crimson"], colours=["red", "orange", "salmon", "yellow", "pink"],
+               throat=["crimson", "purple", "white", "yellow"]),
+    dandelion=dict(petals=(20, 26), layers=3, layer_ratio=0.74, outline="strap", width=(0.12, 0.17), cup=(-5, 15), cup_step=17,
+                   disc=(0.1, 0.2), colours=["yellow", "gold", "orange", "lilac", "magenta"], leaf_outline="pointed"),
     anemone=dict(petals=(6, 9), outline=["oval", "pointed"], width=(0.42, 0.6), stamens=(14, 20), stamen_length=(0.28, 0.4),
                  colours=["white", "blue", "violet", "pink", "red", "yellow"], center=["yellow", "purple", "cream"], cup=(5, 20)),
     pink=dict(petals=5, outline="notched", width=(0.8, 1.0), rim=(0.0, 0.5), accent=["crimson", "magenta", "white", "red"],
@@ -142,7 +141,7 @@ def _relative(genus: Species, name: str, seed: int, label: int, rng: np.random.G
 
 
 def species_table(count: int = 102, seed: int = 0) -> list[Species]:
-    """Return `count` species, in genera of two to four look-alikes; a shorter table is a prefix of a longer one.
+    """Return `count` species, in genera of two or three look-alikes; a shorter table is a prefix of a longer one.
 
     `pandas.DataFrame(species_table())` shows it as a table. Genera follow one another through FAMILIES, so even a
     short table is varied. Raises ValueError for a count below 1.
@@ -154,7 +153,7 @@ def species_table(count: int = 102, seed: int = 0) -> list[Species]:
         rng = np.random.default_rng([seed, number])
         family = list(FAMILIES)[number % len(FAMILIES)]
         genus = _genus(family, f"{family}-{number // len(FAMILIES) + 1}", rng)
-        for letter in "abcd"[: rng.integers(2, 5)]:
+        for letter in "abc"[: rng.integers(2, 4)]:
             rng = np.random.default_rng([seed, number, ord(letter)])
             species.append(_relative(genus, f"{genus.name}{letter}", seed, len(species), rng))
         if len(species) >= count:
@@ -167,78 +166,75 @@ def class_sizes(species: int, seed: int = 0) -> list[int]:
     return (40 + np.round(218 * share)).astype(int).tolist()
 
 
-def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Return RGB in 0..255; the hue wraps around, saturation and value are clipped to 0..1."""
-    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1)))
+def draw_nuisances(species: Species, rng: np.random.Generator) -> dict:
+    """Draw everything in which pictures of one species differ; lengths in picture widths, angles in degrees."""
+    chance = iter(rng.random(40).tolist())
+    pick = lambda *choices: choices[int(next(chance) * len(choices))]
+    between = lambda low, high: round(low + (high - low) * next(chance), 4)
+    return dict(
+        background=pick(*BACKGROUNDS), color=pick(*species.colours), hue=between(-0.015, 0.015), saturation=between(0.85, 1.12),
+        value=between(0.88, 1.05), x=between(0.38, 0.62), y=between(0.38, 0.62), scale=between(0.3, 0.52),
+        rotation=between(-180, 180), tilt=between(0, 7.2) ** 2, tilt_direction=between(-180, 180),
+        blooms=pick(0, 0, 0, 0, 1, 1, 2, 3), openness=between(-10, 14), jitter=between(0.3, 1.4), wilt=max(0.0, between(-1.5, 1)),
+        damage=pick(0, 0, 0, 1), light_direction=between(-180, 180), light_elevation=between(25, 80), exposure=between(0.85, 1.25),
+        warmth=between(-0.1, 0.1), contrast=between(0.9, 1.25), shadow=max(0.0, between(-0.5, 0.35)), green=between(0.2, 0.36),
+        background_blur=between(0, 0.2) ** 2, blur=max(0.0, between(-0.015, 0.005)), leaves=pick(0, 1, 2, 3, 4, 5),
+        occluders=pick(0, 0, 0, 0, 0, 1, 1, 2), noise=between(0, 2.6) ** 2, jpeg=int(between(55, 96)),
+    )  # fmt: skip
 
 
-def smooth(low, high, value):
-    """The smoothstep from 0 at `low` to 1 at `high`."""
-    t = np.clip((value - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+def palette_of(species: Species, nuisances: dict, recolour: str | None) -> dict:
+    """Return 5 pigments (RGB 0..255: throat, body, edge, rim, marks) for petals, center, stamens and leaves."""
+    vary = lambda h, s, v: rgb(h + nuisances["hue"], s * nuisances["saturation"], v * nuisances["value"])
+    h, s, v = COLOURS[recolour or nuisances["color"]]
+    body, accent, throat, center = vary(h, s, v), *(vary(*COLOURS[name]) for name in (species.accent, species.throat, species.center))
+    brown = 0.35 * nuisances["wilt"] * np.array([0.6, 0.45, 0.3])
+    edge = vary(h, s * 0.55, min(1, v * 1.1)) * (1 - brown.sum()) + 255 * brown
+    green = lambda value: rgb(nuisances["green"], 0.55, value)
+    return dict(
+        petal=[throat, body, edge, accent, accent * 0.75],
+        center=[center * 0.75, center, center, center, center * 1.15],
+        stamen=[green(0.7), green(0.7) * 0.6 + 100, center * 0.9, center, center],
+        leaf=[green(0.35), green(0.42), green(0.5), green(0.5), green(0.62)],
+    )
 
 
-@lru_cache(maxsize=2048)
-def pattern(outline, along, across, veins, spots, rim, ratio, variant, height) -> np.ndarray:
-    """Return what a petal or leaf is made of: float32 (height, width, 6), shares of five pigments and the opacity.
-
-    Row 0 is the base, the last row the tip. The pigments are throat, body, edge, rim and marks; their shares sum to the
-    relief, the brightness. `ratio` is width over height; `variant` seeds small irregularities, and from 2 on damage.
-    """
-    rng = np.random.default_rng(variant)
-    width = max(6, int(height * ratio))
-    y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width * 2 - 1, indexing="ij")
-    half = _half_width(outline, y) * (1 + 0.05 * np.sin(rng.uniform(0, 6, 2)[(x > 0) * 1] + y * rng.uniform(5, 9)))
-    top = 1 - dict(notched=0.12, heart=0.2).get(outline, 0) * np.exp(-((x / 0.22) ** 2))
-    if outline in ("ruffled", "notched"):
-        top -= 0.03 * (1 + np.sin(x * 14 + rng.uniform(0, 6)))
-        half *= 1 + 0.05 * np.sin(y * 25 + rng.uniform(0, 6)) * np.sign(x)
-    if variant > 1:  # something has eaten of it
-        bite = rng.uniform([-1, 0.5], [1, 1])
-        top = np.where(np.hypot(x - bite[0], (y - bite[1]) / ratio) < 0.5, 0, top)
-    opacity = np.clip(np.minimum((half - np.abs(x)) * width / 2, (top - y) * height) + 0.5, 0, 1)
-    side = np.minimum(np.abs(x) / np.maximum(half, 1e-3), 1)
-    marks = 0.9 * veins * smooth(0.75, 1, np.cos(x * 17 * max(ratio, 0.2) / (0.35 + 0.65 * y))) * (1 - y)
-    for cx, cy in rng.uniform([-0.6, 0.12], [0.6, 0.75], (int(spots * 26), 2)):
-        marks = np.maximum(marks, smooth(1, 0.4, np.hypot((x - cx) * ratio / 2, y - cy) / 0.035))
-    rims = smooth(1 - rim, 1 - 0.6 * rim, np.maximum(side, y)) if rim else 0 * y
-    throat = smooth(0.15 + 0.6 * along, 0.05, y)
-    edge = 0.8 * across * np.clip(np.maximum(side**2, smooth(0.5, 1.1, y)), 0, 1)
-    if outline == "stamen":
-        throat, edge = 0 * y, (y > 0.78) * 1.0
-    left = (0.68 + 0.27 * smooth(-0.1, 0.45, y)) * (1.04 - 0.2 * side**3) + 0.03 * np.cos(x * 22 * ratio)
-    shares = {}
-    for name, share in (("marks", marks), ("rims", rims), ("throat", throat), ("edge", edge)):
-        shares[name] = left * share
-        left = left * (1 - share)
-    return np.stack([shares["throat"], left, shares["edge"], shares["rims"], shares["marks"], opacity], 2).astype(np.float32)
+def frames(nodding: float, tilt: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Return (B, 3, 3) rows right, down, axis of flowers that lean by `tilt` toward `direction` (B, radians)."""
+    axis = np.stack([np.sin(tilt) * np.cos(direction), np.sin(tilt) * np.sin(direction), np.cos(tilt)], 1)
+    cos, sin = np.cos(nodding), np.sin(nodding)
+    axis = axis @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+    down = np.array([0, 1, 0.3]) - (axis @ [0, 1, 0.3])[:, None] * axis
+    down /= np.linalg.norm(down, axis=1, keepdims=True)
+    return np.stack([np.cross(down, axis), down, axis], 1)
 
 
-def _half_width(outline: str, y: np.ndarray) -> np.ndarray:
-    """Half the width of a petal at height y (0 base, 1 tip), at most 1."""
-    if outline == "stamen":  # a thread and, at its end, the anther
-        return np.where(y < 0.8, 0.3, np.sqrt(np.clip(1 - ((y - 0.9) / 0.1) ** 2, 0, 1)))
-    a, b = dict(oval=(0.7, 0.45), pointed=(0.75, 0.95), notched=(0.8, 0.3), heart=(0.9, 0.35), strap=(0.3, 0.16),
-                ruffled=(0.8, 0.25), blade=(0.3, 0.8))[outline]  # fmt: skip
-    return y**a * (1 - y) ** b * (a + b) ** (a + b) / (a**a * b**b)
+def _layout(species: Species, rng) -> np.ndarray:
+    """Return (n, 4) florets of one inflorescence: x, y, radius, depth, in units of the whole."""
+    n = species.florets
+    turn = np.arange(n) * np.pi * (3 - np.sqrt(5)) + rng.normal(0, 0.2, n)
+    if species.inflorescence == "single":
+        return np.array([[0.0, 0.0, 1.0, 0.0]])
+    if species.inflorescence == "spike":
+        down = np.linspace(-1, 1, n)
+        return np.column_stack([(0.35 + 0.1 * down) * np.sin(turn), 1.05 * down, 0.55 + 0.1 * down, 0.3 * np.cos(turn)])
+    r = np.sqrt((np.arange(n) + 0.3) / n)
+    flat = 0.6 if species.inflorescence == "umbel" else 0.95
+    return np.column_stack([0.8 * r * np.cos(turn), 0.8 * r * np.sin(turn) * flat, np.full(n, 0.4), -0.5 * r])
 
 
-@lru_cache(maxsize=512)
-def disc_pattern(seeds: int, height: int) -> np.ndarray:
-    """Return a flower's disc from above, as `pattern` does: florets on Vogel's spiral (1979), the youngest inside."""
-    y, x = np.meshgrid(*[(np.arange(height) + 0.5) / height * 2 - 1] * 2, indexing="ij")
-    k = np.arange(seeds) + 0.5
-    place, turn = 0.95 * np.sqrt(k / seeds), k * np.pi * (3 - np.sqrt(5))
-    distance = np.hypot(x[..., None] - place * np.cos(turn), y[..., None] - place * np.sin(turn)).min(2)
-    dots, radius = smooth(1.1, 0.2, distance * np.sqrt(seeds)), np.hypot(x, y)
-    inner, relief = smooth(0.7, 0.2, radius), (0.58 + 0.4 * dots) * (1.02 - 0.35 * radius**2)
-    body = (1 - 0.3 * dots) * relief
-    shares = [inner * body, (1 - inner) * body, 0 * x, 0 * x, 0.3 * dots * relief, np.clip((1 - radius) * height / 2 + 0.5, 0, 1)]
-    return np.stack(shares, 2).astype(np.float32)
-
-
-def texture(shares: np.ndarray, palette) -> np.ndarray:
-    """Color a pattern (h, w, 6) with `palette`, five RGB pigments in 0..255: return RGBA uint8 (h, w, 4)."""
-    mix = np.zeros((6, 4), np.float32)
-    mix[:5, :3], mix[5, 3] = palette, 255
-    return cv2.convertScaleAbs(cv2.transform(shares, mix.T))
+def heads_of(species: Species, nuisances: dict, rng):
+    """Return the stems (K, 4: x, y, scale, depth; the main one first) and the heads of all flowers on them."""
+    blooms = nuisances["blooms"] if species.florets == 1 else nuisances["blooms"] // 2
+    others = np.column_stack([rng.uniform(0, 1, (3, 2)), nuisances["scale"] * rng.uniform(0.45, 0.85, 3), [-1.0, -2.0, -3.0]])
+    stems = np.vstack([[nuisances["x"], nuisances["y"], nuisances["scale"], 0.0], others[:blooms]])
+    layout = _layout(species, rng)
+    size = stems[:, None, 2]
+    center = stems[:, None, :2] + layout[None, :, :2] * size[..., None]
+    loose = rng.normal(0, 1, (2, 4, len(layout)))[:, : len(stems)]
+    tilt, direction = np.radians(nuisances["tilt"]) + 0.0 * loose[0], np.radians(nuisances["tilt_direction"]) + 0.0 * loose[1]
+    tilt[1:], direction[1:] = tilt[1:] + 0.3 * loose[0, 1:], direction[1:] + loose[1, 1:]
+    if len(layout) > 1:  # florets face outwards from the middle of the inflorescence
+        tilt, direction = 0.4 * tilt + 0.7 * np.hypot(*layout[:, :2].T), 0.3 * direction + np.arctan2(layout[:, 1], layout[:, 0])
+    frame = frames(np.radians(species.nodding), tilt.ravel(), direction.ravel())
+    return stems, (center.reshape(-1, 2), (size * layout[:, 2]).ravel(), frame, (stems[:, None, 3] + layout[:, 3] * size * 0.5).ravel())
