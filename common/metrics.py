@@ -44,10 +44,15 @@ def roc_auc(scores, same, weights=None) -> float:
         same: (P,), 1 for same, 0 for different; both must occur.
         weights: float (P,), how often each pair counts.
 
+    Returns:
+        0 to 1, or NaN where the weights leave only one kind of pair.
+
     Raises:
         ValueError: scores that are not finite, or only one kind of pair.
     """
     _check_pairs(scores, same)
+    if _one_sided(same, weights):
+        return float("nan")
     return float(roc_auc_score(same, scores, sample_weight=weights))
 
 
@@ -57,6 +62,8 @@ def equal_error_rate(scores, same, weights=None) -> float:
     Arguments and errors as in `roc_auc`; between two thresholds the ROC curve is taken as a line.
     """
     _check_pairs(scores, same)
+    if _one_sided(same, weights):
+        return float("nan")
     accepts, hits, _ = roc_curve(same, scores, sample_weight=weights)
     return float(brentq(lambda rate: 1 - rate - np.interp(rate, accepts, hits), 0, 1))
 
@@ -77,6 +84,7 @@ def fit_threshold(scores, same, split: str) -> Threshold:
     if split not in ("train", "validation"):
         raise ValueError(f"a threshold is fitted on 'validation' (or 'train'), never on {split!r}")
     _check_pairs(scores, same)
+    scores = np.asarray(scores, float)  # float32 has no number halfway between two neighbors
     accepts, hits, thresholds = roc_curve(same, scores, drop_intermediate=False)
     best = int(np.argmax(hits - accepts))
     lower = thresholds[best + 1] if best + 1 < len(thresholds) else thresholds[best] - 1
@@ -92,12 +100,13 @@ def accuracy(scores, same, threshold: Threshold, weights=None) -> float:
 def accuracy_by_kind(scores, same, threshold: Threshold, weights=None) -> tuple[float, float]:
     """Shares of same pairs and of different pairs judged rightly at a threshold fitted elsewhere."""
     _check_pairs(scores, same)
-    scores, same = np.asarray(scores), np.asarray(same).astype(bool)
-    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)
+    scores, same = np.asarray(scores, float), np.asarray(same).astype(bool)
+    if _one_sided(same, weights):
+        return float("nan"), float("nan")
     right = (scores >= threshold.value) == same
-    return float(np.average(right[same], weights=weights[same])), float(
-        np.average(right[~same], weights=weights[~same])
-    )
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)
+    by_kind = (np.average(right[kind], weights=weights[kind]) for kind in (same, ~same))
+    return tuple(map(float, by_kind))
 
 
 def retrieval(embeddings, labels, chunk: int = 1024) -> dict[str, np.ndarray]:
@@ -150,7 +159,7 @@ def bootstrap(
         seed: of the draws; equal seeds draw equal pictures, which pairs two approaches.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles.
+        The 2.5 % and 97.5 % quantiles; draws of which the measure is NaN are left out.
     """
     generator = np.random.default_rng(seed)
     share = np.full(pictures, 1 / pictures)
@@ -162,6 +171,11 @@ def bootstrap(
 def pair_weights(picture_weights, pairs) -> np.ndarray:
     """How often each pair counts when its pictures are drawn `picture_weights` (N,) times: the product."""
     return picture_weights[pairs[:, 0]] * picture_weights[pairs[:, 1]]
+
+
+def _one_sided(same, weights) -> bool:
+    """Whether the weights leave same pairs only or different pairs only, so that nothing can be measured."""
+    return weights is not None and not all(np.asarray(weights)[np.equal(same, kind)].any() for kind in (0, 1))
 
 
 def _check_pairs(scores, same) -> None:

@@ -1,0 +1,334 @@
+"""Metrics against slow definitions, peers, worked cases and planted faults."""
+
+import dataclasses
+import inspect
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from made_up import all_pairs
+
+from common import metrics
+from common.metrics import (
+    Threshold,
+    accuracy,
+    accuracy_by_kind,
+    bootstrap,
+    cosine_scores,
+    equal_error_rate,
+    fit_threshold,
+    normalize,
+    pair_weights,
+    retrieval,
+    roc_auc,
+)
+
+slow = settings(deadline=None, max_examples=40)
+# Few different values make many ties; the rest are any floats a network may give.
+SCORE = st.one_of(st.integers(-3, 3).map(float), st.floats(-50, 50, width=32).map(lambda value: round(value, 3)))
+
+
+@st.composite
+def judged(draw, most=25):
+    """Scores and same with both kinds present."""
+    rows = draw(st.lists(st.tuples(SCORE, st.integers(0, 1)), min_size=2, max_size=most))
+    scores, same = (np.array(column) for column in zip(*rows, strict=True))
+    assume(0 < same.sum() < len(same))
+    return scores, same
+
+
+def slow_auc(scores, same, weights=None):
+    weights = np.ones(len(scores)) if weights is None else weights
+    won = total = 0.0
+    for one in np.flatnonzero(same == 1):
+        for other in np.flatnonzero(same == 0):
+            weight = weights[one] * weights[other]
+            won += weight * ((scores[one] > scores[other]) + 0.5 * (scores[one] == scores[other]))
+            total += weight
+    return won / total
+
+
+def shares(scores, same, threshold):
+    """Shares of same and of different pairs judged rightly, counted one by one."""
+    right = [0, 0]
+    for score, kind in zip(scores, same, strict=True):
+        right[kind] += (score >= threshold) == bool(kind)
+    return right[1] / np.sum(same == 1), right[0] / np.sum(same == 0)
+
+
+def candidates(scores):
+    """A threshold for every way to part the scores."""
+    values = np.unique(scores)
+    return [values[0] - 1, *((values[1:] + values[:-1]) / 2), values[-1] + 1]
+
+
+def slow_eer(scores, same):
+    """Walk the false accept and false reject rates over all thresholds to where they cross on a line."""
+    points = [shares(scores, same, threshold) for threshold in candidates(scores)]
+    points = [(1 - right_different, 1 - right_same) for right_same, right_different in points]  # accepts, rejects
+    for (accepts, rejects), (next_accepts, next_rejects) in pairwise(points):
+        if accepts >= rejects and next_accepts <= next_rejects:
+            gap, next_gap = accepts - rejects, next_accepts - next_rejects
+            along = gap / (gap - next_gap) if gap != next_gap else 0.0
+            return accepts + along * (next_accepts - accepts)
+    raise AssertionError("the rates always cross")
+
+
+@slow
+@given(judged())
+def test_auc_is_the_chance_that_a_same_pair_outscores_a_different_one(case):
+    scores, same = case
+    assert roc_auc(scores, same) == pytest.approx(slow_auc(scores, same))
+
+
+@slow
+@given(judged())
+def test_auc_depends_on_the_order_alone(case):
+    scores, same = case
+    _, ranks = np.unique(scores, return_inverse=True)
+    assert roc_auc(np.exp(ranks / 9.0), same) == pytest.approx(roc_auc(scores, same))
+    assert roc_auc(3 * scores + 7, same) == pytest.approx(roc_auc(scores, same))
+    assert roc_auc(-scores, same) == pytest.approx(1 - roc_auc(scores, same))
+
+
+@slow
+@given(judged(12), st.data())
+def test_weights_count_as_repetitions(case, data):
+    scores, same = case
+    weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(scores), max_size=len(scores))))
+    assume(weights[same == 1].any() and weights[same == 0].any())
+    threshold = Threshold(data.draw(SCORE), "validation")
+    for measure in (roc_auc, equal_error_rate, lambda *case: accuracy(*case[:2], threshold, *case[2:])):
+        repeated = measure(np.repeat(scores, weights), np.repeat(same, weights))
+        assert measure(scores, same, weights.astype(float)) == pytest.approx(repeated, abs=1e-9)
+    assert roc_auc(scores, same, weights) == pytest.approx(slow_auc(scores, same, weights))
+
+
+@slow
+@given(judged())
+def test_eer_is_where_false_accepts_and_rejects_cross(case):
+    assert equal_error_rate(*case) == pytest.approx(slow_eer(*case), abs=1e-9)
+
+
+def test_worked_verification_cases():
+    scores, same = np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1]), np.array([1, 1, 0, 1, 0, 0])
+    assert roc_auc(scores, same) == pytest.approx(8 / 9)
+    assert equal_error_rate(scores, same) == pytest.approx(1 / 3)
+    threshold = fit_threshold(scores, same, "validation")
+    assert threshold == Threshold(pytest.approx(0.25), "validation")  # 3/3 and 2/3; at .75 it is 2/3 and 3/3
+    assert accuracy_by_kind(scores, same, threshold) == (1, pytest.approx(2 / 3))
+    assert accuracy(scores, same, threshold) == pytest.approx(5 / 6)
+
+
+def test_extremes():
+    scores, same = np.arange(6.0), np.array([0, 0, 0, 1, 1, 1])
+    assert (roc_auc(scores, same), roc_auc(-scores, same)) == (1, 0)
+    assert equal_error_rate(scores, same) == pytest.approx(0, abs=1e-9)
+    assert equal_error_rate(-scores, same) == pytest.approx(1, abs=1e-9)
+    assert roc_auc(np.zeros(6), same) == equal_error_rate(np.zeros(6), same) == pytest.approx(0.5)
+    assert fit_threshold(scores, same, "validation").value == 2.5
+
+
+@slow
+@given(judged())
+def test_the_fitted_threshold_is_the_best_of_all(case):
+    scores, same = case
+    threshold = fit_threshold(scores, same, "validation")
+    best = max(np.mean(shares(scores, same, candidate)) for candidate in candidates(scores))
+    assert best >= 0.5
+    assert np.mean(shares(scores, same, threshold.value)) == pytest.approx(best)
+    assert accuracy(scores, same, threshold) == pytest.approx(best)
+    inside = scores.min() < threshold.value < scores.max()
+    if inside:
+        below, above = scores[scores < threshold.value].max(), scores[scores >= threshold.value].min()
+        assert threshold.value == pytest.approx((below + above) / 2), "halfway between the neighbors"
+
+
+def test_a_threshold_between_neighboring_floats_still_parts_them():
+    low = np.float32(0.5)
+    for _ in range(2):
+        high = np.nextafter(low, np.float32(1))
+        scores, same = np.array([low, low, high, high], np.float32), np.array([0, 0, 1, 1])
+        assert accuracy(scores, same, fit_threshold(scores, same, "validation")) == 1
+        low = high
+
+
+def test_a_threshold_cannot_be_fitted_on_test():
+    scores, same = np.arange(4.0), np.array([0, 0, 1, 1])
+    for split in ("validation", "train"):
+        assert fit_threshold(scores, same, split).fitted_on == split
+    for split in ("test", "", None):
+        with pytest.raises(ValueError, match="never on"):
+            fit_threshold(scores, same, split)
+    assert inspect.signature(fit_threshold).parameters["split"].default is inspect.Parameter.empty
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Threshold(0.5, "validation").value = 0.9
+
+
+def test_accuracy_counts_both_kinds_alike():
+    scores, same = np.array([1.0] * 2 + [0.0] * 98), np.array([1] * 2 + [0] * 98)
+    assert accuracy(scores, same, Threshold(2.0, "validation")) == 0.5
+    assert accuracy(scores, same, Threshold(1.0, "validation")) == 1.0, "same is said at the threshold itself"
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [roc_auc, equal_error_rate, lambda *case: fit_threshold(*case, "validation"),
+     lambda *case: accuracy(*case, Threshold(0, "validation"))],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "scores, same, message",
+    [
+        ([0.1, math.nan], [0, 1], "1 of 2 scores are not finite"),
+        ([0.1, math.inf], [0, 1], "1 of 2 scores are not finite"),
+        ([0.1, 0.2], [1, 1], "must hold both 1"),
+        ([0.1, 0.2], [0, 2], "must hold both 1"),
+        ([0.1, 0.2, 0.3], [0, 1], r"scores \(3,\) and same \(2,\)"),
+        ([[0.1], [0.2]], [[0], [1]], "must both be of shape"),
+    ],
+)
+def test_bad_pairs_are_refused(measure, scores, same, message):
+    with pytest.raises(ValueError, match=message):
+        measure(np.array(scores), np.array(same))
+
+
+def test_cosine_scores_in_loops():
+    embeddings = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    embeddings[5] = 0
+    pairs = all_pairs([0, 0, 1, 1, 2, 2])
+    scores = cosine_scores(embeddings, pairs)
+    for (first, second, _), score in zip(pairs, scores, strict=True):
+        one, other = embeddings[first].tolist(), embeddings[second].tolist()
+        length = math.dist(one, [0] * 3) * math.dist(other, [0] * 3)
+        product = sum(a * b for a, b in zip(one, other, strict=True))
+        assert score == pytest.approx(product / length if length else 0.0, abs=1e-6)
+    assert scores.min() < -0.1 and scores.max() > 0.1, "nothing forces a score to be positive"
+    np.testing.assert_allclose(np.linalg.norm(normalize(embeddings), axis=1), [1, 1, 1, 1, 1, 0], atol=1e-12)
+
+
+def slow_retrieval(embeddings, labels):
+    """P@1, R-precision and MAP@R as Musgrave et al. 2020 define them, one query at a time."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    rows = []
+    for query in range(len(labels)):
+        others = [index for index in range(len(labels)) if index != query]
+        others.sort(key=lambda index: -(unit[query] @ unit[index]))
+        relevant = sum(labels[index] == labels[query] for index in others)
+        if not relevant:
+            rows.append([math.nan] * 3)
+            continue
+        hits = [labels[index] == labels[query] for index in others[:relevant]]
+        precisions = [sum(hits[: place + 1]) / (place + 1) if hits[place] else 0.0 for place in range(relevant)]
+        rows.append([float(hits[0]), sum(hits) / relevant, sum(precisions) / relevant])
+    return np.array(rows).T
+
+
+@slow
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.integers(0, 999), st.integers(1, 30))
+def test_retrieval_in_loops(labels, seed, chunk):
+    labels = np.array(labels)
+    embeddings = np.random.default_rng(seed).normal(size=(len(labels), 3))
+    found = retrieval(embeddings, labels, chunk)
+    expected = slow_retrieval(embeddings, labels)
+    for values, reference in zip(found.values(), expected, strict=True):
+        np.testing.assert_allclose(values, reference)
+    assert list(found) == ["precision_at_1", "r_precision", "map_at_r"]
+
+
+def test_retrieval_worked_by_hand():
+    degrees = np.radians([0, 10, 15, 40])  # from the first picture the others come as species 1, 0, 0
+    embeddings, labels = np.stack([np.cos(degrees), np.sin(degrees)], 1), np.array([0, 1, 0, 0])
+    found = retrieval(embeddings, labels)
+    assert found["precision_at_1"].tolist()[0] == 0
+    assert found["r_precision"].tolist()[0] == 0.5
+    assert found["map_at_r"].tolist()[0] == pytest.approx((0 + 1 / 2) / 2)
+    assert found["precision_at_1"].tolist()[3] == 1
+    assert found["map_at_r"].tolist()[3] == pytest.approx((1 + 0) / 2)  # then species 1, then the first picture
+    assert all(math.isnan(values[1]) for values in found.values()), "alone in its species"
+
+
+def test_equal_embeddings_are_not_ranked_by_species():
+    labels = np.array([0, 1] * 10)
+    found = retrieval(np.ones((20, 2)), labels)
+    assert found["precision_at_1"].mean() == pytest.approx(0.5, abs=0.05)
+    np.testing.assert_array_equal(found["precision_at_1"][2:], labels[2:] == 0)  # all find the very first picture
+
+
+def test_retrieval_agrees_with_pytorch_metric_learning():
+    accuracies = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    inference = pytest.importorskip("pytorch_metric_learning.utils.inference")
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), [2, 3, 5, 8, 13, 4])
+    embeddings = (generator.normal(size=(35, 4)) + generator.normal(size=(6, 4))[labels]).astype(np.float32)
+    calculator = accuracies.AccuracyCalculator(
+        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
+        k=int(np.bincount(labels).max()),  # their MAP@R is wrong below the largest class
+        device=torch.device("cpu"),
+        knn_func=inference.CustomKNN(distances.CosineSimilarity()),
+    )
+    theirs = calculator.get_accuracy(torch.from_numpy(embeddings), torch.from_numpy(labels))
+    ours = retrieval(embeddings, labels)
+    assert 0.2 < theirs["mean_average_precision_at_r"] < 0.95
+    for mine, their in (("precision_at_1", "precision_at_1"), ("r_precision", "r_precision"),
+                        ("map_at_r", "mean_average_precision_at_r")):  # fmt: skip
+        assert ours[mine].mean() == pytest.approx(theirs[their], abs=1e-6)
+
+
+def test_bootstrap_of_a_mean_is_as_wide_as_statistics_say():
+    values = np.random.default_rng(0).normal(size=200)
+    low, high = bootstrap(lambda weights: np.average(values, weights=weights), 200, rounds=2000)
+    error = 1.96 * values.std() / np.sqrt(200)
+    assert low == pytest.approx(values.mean() - error, abs=0.25 * error)
+    assert high == pytest.approx(values.mean() + error, abs=0.25 * error)
+
+
+def test_bootstrap_is_seeded_and_draws_as_many_as_there_are():
+    drawn = []
+    first = bootstrap(lambda weights: drawn.append(weights) or weights[0], 9, rounds=50, seed=1)
+    assert len(drawn) == 50
+    assert all(weights.sum() == 9 and (weights == weights.round()).all() for weights in drawn)
+    assert len({weights.tobytes() for weights in drawn}) > 40
+    np.random.seed(5)
+    assert bootstrap(lambda weights: weights[0], 9, rounds=50, seed=1) == first
+    again = []
+    bootstrap(lambda weights: again.append(weights) or 0.0, 9, rounds=50, seed=2)
+    assert not np.array_equal(drawn, again)
+
+
+def test_pictures_are_drawn_not_pairs():
+    """One bad picture in many pairs: drawing pairs would call the result far surer than it is."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(2), 10)
+    quality = generator.normal(size=20)  # what a picture adds to each of its pairs
+    pairs = all_pairs(labels)
+    scores, same = quality[pairs[:, 0]] + quality[pairs[:, 1]] + 0.5 * pairs[:, 2], pairs[:, 2]
+    low, high = bootstrap(lambda weights: roc_auc(scores, same, pair_weights(weights, pairs)), 20, 80)
+    pair_low, pair_high = bootstrap(lambda weights: roc_auc(scores, same, weights), len(pairs), 80)
+    assert high - low > 1.3 * (pair_high - pair_low)
+
+
+def test_a_pair_counts_as_often_as_its_pictures_meet():
+    pairs = np.array([[0, 1, 1], [0, 2, 0], [1, 2, 0]])
+    assert pair_weights(np.array([2.0, 3.0, 0.0]), pairs).tolist() == [6, 0, 0]
+
+
+def test_few_pictures_allow_an_interval_too():
+    """Some draws of so few pictures hold no same pair; they say nothing and are left out."""
+    labels = np.array([0, 0, 1, 1])
+    pairs = all_pairs(labels)
+    scores, threshold = np.array([0.9, 0.4, 0.3, 0.5, 0.2, 0.6]), Threshold(0.45, "validation")
+    for measure in (roc_auc, equal_error_rate, lambda *case: accuracy(*case[:2], threshold, case[2])):
+        low, high = bootstrap(lambda weights, m=measure: m(scores, pairs[:, 2], pair_weights(weights, pairs)), 4, 50)
+        assert 0 <= low <= high <= 1
+        assert math.isnan(measure(scores, pairs[:, 2], np.zeros(6)))
+
+
+def test_no_metric_can_read_a_threshold_off_what_it_judges():
+    for name in ("accuracy", "accuracy_by_kind"):
+        parameter = inspect.signature(getattr(metrics, name)).parameters["threshold"]
+        assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
