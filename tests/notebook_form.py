@@ -79,7 +79,7 @@ def _story(notebook):
 def _exercises(notebook):
     parts = EXERCISE.split(_markdown(notebook))[1:]
     if len(parts) not in (2, 3):
-        yield f"{len(parts)} exercises; two or three"
+        yield f"{len(parts)} exercises that start with `Exercise 1`, `Exercise 2`, ...; two or three"
     for number, part in enumerate(parts, 1):
         if "hint" not in part.lower():
             yield f"exercise {number} has no hint"

@@ -71,7 +71,7 @@ FAULTS = {
     "two objectives": (drop("- one\n"), "2 objectives"),
     "no objectives": (drop("What you will learn"), "0 objectives"),
     "six objectives": (drop("- two\n", "- a\n- b\n- c\n- d\n"), "6 objectives"),
-    "one exercise": (drop("Exercise 2"), "1 exercises"),
+    "one exercise": (drop("Exercise 2"), "1 exercises that"),
     "no hint": (drop("Hint"), "exercise 2 has no hint"),
     "open solution": (drop("<details>"), "no folded solution"),
     "broken solution": (drop("%time print(1)", "1 +"), "not Python"),
