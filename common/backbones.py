@@ -89,6 +89,7 @@ class EmbeddingNet(nn.Module):
         self.frozen = names[: round(share * len(names))]
         for name in names:
             self.backbone.get_submodule(name).requires_grad_(name not in self.frozen)
+        self.train(self.training)  # takes hold at once
         return self.frozen
 
     def train(self, mode: bool = True):
