@@ -41,7 +41,7 @@ def save(config: Config, image_set: ImageSet, name: str, model, threshold: Thres
         "dataset": image_set.name,
         "fingerprint": image_set.fingerprint,
         "versions": {package: version(package) for package in ("torch", "timm", "numpy")},
-        **more,
+        **json.loads(json.dumps(more)),  # plain types only, or it could not be loaded again
     }
     path = config.directory / name
     write_whole(path, lambda temporary: torch.save(content, temporary))
@@ -66,16 +66,17 @@ def load(path: Path, image_set: ImageSet, device: str = "cpu"):
         content = torch.load(path, map_location="cpu", weights_only=True)
         model = MODELS[content["model"]](**content["arguments"])
         model.load_state_dict(content["state_dict"])
+        threshold, dataset, fingerprint = Threshold(**content["threshold"]), content["dataset"], content["fingerprint"]
     except FileNotFoundError:
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a checkpoint ({error}); delete it and run its notebook") from error
-    if content["fingerprint"] != image_set.fingerprint:
+    if fingerprint != image_set.fingerprint:
         raise ValueError(
-            f"{path} was trained on {content['dataset']!r} ({content['fingerprint']}), but the pictures here are "
+            f"{path} was trained on {dataset!r} ({fingerprint}), but the pictures here are "
             f"{image_set.name!r} ({image_set.fingerprint}); use that data set or delete {Path(path).parent}"
         )
-    return model.to(device).eval(), Threshold(**content["threshold"]), content
+    return model.to(device).eval(), threshold, content
 
 
 def ensure(config: Config, name: str) -> Path:

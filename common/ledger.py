@@ -22,6 +22,7 @@ ALLOWED = {
     "threshold_from": "validation",
     "attack": "fgsm pgd pgd_both noise transfer square",
 }
+REQUIRED = ("approach", "variant", "protocol", "split", "metric")
 
 
 def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +38,8 @@ def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFram
         The notebook's rows as they stand in the ledger.
 
     Raises:
-        ValueError: a column or a word the ledger does not know, or a value that is not finite.
+        ValueError: a column or a word the ledger does not know, a row that does not say what it is, or a
+            value that is not finite.
     """
     rows = rows.assign(
         dataset=config.dataset_name, profile=config.profile, notebook=notebook, fingerprint=image_set.fingerprint
@@ -54,7 +56,9 @@ def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFram
 def read_results(config: Config) -> pd.DataFrame:
     """The run's ledger; empty, with its columns, before anything was measured."""
     path = config.directory / "results.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    return pd.read_csv(path, dtype={"fingerprint": str})
 
 
 def leaderboard(results: pd.DataFrame, protocol: str = "closed_set", split: str = "test") -> pd.DataFrame:
@@ -90,6 +94,9 @@ def _check_rows(rows: pd.DataFrame) -> None:
     unknown = set(rows) - set(COLUMNS)
     if unknown:
         raise ValueError(f"the ledger has no column {', '.join(sorted(unknown))}; it has {', '.join(COLUMNS)}")
+    for column in REQUIRED:
+        if column not in rows or rows[column].isna().any():
+            raise ValueError(f"every row of the ledger needs {column}; some or all have none")
     for column, words in ALLOWED.items():
         wrong = set(rows.get(column, pd.Series(dtype=str)).dropna()) - {*words.split(), ""}
         if wrong:

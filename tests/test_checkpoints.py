@@ -1,0 +1,191 @@
+"""Checkpoints: whole, safe, self-contained, of one data set, and made on demand by their notebook."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_up import config, image_set, model
+
+from common import checkpoints
+from common.checkpoints import ensure, load, save
+from common.metrics import Threshold
+
+NAME = "best_model_center_loss.pth"
+HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 0.25], "validation": [np.float64(0.7), None]})
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return image_set(3, 2)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return config(tmp_path)
+
+
+def pixels(seed):
+    return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def saved(run, pictures, **more):
+    net = model(3)
+    net(pixels(0))  # BatchNorm statistics of its own
+    return net, save(run, pictures, NAME, net, Threshold(0.1 + 0.2, "validation"), HISTORY, **more)
+
+
+def test_a_loaded_model_scores_exactly_as_the_saved_one(run, pictures):
+    net, path = saved(run, pictures, species=[0, 2], metrics={"roc_auc": 0.9})
+    assert path == run.directory / NAME
+    torch.manual_seed(99)
+    again, threshold, content = load(path, pictures)
+    with torch.no_grad():
+        assert torch.equal(again.score(pixels(1), pixels(2)), net.eval().score(pixels(1), pixels(2)))
+        assert torch.equal(again.classify(again(pixels(1))), net.classify(net(pixels(1))))
+    assert not again.training and not any(module.training for module in again.modules())
+    assert threshold == Threshold(0.1 + 0.2, "validation")
+    assert content["history"] == [dict(epoch=1, loss=0.3, validation=0.7), dict(epoch=2, loss=0.25, validation=None)]
+    assert (content["dataset"], content["fingerprint"]) == (pictures.name, pictures.fingerprint)
+    assert content["config"]["profile"] == "quick" and content["config"]["checkpoints"] == str(run.checkpoints)
+    assert content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert (content["species"], content["metrics"]) == ([0, 2], {"roc_auc": 0.9})
+
+
+def test_a_checkpoint_holds_tensors_and_plain_types_only(run, pictures):
+    _, path = saved(run, pictures)
+    content = torch.load(path, weights_only=True)
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and plain(inside) for key, inside in value.items())
+        return all(map(plain, value)) if isinstance(value, list) else type(value) in (str, int, float, bool, type(None))
+
+    assert all(type(tensor) is torch.Tensor for tensor in content.pop("state_dict").values())
+    assert plain(content)
+
+
+def test_numbers_of_numpy_do_not_make_a_checkpoint_unreadable(run, pictures):
+    _, path = saved(run, pictures, metrics={"roc_auc": np.float64(0.9)})
+    assert load(path, pictures)[2]["metrics"] == {"roc_auc": 0.9}
+    with pytest.raises(TypeError):
+        saved(run, pictures, metrics={"roc_auc": np.arange(3)})
+    assert load(path, pictures)[2]["metrics"] == {"roc_auc": 0.9}, "the old file stands"
+
+
+def test_other_pictures_are_refused_with_both_names(run, pictures):
+    _, path = saved(run, pictures)
+    other = dataclasses.replace(pictures, name="others", fingerprint="feedfeedfeedfeed")
+    with pytest.raises(ValueError) as raised:
+        load(path, other)
+    for part in (str(path), "'made-up'", pictures.fingerprint, "'others'", "feedfeedfeedfeed", "delete"):
+        assert part in str(raised.value)
+
+
+class Bomb:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return (open, (str(self.victim), "w"))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_a_pickle_bomb_does_not_go_off(run, pictures, tmp_path, write):
+    _, path = saved(run, pictures)
+    content = torch.load(path, weights_only=True)
+    write({**content, "metrics": Bomb(tmp_path / "boom")}, path)
+    with pytest.raises(ValueError, match=f"{NAME} cannot be read as a checkpoint"):
+        load(path, pictures)
+    assert not (tmp_path / "boom").exists()
+    torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
+    assert (tmp_path / "boom").exists(), "the bomb itself was armed"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("<html>404</html>"),
+        lambda path: torch.save({"model": "EmbeddingNet"}, path),
+        lambda path: torch.save([1, 2], path),
+        lambda path: torch.save({**torch.load(path), "model": "Unknown"}, path),
+        lambda path: torch.save({k: v for k, v in torch.load(path).items() if k != "fingerprint"}, path),
+        lambda path: torch.save({**torch.load(path), "arguments": model(4).arguments}, path),
+    ],
+    ids=["truncated", "empty", "html", "keys missing", "a list", "other class", "no fingerprint", "other form"],
+)
+def test_what_is_no_checkpoint_is_named_with_a_remedy(run, pictures, damage):
+    _, path = saved(run, pictures)
+    damage(path)
+    with pytest.raises(ValueError, match=f"(?s){NAME} cannot be read as a checkpoint.*delete it and run its notebook"):
+        load(path, pictures)
+
+
+def test_a_missing_checkpoint_is_a_missing_file(run, pictures):
+    with pytest.raises(FileNotFoundError):
+        load(run.directory / NAME, pictures)
+
+
+def test_an_interruption_while_saving_leaves_the_old_checkpoint(run, pictures, monkeypatch):
+    _, path = saved(run, pictures, note="old")
+    write = torch.save
+
+    def half(content, temporary):
+        write(content, temporary)
+        temporary.write_bytes(temporary.read_bytes()[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        saved(run, pictures, note="new")
+    assert load(path, pictures)[2]["note"] == "old"
+    assert list(run.directory.iterdir()) == [path]
+
+
+def test_ensure_returns_what_is_there_without_running_anything(run, monkeypatch):
+    monkeypatch.setattr(checkpoints.notebooks, "run", lambda *_: pytest.fail("nothing is missing"))
+    run.directory.mkdir(parents=True)
+    (run.directory / NAME).touch()
+    assert ensure(run, NAME) == run.directory / NAME
+
+
+@pytest.mark.parametrize("name, owner", [("splits.json", "R1"), ("backbone.json", "R2"), (NAME, "R3")])
+def test_ensure_runs_the_notebook_that_owns_a_missing_file(run, monkeypatch, capsys, name, owner):
+    ran = []
+
+    def write(names, config):
+        ran.append((names, config))
+        config.directory.mkdir(parents=True)
+        (config.directory / name).touch()
+
+    monkeypatch.setattr(checkpoints.notebooks, "run", write)
+    assert ensure(run, name) == run.directory / name
+    assert ran == [([owner], run)], "that notebook alone, under the same configuration"
+    assert name in capsys.readouterr().out
+    ensure(run, name)
+    assert len(ran) == 1
+
+
+def test_ensure_complains_when_the_notebook_did_not_make_the_file(run, monkeypatch):
+    monkeypatch.setattr(checkpoints.notebooks, "run", lambda *_: None)
+    with pytest.raises(FileNotFoundError, match=f"R3 ran but did not write .*{NAME}"):
+        ensure(run, NAME)
+
+
+def test_ensure_refuses_what_no_notebook_makes(run, monkeypatch):
+    monkeypatch.setattr(checkpoints.notebooks, "run", lambda *_: pytest.fail("nothing to run"))
+    with pytest.raises(ValueError, match=r"no notebook makes 'best\.pth'; known are: splits\.json, .*" + NAME):
+        ensure(run, "best.pth")
+
+
+def test_every_file_handed_on_has_an_owner_among_the_notebooks():
+    prefixes = {name.split("_")[0] for name in checkpoints.notebooks.NOTEBOOKS}
+    owners = checkpoints.notebooks.OWNERS
+    assert set(owners.values()) <= prefixes
+    kinds, approaches = ("best", "robust"), ("center_loss", "siamese_network", "triplet_loss")
+    assert {f"{kind}_model_{approach}.pth" for kind in kinds for approach in approaches} <= set(owners)

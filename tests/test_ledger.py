@@ -1,0 +1,163 @@
+"""The ledger: rows replaced and never doubled, unknown words refused, an honest leaderboard."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import config, image_set
+
+from common import ledger
+from common.config import ROOT
+from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record
+
+pytestmark = pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:common")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return config(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return image_set(2, 2, 4)
+
+
+def row(value=0.9, **changes):
+    known = dict(
+        approach="center_loss", variant="standard", protocol="closed_set", split="test", metric="roc_auc",
+        value=value, low=value - 0.02, high=value + 0.02, n=100, seed=0, threshold_from="", train_seconds=10.0,
+    )  # fmt: skip
+    return {**known, **changes}
+
+
+def rows(*given):
+    return pd.DataFrame(list(given))
+
+
+def test_before_anything_was_measured_the_ledger_is_empty(run):
+    assert list(read_results(run)) == COLUMNS and not len(read_results(run))
+    assert not len(leaderboard(read_results(run)))
+
+
+def test_rows_come_back_as_they_were_recorded(run, pictures):
+    given = rows(row(), row(0.1 + 0.2, metric="accuracy", threshold_from="validation"))
+    recorded = record(run, pictures, "R3", given)
+    read = read_results(run)
+    assert list(read) == COLUMNS == list(recorded)
+    for name in given:
+        expected = given[name].replace("", None)
+        pd.testing.assert_series_equal(read[name], expected, check_dtype=False, check_names=False)
+    for name, value in dict(
+        dataset="rendered", profile="quick", notebook="R3", fingerprint=pictures.fingerprint
+    ).items():
+        assert set(read[name].astype(str)) == {value} == set(recorded[name])
+    assert read[["attack", "eps_255"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("fingerprint", ["0123456789012345", "1234e56789012345"])
+def test_a_fingerprint_that_looks_like_a_number_stays_text(run, pictures, fingerprint):
+    record(run, dataclasses.replace(pictures, fingerprint=fingerprint), "R1", rows(row()))
+    record(run, pictures, "R3", rows(row()))
+    assert read_results(run)["fingerprint"].tolist() == [fingerprint, pictures.fingerprint]
+
+
+def test_recording_again_replaces_and_never_doubles(run, pictures):
+    record(run, pictures, "R3", rows(row(0.7), row(0.8, seed=1)))
+    record(run, pictures, "R1", rows(row(0.6, approach="chance")))
+    record(run, pictures, "R3", rows(row(0.9)))
+    record(run, pictures, "R3", rows(row(0.9)))
+    read = read_results(run)
+    assert read[["notebook", "value"]].to_numpy().tolist() == [["R1", 0.6], ["R3", 0.9]]
+    assert list(run.directory.iterdir()) == [run.directory / "results.csv"]
+
+
+def test_other_runs_keep_their_own_ledger(run, pictures, tmp_path):
+    other = config(tmp_path, profile="standard")
+    record(run, pictures, "R3", rows(row(0.7)))
+    record(other, pictures, "R3", rows(row(0.8)))
+    assert read_results(run)["value"].tolist() == [0.7] and read_results(other)["value"].tolist() == [0.8]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(approach="centre_loss"), r"approach \['centre_loss'\] is unknown.*center_loss"),
+        (dict(variant="strong"), r"variant \['strong'\].*robust"),
+        (dict(protocol="both"), r"protocol \['both'\].*open_set"),
+        (dict(split="holdout"), r"split \['holdout'\].*validation"),
+        (dict(attack="laser"), r"attack \['laser'\].*pgd"),
+        (dict(threshold_from="test"), r"threshold_from \['test'\] is unknown.*validation"),
+        (dict(colour="red"), "no column colour; it has dataset"),
+        (dict(value=float("nan")), r"not finite.*'metric': 'roc_auc'"),
+        (dict(value=float("inf")), "not finite"),
+    ],
+)
+def test_what_the_ledger_does_not_know_is_refused_and_changes_nothing(run, pictures, changes, message):
+    record(run, pictures, "R3", rows(row(0.5)))
+    with pytest.raises(ValueError, match=message):
+        record(run, pictures, "R3", rows(row(), row(**changes)))
+    assert read_results(run)["value"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("column", ["approach", "variant", "protocol", "split", "metric"])
+def test_a_row_that_does_not_say_what_it_is_is_refused(run, pictures, column):
+    """Without these it would silently be missing from every leaderboard."""
+    for incomplete in (rows(row()).drop(columns=column), rows(row(), row(**{column: None}))):
+        with pytest.raises(ValueError, match=column):
+            record(run, pictures, "R3", incomplete)
+
+
+def test_every_word_of_the_issue_is_allowed(run, pictures):
+    given = [row(**{column: word}) for column, words in ALLOWED.items() for word in words.split()]
+    record(run, pictures, "R6", rows(*given))
+    assert len(read_results(run)) == len(given) == 24
+
+
+def test_the_leaderboard_worked_by_hand(run, pictures):
+    record(run, pictures, "R3", rows(
+        row(0.90, low=0.88, high=0.92), row(0.94, low=0.92, high=0.96, seed=1, train_seconds=20.0),
+        row(0.7, metric="map_at_r", low=0.6, high=0.8),
+        row(0.7, metric="map_at_r", low=0.6, high=0.8, seed=1, train_seconds=20.0),
+        row(0.99, approach="siamese"),
+        row(0.55, approach="chance", low=0.5, high=0.6, train_seconds=0.0),
+        row(0.8, approach="triplet", metric="map_at_r"),  # never judged by ROC-AUC
+    ))  # fmt: skip
+    board = leaderboard(read_results(run))
+    assert [approach for approach, _ in board.index] == ["siamese", "center_loss", "chance", "triplet"]
+    spread = np.hypot(0.02, 1.96 * np.std([0.90, 0.94], ddof=1) / np.sqrt(2))
+    ours = board.loc["center_loss", "standard"]
+    assert ours.roc_auc == f"0.920 [{0.92 - spread:.3f}, {0.92 + spread:.3f}]" == "0.920 [0.876, 0.964]"
+    assert ours.map_at_r == "0.700 [0.600, 0.800]"
+    assert (ours.train_seconds, ours.seeds) == (15.0, 2)
+    assert board.loc["chance", "standard"].map_at_r == "" == board.loc["triplet", "standard"].roc_auc
+    assert board.loc["siamese", "standard"].roc_auc == "0.990 [0.970, 1.000]", "an AUC ends at 1"
+
+
+def test_protocols_splits_and_attacks_are_never_mixed(run, pictures):
+    record(run, pictures, "R3", rows(
+        row(0.9), row(0.1, protocol="open_set"), row(0.2, split="validation"), row(0.3, split="train"),
+        row(0.0, attack="pgd", eps_255=4.0), row(0.4, variant="robust"),
+    ))  # fmt: skip
+    results = read_results(run)
+    closed = leaderboard(results)
+    assert closed.index.tolist() == [("center_loss", "standard"), ("center_loss", "robust")]
+    assert [text[:5] for text in closed.roc_auc] == ["0.900", "0.400"]
+    assert [text[:5] for text in leaderboard(results, "open_set").roc_auc] == ["0.100"]
+    assert [text[:5] for text in leaderboard(results, split="validation").roc_auc] == ["0.200"]
+
+
+def test_the_command_prints_both_leaderboards(run, pictures, monkeypatch, capsys):
+    record(run, pictures, "R3", rows(row(0.9), row(0.1, protocol="open_set")))
+    source = (ROOT / "common" / "ledger.py").read_text()
+    monkeypatch.setattr(sys, "argv", ["ledger"])
+    monkeypatch.setenv("SIMILARITY_CHECKPOINTS", str(run.checkpoints))
+    exec(compile(source, ledger.__file__, "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out
+    assert printed.index("rendered-quick, closed_set, test") < printed.index("0.900 [0.880, 0.920]")
+    assert printed.index("0.900") < printed.index("open_set, test") < printed.index("0.100 [0.080, 0.120]")
+    monkeypatch.setenv("SIMILARITY_PROFILE", "full")
+    exec(compile(source, ledger.__file__, "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.count("no rows yet") == 2
