@@ -69,7 +69,7 @@ class Classification(nn.Module):
             raise ValueError(f"center_weight is {center_weight}; use 0 (no center loss) or more")
         self.center_weight = center_weight
         self.center_loss = CenterLoss(classes, embedding_size)
-        self.stuck_at = math.log(classes)
+        self.stuck_at = {"cross_entropy": math.log(classes)}
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The terms to add up, for float images (B, 3, H, W) in [0, 1] and int labels (B,)."""

@@ -1,5 +1,6 @@
 """The training loop: epochs, schedules, validation, early stopping, resuming, on any number of devices."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def fit(
         model: changed in place.
         objective: called as `objective(model, *batch)`, returns named terms whose sum is minimized.
             Its own parameters (centers, say) are trained too if an optimizer holds them. An attribute
-            `stuck_at` names the loss of a model that learned nothing.
+            `stuck_at` gives terms' values for a model that learned nothing, by their names.
         loader: batches of tensors; uint8 ones are pictures, turned into augmented floats in [0, 1].
         optimizers: stepped together after every batch.
         epochs: passes through `loader`, 1 or more.
@@ -90,7 +91,8 @@ def fit(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
     on_device = accelerator.prepare(TrainingStep(model, objective).to(memory_format=torch.channels_last))
     batches = accelerator.prepare(loader)
-    generators = [loader.generator, torch.Generator().manual_seed(seed)]
+    augmentation = torch.Generator().manual_seed(seed)
+    generators = [generator for generator in (loader.generator, augmentation) if generator is not None]
     stateful = [model, objective, *optimizers, *schedulers]
     history, best = _restore(resume, stateful, generators)
     progress = tqdm(range(len(history), epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process)
@@ -98,7 +100,7 @@ def fit(
         if _stale(history, patience):
             break
         started = time.perf_counter()
-        row = _run_epoch(on_device, batches, optimizers, schedulers, accelerator, generators[1])
+        row = _run_epoch(on_device, batches, optimizers, schedulers, accelerator, augmentation)
         validation = float(validate(model))
         seconds = time.perf_counter() - started + (history[-1]["seconds"] if history else 0.0)
         images = row.pop("images") + (history[-1]["images"] if history else 0)
@@ -115,33 +117,37 @@ def fit(
     return pd.DataFrame(history)
 
 
-def check_collapse(history: list[dict], stuck_at: float | None, window: int = 4, tolerance: float = 0.02) -> None:
+def check_collapse(history: list[dict], stuck_at: dict | None, window: int = 4, tolerance: float = 0.02) -> None:
     """Stop a training that has collapsed (protocol rule 10).
 
     Args:
         history: rows as `fit` returns them, the latest last.
-        stuck_at: the loss of a model that learned nothing (ln C, ln 2, the margin), or None.
+        stuck_at: terms' values for a model that learned nothing (ln C, ln 2, the margin), by their names.
         window: epochs in a row that count as stuck.
-        tolerance: how near to `stuck_at`, as a share of it, counts as stuck.
+        tolerance: how near to that value, as a share of it, counts as stuck.
 
     Raises:
-        Collapse: all embeddings are equal, the loss is not finite, or it stays at `stuck_at`; the
-            message says what to try.
+        Collapse: all embeddings are equal, loss or validation is not finite, or a term stays at its
+            value in `stuck_at`; the message says what to try.
     """
     latest = history[-1]
-    if not all(map(torch.isfinite, (torch.tensor(latest["loss"]), torch.tensor(latest["spread"])))):
-        raise Collapse(f"epoch {latest['epoch']}: the loss is {latest['loss']}; try a learning rate ten times lower")
+    if not all(math.isfinite(latest[name]) for name in ("loss", "spread", "validation")):
+        raise Collapse(
+            f"epoch {latest['epoch']}: the loss is {latest['loss']}, the validation {latest['validation']}; "
+            "try a learning rate ten times lower"
+        )
     if latest["spread"] < 1e-4:
         raise Collapse(
             f"epoch {latest['epoch']}: all pictures have nearly the same embedding (spread {latest['spread']:.1e}); "
             "try a lower learning rate, a smaller weight of the pulling term, or easier negatives"
         )
-    recent = [row["loss"] for row in history[-window:]]
-    if stuck_at and len(recent) == window and all(abs(loss / stuck_at - 1) < tolerance for loss in recent):
-        raise Collapse(
-            f"the loss has stayed at {stuck_at:.3f}, that of a model that learned nothing, for {window} epochs; "
-            "try another learning rate, unfreeze more of the backbone, or check the labels"
-        )
+    for term, value in (stuck_at or {}).items():
+        recent = [row[term] for row in history[-window:]]
+        if value and len(recent) == window and all(abs(loss / value - 1) < tolerance for loss in recent):
+            raise Collapse(
+                f"{term} has stayed at {value:.3f}, as of a model that learned nothing, for {window} epochs; "
+                "try another learning rate, unfreeze more of the backbone, or check the labels"
+            )
 
 
 def _run_epoch(step, batches, optimizers, schedulers, accelerator, generator) -> dict[str, float]:

@@ -144,7 +144,7 @@ def test_classification_adds_cross_entropy_and_weighted_center_loss(weight):
     assert terms["cross_entropy"].item() == pytest.approx(total / 7) and total > 0
     expected = slow_value(model(images), labels, objective.center_loss.centers)
     assert terms["center"].item() == pytest.approx(weight * expected, abs=1e-12)
-    assert objective.stuck_at == pytest.approx(math.log(3))
+    assert objective.stuck_at == {"cross_entropy": pytest.approx(math.log(3))}
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-4, 0.01, 10.0])

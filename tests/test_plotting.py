@@ -1,0 +1,171 @@
+"""Figures: every one has a title and labeled axes and shows what it was given."""
+
+import base64
+import inspect
+import io
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from matplotlib.figure import Figure
+from PIL import Image
+from traitlets.config import Config
+
+from common import plotting
+from common.losses import CenterLoss
+
+matplotlib.use("Agg")
+RANDOM = np.random.default_rng(0)
+LABELS = np.repeat([0, 1, 3], 5)
+NAMES = ["iris", "rose", "tulip", "poppy"]
+HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "map_at_r": [0.1, 0.2, 0.4]})
+POINTS = pd.DataFrame({"cost": [1, 2, 3, 4], "gain": [0.5, 0.9, 0.7, 0.95]}, index=["a", "b", "c", "d"])
+RANGES = pd.DataFrame({"value": [0.5, 0.8], "low": [0.3, 0.7], "high": [0.6, 0.85]}, index=["x", "y"])
+FIGURES = {
+    "contact_sheet": lambda: plotting.contact_sheet(
+        RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8), list("abcdefg"), columns=4, title="A title"
+    ),
+    "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), "A title", "pictures", "species"),
+    "histograms": lambda: plotting.histograms(pd.DataFrame({"red": LABELS, "blue": LABELS + 1}), "A title", "value"),
+    "scatter": lambda: plotting.scatter(RANDOM.normal(size=(15, 2)), LABELS, "A title", NAMES),
+    "scatter_side_by_side": lambda: plotting.scatter_side_by_side(
+        {"one": RANDOM.normal(size=(15, 2)), "two": RANDOM.normal(size=(15, 2))}, LABELS, "A title", NAMES
+    ),
+    "histories": lambda: plotting.histories(
+        {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}, ["loss", "map_at_r", "center"], "A title"
+    ),
+    "score_histogram": lambda: plotting.score_histogram(np.linspace(-1, 1, 15), LABELS == 1, 0.25, "A title"),
+    "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], "A title"),
+    "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", "A title", "cost (ms)", "gain"),
+    "intervals": lambda: plotting.intervals(RANGES, "A title", "ROC-AUC", "approach"),
+}
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plotting.plt.close("all")
+
+
+def test_every_figure_is_tested():
+    made = {
+        name
+        for name, function in inspect.getmembers(plotting, inspect.isfunction)
+        if function.__module__ == plotting.__name__ and inspect.signature(function).return_annotation is Figure
+    }
+    assert made - {"_finish"} == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_a_title_and_labeled_axes(name):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    assert figure.get_suptitle() == "A title"
+    for axis in figure.axes:
+        if axis.axison and axis.get_label() != "<colorbar>":
+            assert axis.get_xlabel() and axis.get_ylabel()
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    pixels = np.asarray(Image.open(content).convert("L"))
+    assert pixels.std() > 5, "something is drawn"
+
+
+def test_a_contact_sheet_shows_every_picture_in_order():
+    images = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
+    figure = plotting.contact_sheet(images, list("abcdefg"), columns=4, title="A title")
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(figure.axes) == 8 and [axis.get_title() for axis in shown] == list("abcdefg")
+    for axis, image in zip(shown, images, strict=True):
+        np.testing.assert_array_equal(axis.images[0].get_array(), image.transpose(1, 2, 0))
+    maps = plotting.contact_sheet(np.stack([np.zeros((4, 5)), np.ones((4, 5))]), title="Maps")
+    assert maps.axes[1].images[0].get_array().shape == (4, 5)
+
+
+def test_bars_and_intervals_show_their_numbers():
+    (axis,) = FIGURES["bars"]().axes
+    assert [patch.get_width() for patch in axis.patches] == [3, 5]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["iris", "rose"] and axis.yaxis_inverted()
+    (axis,) = FIGURES["intervals"]().axes
+    (segments,) = (collection.get_segments() for collection in axis.collections)
+    np.testing.assert_allclose(np.array(segments)[:, :, 0].astype(float), RANGES[["low", "high"]])
+    np.testing.assert_allclose(axis.lines[0].get_xdata().astype(float), RANGES["value"])
+
+
+def test_scatters_color_by_label_and_name_it():
+    points = RANDOM.normal(size=(15, 2))
+    (axis,) = plotting.scatter(points, LABELS, "A title", NAMES).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["iris", "rose", "poppy"]
+    for collection, label in zip(axis.collections, (0, 1, 3), strict=True):
+        np.testing.assert_allclose(collection.get_offsets(), points[label == LABELS])
+    assert len({tuple(collection.get_facecolor()[0]) for collection in axis.collections}) == 3
+    assert plotting.scatter(points, LABELS, "A title").axes[0].get_legend() is None
+    assert [axis.get_title() for axis in FIGURES["scatter_side_by_side"]().axes] == ["one", "two"]
+
+
+def test_histories_leave_out_what_a_run_lacks():
+    loss, measure, center = FIGURES["histories"]().axes
+    assert [line.get_label() for line in loss.lines] == ["plain", "joined"]
+    assert [line.get_label() for line in center.lines] == ["joined"]
+    np.testing.assert_array_equal(measure.lines[0].get_xydata(), HISTORY[["epoch", "map_at_r"]])
+    assert (measure.get_xlabel(), measure.get_ylabel()) == ("epoch", "map at r")
+
+
+def test_the_score_histogram_counts_both_kinds_and_marks_the_threshold():
+    (axis,) = FIGURES["score_histogram"]().axes
+    assert [sum(bar.get_height() for bar in bars) for bars in axis.containers] == [10, 5]
+    shown = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert {"different species", "same species"} < set(shown) and len(shown) == 3
+    assert set(axis.lines[0].get_xdata()) == {0.25} and "0.25" in axis.lines[0].get_label()
+
+
+def test_confusion_has_true_species_in_rows():
+    (axis,) = FIGURES["confusion"]().axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted species", "true species")
+    assert [text.get_text() for text in axis.texts] == [str(number) for number in range(9)]
+    assert [label.get_text() for label in axis.get_yticklabels()] == NAMES[:3]
+    many = plotting.confusion(np.eye(30, dtype=int), [str(number) for number in range(30)], "A title")
+    assert not many.axes[0].texts and len(many.axes) == 2, "beyond 25 species colors with a scale, no numbers"
+
+
+def test_the_pareto_front_joins_what_nothing_beats():
+    (axis,) = FIGURES["pareto"]().axes
+    assert [text.get_text() for text in axis.texts] == ["a", "b", "c", "d"]
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS.loc[["a", "b", "d"]])
+    twins = pd.DataFrame({"cost": [1, 1, 2], "gain": [0.5, 0.6, 0.6]}, index=["a", "b", "c"])
+    (axis,) = plotting.pareto(twins, "cost", "gain", "A title", "cost (ms)", "gain").axes
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), [[1, 0.6]])
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """A notebook's display machinery; gives the function that captures what was displayed."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    yield capture_output
+    shell.restore_sys_module_state()
+    InteractiveShell.clear_instance()
+
+
+def test_show_puts_a_png_with_its_alternative_text_and_caption(notebook):
+    figure = FIGURES["bars"]()
+    with notebook() as captured:
+        plotting.show(figure, "Roses outnumber irises.")
+    picture, caption = captured.outputs
+    content = picture.data["image/png"]
+    content = base64.b64decode(content) if isinstance(content, str) else content
+    decoded = Image.open(io.BytesIO(content))
+    assert decoded.format == "PNG" and min(decoded.size) > 50
+    assert picture.metadata["image/png"]["alt"] == "Roses outnumber irises."
+    assert caption.data["text/markdown"] == "*Roses outnumber irises.*"
+    assert not plotting.plt.get_fignums(), "a shown figure is closed"
+
+
+def test_show_source_prints_the_very_code(notebook):
+    with notebook() as captured:
+        plotting.show_source(CenterLoss)
+    (shown,) = captured.outputs
+    assert inspect.getsource(CenterLoss).strip() in shown.data["text/plain"] + shown.data.get("text/markdown", "")
