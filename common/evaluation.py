@@ -7,14 +7,12 @@ from common.backbones import embed
 from common.images import ImageSet
 from common.metrics import (
     Threshold,
-    accuracy,
-    accuracy_by_kind,
     bootstrap,
     cosine_scores,
-    equal_error_rate,
     pair_weights,
     retrieval,
     roc_auc,
+    verification_rates,
 )
 
 
@@ -47,21 +45,15 @@ def verification_report(scores, pairs, threshold: Threshold, rounds: int = 200) 
     same = pairs[:, 2]
     _, compact = np.unique(pairs[:, :2], return_inverse=True)
     compact = compact.reshape(-1, 2)
-    measures = {
-        "roc_auc": lambda weights: roc_auc(scores, same, weights),
-        "eer": lambda weights: equal_error_rate(scores, same, weights),
-        "accuracy": lambda weights: accuracy(scores, same, threshold, weights),
-        "accuracy_same": lambda weights: accuracy_by_kind(scores, same, threshold, weights)[0],
-        "accuracy_different": lambda weights: accuracy_by_kind(scores, same, threshold, weights)[1],
-    }
-    rows = []
-    for metric, measure in measures.items():
-        low, high = bootstrap(
-            lambda weights, measure=measure: measure(pair_weights(weights, compact)), compact.max() + 1, rounds
-        )
-        source = threshold.fitted_on if metric.startswith("accuracy") else ""
-        rows.append(dict(metric=metric, value=measure(None), low=low, high=high, n=len(pairs), threshold_from=source))
-    return pd.DataFrame(rows)
+    rates = verification_rates(scores, same, threshold)
+    low, high = bootstrap(
+        lambda weights: list(verification_rates(scores, same, threshold, pair_weights(weights, compact)).values()),
+        compact.max() + 1,
+        rounds,
+    )
+    report = pd.DataFrame({"metric": list(rates), "value": list(rates.values()), "low": low, "high": high})
+    judged = report["metric"].str.startswith("accuracy")
+    return report.assign(n=len(pairs), threshold_from=np.where(judged, threshold.fitted_on, ""))
 
 
 def difference(first, second, pairs, measure=roc_auc, rounds: int = 200) -> dict[str, float]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import auc, roc_curve
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ def roc_auc(scores, same, weights=None) -> float:
     Raises:
         ValueError: scores that are not finite, or only one kind of pair.
     """
-    _check_pairs(scores, same)
-    if _one_sided(same, weights):
-        return float("nan")
-    return float(roc_auc_score(same, scores, sample_weight=weights))
+    return _auc_and_eer(scores, same, weights)[0]
 
 
 def equal_error_rate(scores, same, weights=None) -> float:
@@ -61,11 +58,7 @@ def equal_error_rate(scores, same, weights=None) -> float:
 
     Arguments and errors as in `roc_auc`; between two thresholds the ROC curve is taken as a line.
     """
-    _check_pairs(scores, same)
-    if _one_sided(same, weights):
-        return float("nan")
-    accepts, hits, _ = roc_curve(same, scores, sample_weight=weights)
-    return float(brentq(lambda rate: 1 - rate - np.interp(rate, accepts, hits), 0, 1))
+    return _auc_and_eer(scores, same, weights)[1]
 
 
 def fit_threshold(scores, same, split: str) -> Threshold:
@@ -109,6 +102,14 @@ def accuracy_by_kind(scores, same, threshold: Threshold, weights=None) -> tuple[
     return tuple(map(float, by_kind))
 
 
+def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict[str, float]:
+    """All pair metrics at once: roc_auc, eer, accuracy, accuracy_same, accuracy_different; arguments as above."""
+    area, error = _auc_and_eer(scores, same, weights)
+    on_same, on_different = accuracy_by_kind(scores, same, threshold, weights)
+    rates = {"roc_auc": area, "eer": error, "accuracy": (on_same + on_different) / 2}
+    return {**rates, "accuracy_same": on_same, "accuracy_different": on_different}
+
+
 def retrieval(embeddings, labels, chunk: int = 1024) -> dict[str, np.ndarray]:
     """Search each picture among all others and rate what comes back.
 
@@ -145,27 +146,24 @@ def retrieval(embeddings, labels, chunk: int = 1024) -> dict[str, np.ndarray]:
     return found
 
 
-def bootstrap(
-    measure: Callable[[np.ndarray], float], pictures: int, rounds: int = 200, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0):
     """95 % interval of a measure by drawing pictures, not pairs, with replacement (protocol rule 8).
 
     Pairs that share a picture are not independent; drawing pictures keeps that in.
 
     Args:
-        measure: takes float weights (N,), how often each picture was drawn, and returns a number.
+        measure: takes float weights (N,), how often each picture was drawn; returns a number, or K of them.
         pictures: N.
         rounds: number of draws.
         seed: of the draws; equal seeds draw equal pictures, which pairs two approaches.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles; draws of which the measure is NaN are left out.
+        The 2.5 % and 97.5 % quantiles, each a number or K of them; draws of which a measure is NaN are left out.
     """
     generator = np.random.default_rng(seed)
     share = np.full(pictures, 1 / pictures)
     values = [measure(generator.multinomial(pictures, share).astype(float)) for _ in range(rounds)]
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return tuple(np.nanquantile(values, [0.025, 0.975], axis=0))
 
 
 def pair_weights(picture_weights, pairs) -> np.ndarray:
@@ -176,6 +174,15 @@ def pair_weights(picture_weights, pairs) -> np.ndarray:
 def _one_sided(same, weights) -> bool:
     """Whether the weights leave same pairs only or different pairs only, so that nothing can be measured."""
     return weights is not None and not all(np.asarray(weights)[np.equal(same, kind)].any() for kind in (0, 1))
+
+
+def _auc_and_eer(scores, same, weights) -> tuple[float, float]:
+    _check_pairs(scores, same)
+    if _one_sided(same, weights):
+        return float("nan"), float("nan")
+    accepts, hits, _ = roc_curve(same, scores, sample_weight=weights)
+    error = brentq(lambda rate: 1 - rate - np.interp(rate, accepts, hits), 0, 1)
+    return float(auc(accepts, hits)), float(error)
 
 
 def _check_pairs(scores, same) -> None:
