@@ -1,0 +1,186 @@
+"""Choosing a backbone: costs are counted right, nothing looks where it must not, and the rule is applied."""
+
+import json
+import time
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import image_set as made_up_images
+from torch import nn
+
+from common import selection
+from common.backbones import EmbeddingNet
+from common.config import setup
+from common.evaluation import verification_report
+from common.metrics import Threshold
+from common.splits import make_splits
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return replace(setup(device="cpu"), image_size=32, batch_size=16)
+
+
+def test_candidates_follow_what_is_at_hand(tmp_path, quick):
+    assert selection.candidates(quick) == list(selection.FROM_SCRATCH)
+    assert selection.candidates(replace(quick, backbone="test_vit")) == list(selection.FROM_SCRATCH)
+    assert selection.candidates(replace(quick, backbone="resnet10t"))[-1] == "resnet10t"
+    standard = setup(profile="standard")
+    assert selection.candidates(standard) == list(selection.FROM_HUB)
+    assert set(selection.candidates(setup(profile="full"))) == {*selection.FROM_HUB, *selection.LARGE}
+    with pytest.raises(FileNotFoundError, match="safetensors"):
+        selection.candidates(replace(standard, weights=tmp_path))
+    for name in ("resnet18", "mobilenetv2_100", "no_such_model"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert selection.candidates(replace(standard, weights=tmp_path)) == ["mobilenetv2_100", "resnet18"]
+
+
+def test_every_name_is_known_to_timm_and_every_figure_is_a_percentage():
+    names = {*selection.PUBLISHED, *selection.FROM_SCRATCH, *selection.FROM_HUB, *selection.LARGE}
+    assert [name for name in names if not timm.is_model(name)] == []
+    assert {*selection.FROM_HUB, *selection.LARGE} <= set(selection.PUBLISHED)
+    assert all(30 < value < 100 for value in selection.PUBLISHED.values())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_efficientnet", "mobilenetv3_small_050"])
+def test_multiply_adds_agree_with_a_count_by_layer(name, quick):
+    model, counted = selection.make_model(quick, name), []
+    cost = selection.cost(model, 64)
+
+    def count(layer, _, output):
+        counted.append(output.numel() * layer.weight[0].numel())
+
+    for layer in model.backbone.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        model.eval().pooled(torch.zeros(1, 3, 64, 64))
+    assert cost["multiply_adds"] == sum(counted) > 0
+    assert cost["parameters"] == sum(
+        parameter.numel() for parameter in timm.create_model(name, num_classes=0).parameters()
+    )
+
+
+@pytest.mark.parametrize("name", [*selection.FROM_SCRATCH, "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("size", [32, 64])
+def test_model_takes_the_size_it_is_made_for_and_can_be_rebuilt_from_its_arguments(name, size):
+    model = EmbeddingNet(name, embedding_size=8, classes=3, image_size=size).eval()
+    again = EmbeddingNet(**json.loads(json.dumps(model.arguments))).eval()
+    again.load_state_dict(model.state_dict())
+    pictures = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        assert model.pooled(pictures).shape == (2, model.features)
+        assert torch.equal(model(pictures), again(pictures))
+
+
+class Slow(nn.Module):
+    """A model whose first calls, after every change of batch size, take long."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.calls = torch.zeros(1), []
+
+    def pooled(self, pictures):
+        self.calls.append(len(pictures))
+        time.sleep(0.1 if self.calls.count(len(pictures)) <= 3 else 0.002)
+
+
+def test_speed_does_not_count_the_warm_up():
+    model = Slow()
+    speed = selection.speed(model, 8, batch_size=4, seconds=0.05)
+    assert 2 <= speed["latency_ms"] < 50
+    assert 4 / 0.05 < speed["images_per_second"] <= 4 / 0.002
+    assert set(model.calls) == {1, 4}
+
+
+def test_linear_probe_separates_and_never_sees_the_labels_it_is_asked_for():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([3, 5, 9], 20)
+    features = generator.normal(size=(60, 4)) + 6 * (labels[:, None] == [3, 5, 9, 0])
+    train, test = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    predicted = selection.linear_probe(features, labels, train, test)
+    assert (predicted == labels[test]).all()
+    hidden = labels.copy()
+    hidden[test] = -1
+    assert (selection.linear_probe(features, hidden, train, test) == predicted).all()
+
+
+def pairs_and_scores(noises, count=400):
+    """Pairs of 80 pictures, and for each noise scores that are as good as it is small; the noise is shared."""
+    generator = np.random.default_rng(1)
+    pairs = np.stack([generator.integers(0, 40, count), generator.integers(40, 80, count), np.arange(count) % 2], 1)
+    noise = generator.normal(size=count)
+    return pairs, [pairs[:, 2] + strength * noise for strength in noises]
+
+
+def test_compare_agrees_with_the_report_of_one_model():
+    pairs, scores = pairs_and_scores([0.3, 1.0])
+    runs = {name: dict(scores=own, seconds=1.0, pictures=5) for name, own in zip(["good", "bad"], scores)}
+    table = selection.compare({"bad": runs["bad"], "good": runs["good"]}, pairs, rounds=40)
+    assert list(table.index) == ["good", "bad"]
+    for name, own in zip(table.index, scores):
+        report = verification_report(own, pairs, Threshold(0.5, "validation"), rounds=40).set_index("metric")
+        expected = report.loc["roc_auc", ["value", "low", "high"]]
+        assert table.loc[name, ["roc_auc", "low", "high"]].tolist() == pytest.approx(expected.tolist())
+    assert table.loc["good", ["behind", "behind_low"]].tolist() == [0, 0]
+    assert table.loc["bad", "behind"] == pytest.approx(table.loc["good", "roc_auc"] - table.loc["bad", "roc_auc"])
+    assert 0 < table.loc["bad", "behind_low"] < table.loc["bad", "behind"]
+
+
+@pytest.fixture(scope="module")
+def compared():
+    pairs, scores = pairs_and_scores([0.5, 0.5001, 2.0])
+    runs = {name: dict(scores=own, seconds=1.0, pictures=1) for name, own in zip(["best", "as good", "worse"], scores)}
+    return selection.compare(runs, pairs, rounds=60)
+
+
+@given(st.permutations(["best", "as good", "worse"]), st.floats(0.1, 100), st.floats(0.1, 100))
+def test_rule_takes_the_fastest_of_those_not_seen_to_be_worse(compared, order, seconds, other):
+    table = compared.assign(seconds=pd.Series({"best": seconds, "as good": other, "worse": 0.01})).loc[order]
+    assert table.loc[selection.choose(table), "seconds"] == min(seconds, other)
+
+
+@pytest.fixture(scope="module")
+def trained(quick):
+    pictures = made_up_images()
+    splits = make_splits(pictures, quick)
+    run = partial(selection.fine_tune, quick, "test_byobnet", pictures, splits, 96)
+    return pictures, splits, run(), run()
+
+
+def test_fine_tune_keeps_to_its_budget_and_can_be_repeated(trained):
+    _, splits, first, second = trained
+    train = len(splits.parts["closed_set"]["train"])
+    assert abs(first["pictures"] - 96) <= train / 2
+    assert first["scores"].shape == (len(splits.pairs["closed_set"]["validation"]),)
+    np.testing.assert_allclose(first["scores"], second["scores"], atol=1e-4)
+    assert first["seconds"] > 0
+
+
+def test_frozen_quality_is_perfect_on_features_that_are_the_labels_and_poor_on_noise(trained):
+    pictures, splits = trained[:2]
+    perfect = selection.frozen_quality(np.eye(len(pictures.class_names))[pictures.labels], pictures.labels, splits)
+    assert perfect == dict(precision_at_1=1, map_at_r=1, class_accuracy=1, frozen_auc=1)
+    noise = np.random.default_rng(0).normal(size=(len(pictures), 8))
+    assert selection.frozen_quality(noise, pictures.labels, splits)["frozen_auc"] < 0.8
+
+
+def test_choice_is_written_for_these_pictures_and_can_be_overruled(tmp_path, quick, trained):
+    pictures, splits, run, _ = trained
+    table = selection.compare({"test_byobnet": run}, splits.pairs["closed_set"]["validation"])
+    config = replace(quick, checkpoints=tmp_path)
+    assert selection.save_choice(config, pictures, table) == "test_byobnet"
+    content = json.loads((config.directory / "backbone.json").read_text())
+    assert (content["backbone"], content["rule"]) == ("test_byobnet", selection.RULE)
+    assert content["fingerprint"] == pictures.fingerprint
+    assert content["table"]["test_byobnet"]["roc_auc"] == pytest.approx(table["roc_auc"].iloc[0])
+    assert selection.save_choice(replace(config, backbone="test_vit"), pictures, table) == "test_vit"
+    content = json.loads((config.directory / "backbone.json").read_text())
+    assert content["backbone"] == "test_vit" and "SIMILARITY_BACKBONE" in content["rule"]
