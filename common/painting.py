@@ -5,11 +5,11 @@ Nothing here knows of species. Colors are RGB in 0..255, hues 0..1, places and l
 
 import colorsys
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-BACKGROUNDS = ("grass", "soil", "sky", "bokeh", "foliage", "dark")
 LEAF, CENTER, PETAL = 1, 3, 4  # values of the id canvas; petals are counted from PETAL upwards
 SCALE = 2  # the canvas is painted at twice the picture's size, then averaged down
 DISTANCE = 4.0  # of the viewer from a flower, in the flower's radii
@@ -17,7 +17,8 @@ DISTANCE = 4.0  # of the viewer from a flower, in the flower's radii
 
 def generator(*key: int) -> np.random.Generator:
     """Return the random numbers of up to five whole numbers below 2^24; much faster to make than default_rng's."""
-    return np.random.Generator(np.random.Philox(key=sum(part % 2**24 << 24 * place for place, part in enumerate(key))))
+    number = sum(part % 2**24 << 24 * place for place, part in enumerate(key))
+    return np.random.Generator(np.random.Philox(key=number))
 
 
 def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -40,7 +41,7 @@ def pattern(outline, along, across, veins, spots, rim, ratio, variant, height) -
     """
     rng = np.random.default_rng(variant)
     width = max(6, int(height * ratio))
-    y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width * 2 - 1, indexing="ij")
+    y, x = (np.arange(height)[:, None] + 0.5) / height, (np.arange(width) + 0.5) / width * 2 - 1
     half = _half_width(outline, y) * (1 + 0.05 * np.sin(rng.uniform(0, 6, 2)[(x > 0) * 1] + y * rng.uniform(5, 9)))
     top = 1 - dict(notched=0.12, heart=0.2).get(outline, 0) * np.exp(-((x / 0.22) ** 2))
     if outline in ("ruffled", "notched"):
@@ -54,17 +55,18 @@ def pattern(outline, along, across, veins, spots, rim, ratio, variant, height) -
     marks = 0.9 * veins * smooth(0.75, 1, np.cos(x * 17 * max(ratio, 0.2) / (0.35 + 0.65 * y))) * (1 - y)
     for cx, cy in rng.uniform([-0.6, 0.12], [0.6, 0.75], (int(spots * 26), 2)):
         marks = np.maximum(marks, smooth(1, 0.4, np.hypot((x - cx) * ratio / 2, y - cy) / 0.035))
-    rims = smooth(1 - rim, 1 - 0.6 * rim, np.maximum(side, y)) if rim else 0 * y
+    rims = smooth(1 - rim, 1 - 0.6 * rim, np.maximum(side, y)) if rim else 0.0
     throat = smooth(0.15 + 0.6 * along, 0.05, y)
     edge = 0.8 * across * np.clip(np.maximum(side**2, smooth(0.5, 1.1, y)), 0, 1)
     if outline == "stamen":
         throat, edge = 0 * y, (y > 0.78) * 1.0
     left = (0.68 + 0.27 * smooth(-0.1, 0.45, y)) * (1.04 - 0.2 * side**3) + 0.03 * np.cos(x * 22 * ratio)
-    shares = {}
-    for name, share in (("marks", marks), ("rims", rims), ("throat", throat), ("edge", edge)):
-        shares[name] = left * share
+    shares = np.zeros((height, width, 6), np.float32)
+    for pigment, share in ((4, marks), (3, rims), (0, throat), (2, edge)):  # each covers a share of what is left
+        shares[..., pigment] = left * share
         left = left * (1 - share)
-    return np.stack([shares["throat"], left, shares["edge"], shares["rims"], shares["marks"], opacity], 2).astype(np.float32)
+    shares[..., 1], shares[..., 5] = left, opacity
+    return shares
 
 
 def _half_width(outline: str, y: np.ndarray) -> np.ndarray:
@@ -79,14 +81,16 @@ def _half_width(outline: str, y: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=512)
 def disc_pattern(seeds: int, height: int) -> np.ndarray:
     """Return a flower's disc from above, as `pattern` does: florets on Vogel's spiral (1979), the youngest inside."""
-    y, x = np.meshgrid(*[(np.arange(height) + 0.5) / height * 2 - 1] * 2, indexing="ij")
+    x = (np.arange(height) + 0.5) / height * 2 - 1
+    y = x[:, None]
     k = np.arange(seeds) + 0.5
     place, turn = 0.95 * np.sqrt(k / seeds), k * np.pi * (3 - np.sqrt(5))
-    distance = np.hypot(x[..., None] - place * np.cos(turn), y[..., None] - place * np.sin(turn)).min(2)
+    distance = np.hypot(x[:, None] - place * np.cos(turn), y[..., None] - place * np.sin(turn)).min(2)
     dots, radius = smooth(1.1, 0.2, distance * np.sqrt(seeds)), np.hypot(x, y)
     inner, relief = smooth(0.7, 0.2, radius), (0.58 + 0.4 * dots) * (1.02 - 0.35 * radius**2)
     body = (1 - 0.3 * dots) * relief
-    shares = [inner * body, (1 - inner) * body, 0 * x, 0 * x, 0.3 * dots * relief, radius < 1]
+    none = np.zeros_like(body)
+    shares = [inner * body, (1 - inner) * body, none, none, 0.3 * dots * relief, radius < 1]
     return np.stack(shares, 2).astype(np.float32)
 
 
@@ -97,28 +101,46 @@ def texture(shares: np.ndarray, palette) -> np.ndarray:
     return cv2.convertScaleAbs(cv2.transform(shares, mix.T))
 
 
+class Heads(NamedTuple):
+    """Places around which pieces grow: centers (B, 2) and radii (B) in picture widths, and depths (B).
+
+    frame: (B, 3, 3), rows right, down and axis: unit vectors in space (x right, y down, z towards the viewer).
+    """
+
+    center: np.ndarray
+    radius: np.ndarray
+    frame: np.ndarray
+    depth: np.ndarray
+
+
 class Scene:
-    """A canvas to paint pieces on, uint8 (P, P, 4) RGBA, and `ids`, uint16 (P / SCALE, P / SCALE), of what is seen there."""
+    """A canvas to paint pieces on, and what is seen there.
+
+    canvas: uint8 (P, P, 4), RGBA. ids: uint16 (P / SCALE, P / SCALE): 0, LEAF, CENTER, or from PETAL on a number for
+    each petal. image: uint8 (P, P, 3), the first canvas. light: (3,) unit vector towards the light.
+    """
 
     def __init__(self, image: np.ndarray, light: np.ndarray):
-        self.pixels, self.light, self.batches = len(image), light, []
+        self.pixels, self.light, self.batches, self.petals = len(image), light, [], 0
         self.canvas = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
         self.ids = np.zeros((self.pixels // SCALE, self.pixels // SCALE), np.uint16)
 
-    def add(self, heads, textures, azimuth, elevation, length, width, base=0.0, height=0.0, lift=0.0, value=LEAF, dim=1.0):
-        """Place pieces that grow outwards around heads; lengths, `base` and `height` are in head radii, angles in radians.
+    def add(self, heads: Heads, textures, azimuth, elevation, length, width,
+            base=0.0, height=0.0, lift=0.0, value=LEAF, dim=1.0):
+        """Place pieces that grow outwards around heads; lengths are in head radii, angles in radians.
 
-        heads: centers (B, 2) and radii (B) in picture widths, frames (B, 3, 3) with rows right, down, axis, and depths (B).
-        azimuth and length: (B, n). elevation: (B, n, S) for S flat strips along each piece. textures: RGBA of one shape,
-        used in turn. base, height: where pieces begin, outwards and along the axis. lift: added to the depth.
-        value: written into `ids`; for petals it counts up. dim: brightness, broadcast to (B, n, S).
+        textures: RGBA (h, w, 4) of one shape, used in turn. azimuth and length: (B, n), for n pieces on each head.
+        elevation: (B, n, S), for S flat strips along each piece. width: of a piece, over its length. base, height:
+        where pieces begin, outwards and along the axis. lift: added to the depth. value: written into `ids`, counting
+        up for petals. dim: brightness, broadcast to (B, n, S).
         """
         center, radius, frame, depth = heads
         right, down, axis = (frame[:, None, i] for i in range(3))
         cos, sin = np.cos(azimuth)[..., None], np.sin(azimuth)[..., None]
         radial, across = cos * right + sin * down, (cos * down - sin * right) * (length * width)[..., None]
         cos, sin = np.cos(elevation)[..., None], np.sin(elevation)[..., None]
-        run, normal = cos * radial[:, :, None] + sin * axis[:, :, None], cos * axis[:, :, None] - sin * radial[:, :, None]
+        outwards, upwards = radial[:, :, None], axis[:, :, None]
+        run, normal = cos * outwards + sin * upwards, cos * upwards - sin * outwards
         strips = elevation.shape[2]
         run *= (length / strips)[..., None, None]
         origin = (base * radial + height * axis)[:, :, None] + np.cumsum(run, 2) - run
@@ -130,7 +152,9 @@ class Scene:
         matrix = np.empty((*run.shape, 3))  # from texture pixels to places, in head radii
         matrix[..., 0] = across[:, :, None] / w
         matrix[..., 1] = run * (strips / h)
-        matrix[..., 2] = origin - run * np.arange(strips)[:, None] + matrix[..., 0] * (0.5 - w / 2) + matrix[..., 1] * 0.5
+        matrix[..., 2] = (
+            origin - run * np.arange(strips)[:, None] + matrix[..., 0] * (0.5 - w / 2) + matrix[..., 1] * 0.5
+        )
         matrix[..., 2, :] /= -DISTANCE
         matrix[..., 2, 2] += 1
         matrix[..., :2, :] *= (radius * self.pixels)[:, None, None, None, None]
@@ -138,9 +162,14 @@ class Scene:
         each = np.empty((4, *run.shape[:3]))  # depth, shade, id and strip
         each[0] = depth[:, None, None] + middle * radius[:, None, None] + lift
         each[1], each[3] = shade, np.arange(strips)
-        each[2] = value + np.arange(azimuth.size).reshape(*azimuth.shape, 1) * (value >= PETAL)
+        each[2] = value
+        if value >= PETAL:
+            each[2] += self.petals + np.arange(azimuth.size).reshape(*azimuth.shape, 1)
+            self.petals += azimuth.size
         looks = [textures[i % len(textures)] for i in range(azimuth.size) for _ in range(strips)]
-        self.batches.append((matrix.reshape(-1, 3, 3), each.reshape(4, -1), np.full(len(looks), strips), looks))
+        self.batches.append(
+            (matrix.reshape(-1, 3, 3), each.reshape(4, -1), np.full(len(looks), strips), looks)
+        )
 
     def paint(self):
         """Paint the pieces added since the last time, the farthest first."""
@@ -153,32 +182,40 @@ class Scene:
         strip = each[3].astype(int)
         first, last = strip * height // strips, np.minimum(height, (strip + 1) * height // strips + 1)
         zero, one = np.zeros_like(first), np.ones((len(first), 4))
-        corners = matrix @ np.stack([np.stack([zero, width, zero, width], 1), np.stack([first, first, last, last], 1), one], 1)
+        xs, ys = np.stack([zero, width, zero, width], 1), np.stack([first, first, last, last], 1)
+        corners = matrix @ np.stack([xs, ys, one], 1)
         corners = corners[:, :2] / corners[:, 2:]
         low = np.clip(corners.min(2) - 1, 0, self.pixels).astype(int) // SCALE * SCALE
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
         matrix[..., 2] += matrix[..., 1] * first[:, None]
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
-        matrix = np.linalg.inv(matrix + 1e-9 * np.eye(3))  # seen exactly from the side, a piece has no inverse
+        matrix = np.linalg.inv(
+            matrix + 1e-9 * np.eye(3)
+        )  # seen exactly from the side, a piece has no inverse
         low, high, shade, value = low.tolist(), high.tolist(), each[1].tolist(), each[2].astype(int).tolist()
         for i in np.argsort(each[0], kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
-                self._paint_piece(looks[i][first[i] : last[i]], matrix[i], *low[i], *high[i], shade[i], value[i])
+                self._paint_piece(
+                    looks[i][first[i] : last[i]], matrix[i], *low[i], *high[i], shade[i], value[i]
+                )
 
     def _paint_piece(self, look, matrix, x0, y0, x1, y1, shade, value):
-        patch = cv2.warpPerspective(look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        patch = cv2.warpPerspective(
+            look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        )
         mask = cv2.extractChannel(patch, 3)
         cv2.copyTo(cv2.convertScaleAbs(patch, alpha=shade), mask, self.canvas[y0:y1, x0:x1])
         ids = self.ids[y0 // SCALE : -(-y1 // SCALE), x0 // SCALE : -(-x1 // SCALE)]
         np.copyto(ids, value, where=mask[::SCALE, ::SCALE] > 0)
 
     def line(self, points, width, colors):
-        """Draw a stem through `points` (n, 2), in picture widths; the first of `colors` is its edge, the last its middle."""
-        points = [(points * self.pixels * 16).astype(np.int32)]
+        """Draw a stem through `points` (n, 2), in picture widths; `colors` go from its edge to its middle."""
+        points, mask = [(points * self.pixels * 16).astype(np.int32)], np.zeros(self.canvas.shape[:2], np.uint8)
         for i, color in enumerate(colors):
-            thick = max(1, round(width * self.pixels * (1 - i / len(colors))))
+            thick = max(SCALE, round(width * self.pixels * (1 - i / len(colors))))
             cv2.polylines(self.canvas, points, False, (*color.tolist(), 255), thick, cv2.LINE_8, 4)
-        cv2.polylines(self.ids, [points[0] // SCALE], False, LEAF, max(1, round(width * self.pixels / SCALE)), cv2.LINE_8, 4)
+            cv2.polylines(mask, points, False, 1, thick, cv2.LINE_8, 4)
+        self.ids[mask[::SCALE, ::SCALE] > 0] = LEAF
 
     def blur(self, sigma: float):
         """Blur what is painted so far by `sigma`, in picture widths."""
@@ -186,42 +223,3 @@ class Scene:
         if sigma > 0.3:  # at half the resolution, where blurring costs an eighth
             small = cv2.resize(self.canvas, (half, half), interpolation=cv2.INTER_AREA)
             self.canvas = cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma), (self.pixels, self.pixels))
-
-
-def noise(values: np.ndarray, pixels: int) -> np.ndarray:
-    """Return smooth noise through random `values` float32 (n, n): float32 (pixels, pixels)."""
-    return cv2.resize(values, (pixels, pixels), interpolation=cv2.INTER_CUBIC)
-
-
-@lru_cache(maxsize=4)
-def grain(size: int) -> np.ndarray:
-    """Return one fixed sheet of normal noise, float32 (2 size, 2 size, 3), to cut pictures' sensor noise from."""
-    return generator(size).standard_normal((2 * size, 2 * size, 3), np.float32)
-
-
-def backdrop(kind: str, green: float, pixels: int, rng) -> np.ndarray:
-    """Return what lies behind the plant: uint8 (pixels, pixels, 3)."""
-    dark, light = dict(
-        soil=((0.07, 0.45, rng.uniform(0.08, 0.25)), (0.08, 0.3, rng.uniform(0.45, 0.7))),
-        sky=((0.58, rng.uniform(0.3, 0.7), 0.75), (0.57, 0.1, 0.95)),
-        dark=((green, 0.3, 0.03), (green, 0.5, 0.2)),
-    ).get(kind, ((green, 0.6, rng.uniform(0.08, 0.25)), (green - 0.02, 0.5, rng.uniform(0.35, 0.6))))
-    dark, light = rgb(*dark).astype(np.float32), rgb(*light).astype(np.float32)
-    coarse, fine = rng.random((4, 4), np.float32), rng.random((40, 40) if kind == "soil" else (9, 9), np.float32)
-    grain = 0.65 * noise(coarse, pixels) + 0.35 * noise(fine, pixels)
-    image = cv2.convertScaleAbs(cv2.transform(grain, np.stack([light - dark, dark], 1)))
-    strokes = rng.random((60, 5))
-    colors = dark + (light * 1.25 - dark) * strokes[:, 4:]
-    if kind == "grass":
-        x, y, lean, length = strokes[:, :4].T
-        blades = np.stack([[x, y], [x + 0.1 * (lean - 0.5), y - 0.2 * length], [x + 0.35 * (lean - 0.5), y - 0.4 * length]])
-        for blade, color in zip((blades * 1.3 * pixels).astype(np.int32).transpose(2, 0, 1), colors.tolist()):
-            cv2.polylines(image, [blade], False, color, max(1, pixels // 60), cv2.LINE_AA)
-    if kind in ("bokeh", "soil"):
-        long, flat = dict(bokeh=(0.12, 1.0), soil=(0.04, 0.7))[kind]
-        for (x, y, r, turn, odd), color in zip(strokes[:25], colors.tolist()):
-            if odd > 0.85 and kind == "bokeh":  # another plant's flower
-                color = (0.6 * rgb(r * 9, 0.5, 0.9) + 0.4 * light).tolist()
-            axes = [int(pixels * long * (0.2 + r) * stretch) for stretch in (1, flat)]
-            cv2.ellipse(image, (int(x * pixels), int(y * pixels)), axes, turn * 400, 0, 360, color, -1)
-    return image

@@ -4,9 +4,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from common.painting import BACKGROUNDS, rgb
-
-OUTLINES = ("oval", "pointed", "notched", "heart", "strap", "ruffled")  # of petals; leaves may also be a "blade"
+OUTLINES = ("oval", "pointed", "notched", "heart", "strap", "ruffled")  # of petals; a leaf may also be a "blade"
+BACKGROUNDS = ("grass", "soil", "sky", "bokeh", "foliage", "dark")
 INFLORESCENCES = ("single", "cluster", "spike", "umbel")
 
 # Body colours of petals as hue (0..1), saturation, value; real flowers are rarely green.
@@ -59,52 +58,66 @@ class Species:
 
     def factors(self) -> dict:
         """Return the factors as a flat dict of numbers and strings (one row of a table)."""
-        return {key: "/".join(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: "/".join(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
 
 # A family is what its genera have in common; a (low, high) pair is drawn from, a list is chosen from.
 COMMON = dict(
     layers=1, layer_ratio=0.8, layer_offset=0.5, cup=(0, 15), cup_step=8.0, curl=(-20, 5), bilateral=0.0,
-    gradient_along=(0.1, 0.5), gradient_across=(0.0, 0.5), veins=(0.0, 0.4), spots=0.0, rim=0.0, disc=(0.1, 0.16),
-    disc_seeds=(20, 50), stamens=0, stamen_length=0.3, sepals=0, leaf_width=(0.2, 0.5), leaf_outline=["oval", "pointed"],
-    leaf_size=(0.7, 1.3), inflorescence="single", florets=1, nodding=(10, 30),
-    colours=list(COLOURS), throat=["white", "yellow", "cream"], accent=list(COLOURS), center=["yellow", "gold", "cream"],
+    gradient_along=(0.1, 0.5), gradient_across=(0.0, 0.5), veins=(0.0, 0.4), spots=0.0, rim=0.0,
+    disc=(0.1, 0.16), disc_seeds=(20, 50), stamens=0, stamen_length=0.3, sepals=0, leaf_width=(0.2, 0.5),
+    leaf_outline=["oval", "pointed"], leaf_size=(0.7, 1.3), inflorescence="single", florets=1,
+    nodding=(10, 30), colours=list(COLOURS), throat=["white", "yellow", "cream"], accent=list(COLOURS),
+    center=["yellow", "gold", "cream"],
 )  # fmt: skip
 FAMILIES = dict(
     daisy=dict(petals=(13, 21), outline="strap", width=(0.2, 0.3), disc=(0.3, 0.4), disc_seeds=(80, 140),
-               colours=["white", "cream", "pink", "lilac", "yellow"], leaf_outline="blade", leaf_width=(0.15, 0.25)),
-    tulip=dict(petals=3, layers=2, layer_ratio=0.97, outline=["oval", "pointed"], width=(0.7, 0.85), cup=(62, 74), cup_step=4,
-               curl=(-10, 30), nodding=(50, 75), stamens=6, disc=0.1, leaf_outline="blade", leaf_width=(0.18, 0.28), rim=(0.0, 0.4),
-               colours=["red", "yellow", "pink", "purple", "white", "orange"]),
-    lily=dict(petals=6, outline="pointed", width=(0.32, 0.42), cup=(25, 45), curl=(-110, -50), spots=(0.3, 0.9), stamens=6,
-              stamen_length=(0.6, 0.8), disc=(0.06, 0.1), colours=["orange", "salmon", "pink", "white", "yellow", "red"],
-              accent=["crimson", "purple", "red"], leaf_outline="blade", leaf_width=(0.1, 0.18)),
-    pansy=dict(petals=5, outline="heart", width=(0.85, 1.05), bilateral=(0.2, 0.4), cup=(-5, 5), gradient_along=(0.4, 0.8),
-               veins=(0.5, 1.0), disc=(0.06, 0.09), throat=["yellow", "white", "gold"], accent=["purple", "crimson", "violet"],
-               colours=["violet", "purple", "blue", "yellow", "white", "lilac"]),
-    phlox=dict(petals=5, outline=["notched", "heart", "oval"], width=(0.6, 0.8), inflorescence=["umbel", "cluster"],
-               florets=(8, 13), disc=(0.1, 0.16), gradient_along=(0.1, 0.5), rim=(0.0, 0.3)),
-    rose=dict(petals=(5, 7), layers=(3, 5), outline=["oval", "heart", "ruffled"], width=(0.85, 1.05), cup=(5, 20), cup_step=15,
-              layer_ratio=(0.74, 0.82), disc=0.08, colours=["red", "crimson", "pink", "salmon", "white", "yellow"], sepals=5),
-    bell=dict(petals=(5, 6), outline="pointed", width=(0.5, 0.65), cup=(62, 75), curl=(-80, -30), nodding=(-110, -70),
-              inflorescence="spike", florets=(7, 12), colours=["blue", "violet", "lilac", "white", "pink"], disc=0.08),
-    sunflower=dict(petals=(14, 20), layers=2, layer_ratio=0.9, outline="pointed", width=(0.28, 0.36), disc=(0.45, 0.6),
-                   disc_seeds=(140, 220), colours=["yellow", "gold", "orange", "red"], center=["crimson", "orange", "purple"],
-                   leaf_width=(0.5, 0.7), cup=(-5, 15)),
-    buttercup=dict(petals=(5, 6), outline="oval", width=(0.75, 0.95), cup=(15, 35), stamens=(12, 18), sepals=5,
-                   colours=["yellow", "gold", "white", "cream", "orange"], veins=(0.1, 0.3)),
-    iris=dict(petals=3, layers=2, layer_ratio=0.95, outline=["ruffled", "oval"], width=(0.6, 0.8), cup=(-25, -5), cup_step=75,
-              curl=(-60, -20), nodding=(45, 65), veins=(0.4, 1.0), gradient_along=(0.3, 0.6), throat=["yellow", "gold", "white"],
-              disc=0.06, leaf_outline="blade", leaf_width=(0.1, 0.16), colours=["violet", "purple", "blue", "yellow", "white"]),
-    poppy=dict(petals=(4, 5), outline="ruffled", width=(1.1, 1.35), cup=(15, 40), stamens=(14, 20), stamen_length=0.26,
-               disc=(0.14, 0.2), center=["purple", "yellow", "crimson"], colours=["red", "orange", "salmon", "yellow", "pink"],
-               throat=["crimson", "purple", "white", "yellow"]),
-    dandelion=dict(petals=(20, 26), layers=3, layer_ratio=0.74, outline="strap", width=(0.12, 0.17), cup=(-5, 15), cup_step=17,
-                   disc=(0.1, 0.2), colours=["yellow", "gold", "orange", "lilac", "magenta"], leaf_outline="pointed"),
-    anemone=dict(petals=(6, 9), outline=["oval", "pointed"], width=(0.42, 0.6), stamens=(14, 20), stamen_length=(0.28, 0.4),
-                 colours=["white", "blue", "violet", "pink", "red", "yellow"], center=["yellow", "purple", "cream"], cup=(5, 20)),
-    pink=dict(petals=5, outline="notched", width=(0.8, 1.0), rim=(0.0, 0.5), accent=["crimson", "magenta", "white", "red"],
-              colours=["pink", "magenta", "white", "red", "lilac"], disc=0.07, stamens=5, leaf_outline="blade", leaf_width=0.12),
+        colours=["white", "cream", "pink", "lilac", "yellow"], leaf_outline="blade", leaf_width=(0.15, 0.25)),
+    tulip=dict(petals=3, layers=2, layer_ratio=0.97, outline=["oval", "pointed"], width=(0.7, 0.85),
+        cup=(62, 74), cup_step=4, curl=(-10, 30), nodding=(50, 75), stamens=6, disc=0.1, leaf_outline="blade",
+        leaf_width=(0.18, 0.28), rim=(0.0, 0.4),
+        colours=["red", "yellow", "pink", "purple", "white", "orange"]),
+    lily=dict(petals=6, outline="pointed", width=(0.32, 0.42), cup=(25, 45), curl=(-110, -50),
+        spots=(0.3, 0.9), stamens=6, stamen_length=(0.6, 0.8), disc=(0.06, 0.1),
+        colours=["orange", "salmon", "pink", "white", "yellow", "red"], accent=["crimson", "purple", "red"],
+        leaf_outline="blade", leaf_width=(0.1, 0.18)),
+    pansy=dict(petals=5, outline="heart", width=(0.85, 1.05), bilateral=(0.2, 0.4), cup=(-5, 5),
+        gradient_along=(0.4, 0.8), veins=(0.5, 1.0), disc=(0.06, 0.09), throat=["yellow", "white", "gold"],
+        accent=["purple", "crimson", "violet"],
+        colours=["violet", "purple", "blue", "yellow", "white", "lilac"]),
+    phlox=dict(petals=5, outline=["notched", "heart", "oval"], width=(0.6, 0.8),
+        inflorescence=["umbel", "cluster"], florets=(8, 13), disc=(0.1, 0.16), gradient_along=(0.1, 0.5),
+        rim=(0.0, 0.3)),
+    rose=dict(petals=(5, 7), layers=(3, 5), outline=["oval", "heart", "ruffled"], width=(0.85, 1.05),
+        cup=(5, 20), cup_step=15, layer_ratio=(0.74, 0.82), disc=0.08,
+        colours=["red", "crimson", "pink", "salmon", "white", "yellow"], sepals=5),
+    bell=dict(petals=(5, 6), outline="pointed", width=(0.5, 0.65), cup=(62, 75), curl=(-80, -30),
+        nodding=(-110, -70), inflorescence="spike", florets=(7, 12),
+        colours=["blue", "violet", "lilac", "white", "pink"], disc=0.08),
+    sunflower=dict(petals=(14, 20), layers=2, layer_ratio=0.9, outline="pointed", width=(0.28, 0.36),
+        disc=(0.45, 0.6), disc_seeds=(140, 220), colours=["yellow", "gold", "orange", "red"],
+        center=["crimson", "orange", "purple"], leaf_width=(0.5, 0.7), cup=(-5, 15)),
+    buttercup=dict(petals=(5, 6), outline="oval", width=(0.75, 0.95), cup=(15, 35), stamens=(12, 18),
+        sepals=5, colours=["yellow", "gold", "white", "cream", "orange"], veins=(0.1, 0.3)),
+    iris=dict(petals=3, layers=2, layer_ratio=0.95, outline=["ruffled", "oval"], width=(0.6, 0.8),
+        cup=(-25, -5), cup_step=75, curl=(-60, -20), nodding=(45, 65), veins=(0.4, 1.0),
+        gradient_along=(0.3, 0.6), throat=["yellow", "gold", "white"], disc=0.06, leaf_outline="blade",
+        leaf_width=(0.1, 0.16), colours=["violet", "purple", "blue", "yellow", "white"]),
+    poppy=dict(petals=(4, 5), outline="ruffled", width=(1.1, 1.35), cup=(15, 40), stamens=(14, 20),
+        stamen_length=0.26, disc=(0.14, 0.2), center=["purple", "yellow", "crimson"],
+        colours=["red", "orange", "salmon", "yellow", "pink"],
+        throat=["crimson", "purple", "white", "yellow"]),
+    dandelion=dict(petals=(20, 26), layers=3, layer_ratio=0.74, outline="strap", width=(0.12, 0.17),
+        cup=(-5, 15), cup_step=17, disc=(0.1, 0.2), colours=["yellow", "gold", "orange", "lilac", "magenta"],
+        leaf_outline="pointed"),
+    anemone=dict(petals=(6, 9), outline=["oval", "pointed"], width=(0.42, 0.6), stamens=(14, 20),
+        stamen_length=(0.28, 0.4), colours=["white", "blue", "violet", "pink", "red", "yellow"],
+        center=["yellow", "purple", "cream"], cup=(5, 20)),
+    pink=dict(petals=5, outline="notched", width=(0.8, 1.0), rim=(0.0, 0.5),
+        accent=["crimson", "magenta", "white", "red"], colours=["pink", "magenta", "white", "red", "lilac"],
+        disc=0.07, stamens=5, leaf_outline="blade", leaf_width=0.12),
 )  # fmt: skip
 
 
@@ -126,18 +139,25 @@ def _genus(family: str, name: str, rng: np.random.Generator) -> Species:
 
 def _relative(genus: Species, name: str, seed: int, label: int, rng: np.random.Generator) -> Species:
     """Return a species of `genus`: most factors shared, three or four moved a visible step."""
-    near = lambda value, spread: float(value * (1 + spread * rng.choice([-1, 1])))
+
+    def near(value, spread):
+        return float(value * (1 + spread * rng.choice([-1, 1])))
+
     steps = dict(
         petals=max(3, genus.petals + int(rng.choice([-1, 1, 2])) * max(1, genus.petals // 5)),
-        width=near(genus.width, 0.22), disc=near(genus.disc, 0.3), curl=genus.curl + float(rng.choice([-25, 25])),
-        cup=genus.cup + float(rng.choice([-14, 14])), veins=1.0 - genus.veins, spots=0.7 if genus.spots < 0.3 else 0.0,
-        rim=0.4 if genus.rim < 0.2 else 0.0, gradient_along=0.7 if genus.gradient_along < 0.4 else 0.1,
-        stamens=0 if genus.stamens else 10, layers=genus.layers + 1, center=str(rng.choice(["yellow", "cream", "crimson", "orange"])),
-        throat=str(rng.choice(["white", "yellow", "crimson", "purple"])), accent=str(rng.choice(list(COLOURS))),
+        width=near(genus.width, 0.22), disc=near(genus.disc, 0.3),
+        curl=genus.curl + float(rng.choice([-25, 25])), cup=genus.cup + float(rng.choice([-14, 14])),
+        veins=1.0 - genus.veins, spots=0.7 if genus.spots < 0.3 else 0.0, rim=0.4 if genus.rim < 0.2 else 0.0,
+        gradient_along=0.7 if genus.gradient_along < 0.4 else 0.1, stamens=0 if genus.stamens else 10,
+        layers=genus.layers + 1, center=str(rng.choice(["yellow", "cream", "crimson", "orange"])),
+        throat=str(rng.choice(["white", "yellow", "crimson", "purple"])),
+        accent=str(rng.choice(list(COLOURS))),
     )  # fmt: skip
     chosen = rng.choice(list(steps), size=int(rng.integers(3, 5)), replace=False)
     colours = tuple(rng.permutation(genus.colours)[: rng.integers(1, 3)].tolist())
-    return replace(genus, name=name, seed=seed, label=label, colours=colours, **{key: steps[key] for key in chosen})
+    return replace(
+        genus, name=name, seed=seed, label=label, colours=colours, **{key: steps[key] for key in chosen}
+    )
 
 
 def species_table(count: int = 102, seed: int = 0) -> list[Species]:
@@ -169,72 +189,22 @@ def class_sizes(species: int, seed: int = 0) -> list[int]:
 def draw_nuisances(species: Species, rng: np.random.Generator) -> dict:
     """Draw everything in which pictures of one species differ; lengths in picture widths, angles in degrees."""
     chance = iter(rng.random(40).tolist())
-    pick = lambda *choices: choices[int(next(chance) * len(choices))]
-    between = lambda low, high: round(low + (high - low) * next(chance), 4)
+
+    def pick(*choices):
+        return choices[int(next(chance) * len(choices))]
+
+    def between(low, high):
+        return round(low + (high - low) * next(chance), 4)
+
     return dict(
-        background=pick(*BACKGROUNDS), color=pick(*species.colours), hue=between(-0.015, 0.015), saturation=between(0.85, 1.12),
-        value=between(0.88, 1.05), x=between(0.38, 0.62), y=between(0.38, 0.62), scale=between(0.3, 0.52),
-        rotation=between(-180, 180), tilt=between(0, 7.2) ** 2, tilt_direction=between(-180, 180),
-        blooms=pick(0, 0, 0, 0, 1, 1, 2, 3), openness=between(-10, 14), jitter=between(0.3, 1.4), wilt=max(0.0, between(-1.5, 1)),
-        damage=pick(0, 0, 0, 1), light_direction=between(-180, 180), light_elevation=between(25, 80), exposure=between(0.85, 1.25),
-        warmth=between(-0.1, 0.1), contrast=between(0.9, 1.25), shadow=max(0.0, between(-0.5, 0.35)), green=between(0.2, 0.36),
-        background_blur=between(0, 0.2) ** 2, blur=max(0.0, between(-0.015, 0.005)), leaves=pick(0, 1, 2, 3, 4, 5),
+        background=pick(*BACKGROUNDS), color=pick(*species.colours), hue=between(-0.015, 0.015),
+        saturation=between(0.85, 1.12), value=between(0.88, 1.05), x=between(0.38, 0.62),
+        y=between(0.38, 0.62), scale=between(0.3, 0.52), rotation=between(-180, 180),
+        tilt=between(0, 7.2) ** 2, tilt_direction=between(-180, 180), blooms=pick(0, 0, 0, 0, 1, 1, 2, 3),
+        openness=between(-10, 14), jitter=between(0.3, 1.4), wilt=max(0.0, between(-1.5, 1)),
+        damage=pick(0, 0, 0, 1), light_direction=between(-180, 180), light_elevation=between(25, 80),
+        exposure=between(0.85, 1.25), warmth=between(-0.1, 0.1), contrast=between(0.9, 1.25),
+        shadow=max(0.0, between(-0.5, 0.35)), green=between(0.2, 0.36), background_blur=between(0, 0.2) ** 2,
+        blur=max(0.0, between(-0.015, 0.005)), leaves=pick(0, 1, 2, 3, 4, 5),
         occluders=pick(0, 0, 0, 0, 0, 1, 1, 2), noise=between(0, 2.6) ** 2, jpeg=int(between(55, 96)),
     )  # fmt: skip
-
-
-def palette_of(species: Species, nuisances: dict, recolour: str | None) -> dict:
-    """Return 5 pigments (RGB 0..255: throat, body, edge, rim, marks) for petals, center, stamens and leaves."""
-    vary = lambda h, s, v: rgb(h + nuisances["hue"], s * nuisances["saturation"], v * nuisances["value"])
-    h, s, v = COLOURS[recolour or nuisances["color"]]
-    body, accent, throat, center = vary(h, s, v), *(vary(*COLOURS[name]) for name in (species.accent, species.throat, species.center))
-    brown = 0.35 * nuisances["wilt"] * np.array([0.6, 0.45, 0.3])
-    edge = vary(h, s * 0.55, min(1, v * 1.1)) * (1 - brown.sum()) + 255 * brown
-    green = lambda value: rgb(nuisances["green"], 0.55, value)
-    return dict(
-        petal=[throat, body, edge, accent, accent * 0.75],
-        center=[center * 0.75, center, center, center, center * 1.15],
-        stamen=[green(0.7), green(0.7) * 0.6 + 100, center * 0.9, center, center],
-        leaf=[green(0.35), green(0.42), green(0.5), green(0.5), green(0.62)],
-    )
-
-
-def frames(nodding: float, tilt: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Return (B, 3, 3) rows right, down, axis of flowers that lean by `tilt` toward `direction` (B, radians)."""
-    axis = np.stack([np.sin(tilt) * np.cos(direction), np.sin(tilt) * np.sin(direction), np.cos(tilt)], 1)
-    cos, sin = np.cos(nodding), np.sin(nodding)
-    axis = axis @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    down = np.array([0, 1, 0.3]) - (axis @ [0, 1, 0.3])[:, None] * axis
-    down /= np.linalg.norm(down, axis=1, keepdims=True)
-    return np.stack([np.cross(down, axis), down, axis], 1)
-
-
-def _layout(species: Species, rng) -> np.ndarray:
-    """Return (n, 4) florets of one inflorescence: x, y, radius, depth, in units of the whole."""
-    n = species.florets
-    turn = np.arange(n) * np.pi * (3 - np.sqrt(5)) + rng.normal(0, 0.2, n)
-    if species.inflorescence == "single":
-        return np.array([[0.0, 0.0, 1.0, 0.0]])
-    if species.inflorescence == "spike":
-        down = np.linspace(-1, 1, n)
-        return np.column_stack([(0.35 + 0.1 * down) * np.sin(turn), 1.05 * down, 0.55 + 0.1 * down, 0.3 * np.cos(turn)])
-    r = np.sqrt((np.arange(n) + 0.3) / n)
-    flat = 0.6 if species.inflorescence == "umbel" else 0.95
-    return np.column_stack([0.8 * r * np.cos(turn), 0.8 * r * np.sin(turn) * flat, np.full(n, 0.4), -0.5 * r])
-
-
-def heads_of(species: Species, nuisances: dict, rng):
-    """Return the stems (K, 4: x, y, scale, depth; the main one first) and the heads of all flowers on them."""
-    blooms = nuisances["blooms"] if species.florets == 1 else nuisances["blooms"] // 2
-    others = np.column_stack([rng.uniform(0, 1, (3, 2)), nuisances["scale"] * rng.uniform(0.45, 0.85, 3), [-1.0, -2.0, -3.0]])
-    stems = np.vstack([[nuisances["x"], nuisances["y"], nuisances["scale"], 0.0], others[:blooms]])
-    layout = _layout(species, rng)
-    size = stems[:, None, 2]
-    center = stems[:, None, :2] + layout[None, :, :2] * size[..., None]
-    loose = rng.normal(0, 1, (2, 4, len(layout)))[:, : len(stems)]
-    tilt, direction = np.radians(nuisances["tilt"]) + 0.0 * loose[0], np.radians(nuisances["tilt_direction"]) + 0.0 * loose[1]
-    tilt[1:], direction[1:] = tilt[1:] + 0.3 * loose[0, 1:], direction[1:] + loose[1, 1:]
-    if len(layout) > 1:  # florets face outwards from the middle of the inflorescence
-        tilt, direction = 0.4 * tilt + 0.7 * np.hypot(*layout[:, :2].T), 0.3 * direction + np.arctan2(layout[:, 1], layout[:, 0])
-    frame = frames(np.radians(species.nodding), tilt.ravel(), direction.ravel())
-    return stems, (center.reshape(-1, 2), (size * layout[:, 2]).ravel(), frame, (stems[:, None, 3] + layout[:, 3] * size * 0.5).ravel())

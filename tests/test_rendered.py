@@ -1,0 +1,279 @@
+"""Rendered flowers: the same bytes always, exact masks, interventions that touch nothing else, and a real layout."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.images import PARTS
+from common.rendered import BACKGROUNDS, petal_ids, render, rendered_pictures, write_oxford
+from common.species import COLOURS, FAMILIES, INFLORESCENCES, OUTLINES, class_sizes, draw_nuisances, species_table
+
+ROOT = Path(__file__).parent.parent
+TABLE = species_table(102)
+SIZE = 64
+examples = st.tuples(st.integers(0, 101), st.integers(0, 10_000))
+DIGEST = """
+import hashlib
+from common.rendered import render, species_table
+table = species_table(102)
+for label, instance in [(40, 3), (7, 1), (99, 12), (0, 0)]:
+    picture = render(table[label], instance, 48)
+    print(hashlib.sha256(picture.image.tobytes() + picture.parts.tobytes()).hexdigest())
+"""
+
+
+def digest(label, instance, size=48):
+    picture = render(TABLE[label], instance, size)
+    return hashlib.sha256(picture.image.tobytes() + picture.parts.tobytes()).hexdigest()
+
+
+def near(mask, reach):
+    """The mask, grown by `reach` pixels."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)).astype(bool)
+
+
+def reach(picture):
+    """How far the picture's blurs carry a pixel's color: three sigma, and two pixels for sampling."""
+    behind, near = picture.factors["background_blur"], picture.factors["occluders"] > 0
+    return 2 + int(np.ceil(3 * picture.width * (picture.factors["blur"] + behind * (0.55 if near else 0.25) + 0.005)))
+
+
+def changed(picture, other):
+    return (picture.image != other.image).any(0)
+
+
+# --- one picture ---
+
+def test_what_a_picture_holds():
+    picture = render(TABLE[3], 5, SIZE)
+    assert picture.image.shape == (3, SIZE, SIZE) and picture.image.dtype == np.uint8
+    assert picture.parts.shape == (SIZE, SIZE) and picture.parts.dtype == np.uint8
+    assert picture.parts.max() < len(PARTS) and picture.label == 3 and picture.problem == ""
+    assert {"petals", "outline", "exposure", "background", "instance"} <= set(picture.factors)
+    assert all(isinstance(value, int | float | str) for value in picture.factors.values())
+
+
+def test_every_part_is_seen_and_petals_are_counted():
+    seen = np.zeros(len(PARTS), int)
+    for picture in rendered_pictures(8, 4, 48):
+        seen += np.bincount(picture.parts.ravel(), minlength=len(PARTS))
+    assert (seen / seen.sum() > [0.2, 0.02, 0.1, 0.005]).all()
+    for instance in range(4):
+        ids = petal_ids(TABLE[0], instance, SIZE)
+        assert ((ids > 0) == (render(TABLE[0], instance, SIZE).parts == 2)).all()
+        assert len(np.unique(ids)) - 1 >= TABLE[0].petals // 2
+
+
+def test_a_petal_id_is_one_petal():
+    """Each number covers one connected piece of the picture, but for what lies over it."""
+    species = replace(TABLE[20], petals=5, layers=1, florets=1, inflorescence="single", stamens=0, width=0.3, cup=0.0)
+    for instance in range(20):
+        if render(species, instance, 128).factors["occluders"] == 0:
+            ids = petal_ids(species, instance, 128)
+            blooms = render(species, instance, 16).factors["blooms"] + 1
+            assert len(np.unique(ids)) - 1 <= 5 * blooms
+
+
+# --- the same bytes, always ---
+
+def test_other_process_and_order_give_the_same_bytes():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    out = subprocess.run([sys.executable, "-c", DIGEST], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert out.stdout.split() == [digest(*key) for key in reversed([(0, 0), (99, 12), (7, 1), (40, 3)])], out.stderr
+
+
+def test_threads_give_the_same_bytes():
+    keys = [(label, instance) for label in (2, 11, 30) for instance in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda key: digest(*key), keys)) == [digest(*key) for key in keys]
+
+
+def test_seeds_and_species_give_different_pictures():
+    keys = {digest(label, instance) for label in range(6) for instance in range(6)}
+    assert len(keys) == 36
+    other = render(species_table(1, seed=1)[0], 0, 48)
+    assert (other.image != render(TABLE[0], 0, 48).image).any()
+
+
+def test_a_picture_looks_alike_at_every_size():
+    for instance in range(4):
+        small, large = (render(TABLE[5], instance, size).parts for size in (64, 128))
+        assert (large[::2, ::2] == small).mean() > 0.93
+
+
+# --- interventions ---
+
+@settings(max_examples=25, deadline=None)
+@given(examples, st.sampled_from(["petals", "center", "leaves"]))
+def test_leaving_out_a_part_changes_only_its_pixels(example, part):
+    species, instance = TABLE[example[0]], example[1]
+    picture, other = render(species, instance, SIZE), render(species, instance, SIZE, without=part)
+    value = dict(petals=2, center=3, leaves=1)[part]
+    assert not changed(picture, other)[~near(picture.parts == value, reach(picture))].any()
+    assert not (other.parts == value).any()
+    assert (other.parts == picture.parts)[picture.parts != value].all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(examples, st.sampled_from(list(COLOURS)))
+def test_recolouring_keeps_the_masks_and_all_but_the_petals(example, color):
+    species, instance = TABLE[example[0]], example[1]
+    picture, other = render(species, instance, SIZE), render(species, instance, SIZE, recolour=color)
+    assert (picture.parts == other.parts).all()
+    assert not changed(picture, other)[~near(picture.parts == 2, reach(picture))].any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(examples, st.sampled_from(BACKGROUNDS))
+def test_another_background_keeps_the_masks_and_the_plant(example, background):
+    species, instance = TABLE[example[0]], example[1]
+    picture, other = render(species, instance, SIZE), render(species, instance, SIZE, background=background)
+    assert (picture.parts == other.parts).all()
+    assert not changed(picture, other)[~near(picture.parts == 0, reach(picture))].any()
+    if background == picture.factors["background"]:
+        assert (picture.image == other.image).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(examples, st.integers(1, 30))
+def test_another_petal_count_changes_only_petals(example, count):
+    species, instance = TABLE[example[0]], example[1]
+    picture, other = render(species, instance, SIZE), render(species, instance, SIZE, petal_count=count)
+    petals = (picture.parts == 2) | (other.parts == 2)
+    assert not changed(picture, other)[~near(petals, reach(picture))].any()
+    assert (picture.parts == other.parts)[~petals].all()
+
+
+def test_interventions_do_something():
+    picture = render(TABLE[0], 3, SIZE)
+    for change in (dict(without="petals"), dict(without=("center", "leaves")), dict(recolour="blue"),
+                   dict(petal_count=5), dict(background="sky" if picture.factors["background"] != "sky" else "soil")):
+        share = changed(picture, render(TABLE[0], 3, SIZE, **change)).mean()
+        assert 0.01 < share < 0.99, change
+    assert not (render(TABLE[0], 3, SIZE, without=("petals", "center", "leaves")).parts).any()
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(without="roots"), dict(recolour="infrared"), dict(background="moon"), dict(petal_count=0),
+    dict(petal_count=65)])
+def test_unknown_interventions_are_refused(wrong):
+    with pytest.raises(ValueError, match="choose from"):
+        render(TABLE[0], 0, SIZE, **wrong)
+
+
+# --- factors ---
+
+def share_of(species, value, instances=8):
+    return np.mean([(render(species, instance, SIZE).parts == value).mean() for instance in range(instances)])
+
+
+@pytest.mark.parametrize("factor, values, value", [
+    ("disc", (0.12, 0.25, 0.45), 3), ("width", (0.15, 0.4, 0.9), 2), ("leaf_size", (0.3, 0.8, 1.4), 1)])
+def test_a_larger_factor_covers_more_of_the_picture(factor, values, value):
+    base = replace(TABLE[0], petals=6, layers=1, cup=5.0)
+    shares = [share_of(replace(base, **{factor: step}), value) for step in values]
+    assert shares[0] < shares[1] < shares[2]
+
+
+def test_more_petals_and_more_layers_give_more_petal_ids():
+    base = replace(TABLE[0], width=0.25, layers=1)
+    counts = [len(np.unique(petal_ids(replace(base, petals=petals), 2, 128))) for petals in (4, 7, 12)]
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_marks_come_in_the_accent_color():
+    plain = replace(TABLE[0], petals=5, width=0.9, disc=0.1, spots=0.0, rim=0.0, veins=0.0, colours=("white",))
+    for marked in (replace(plain, spots=0.9), replace(plain, rim=0.5), replace(plain, veins=1.0)):
+        difference = []
+        for instance in range(4):
+            a, b = (render(replace(one, accent="purple"), instance, SIZE) for one in (plain, marked))
+            petals = a.parts == 2
+            difference.append(a.image[1][petals].mean() - b.image[1][petals].mean())  # purple holds little green
+        assert np.mean(difference) > 5
+
+
+def test_nuisances_do_not_depend_on_factors():
+    """Moving a factor of a species leaves each picture's circumstances as they were."""
+    first = draw_nuisances(TABLE[0], np.random.default_rng(1))
+    moved = draw_nuisances(replace(TABLE[0], petals=40, colours=("blue",)), np.random.default_rng(1))
+    assert {key for key in first if first[key] != moved[key]} <= {"color"}
+
+
+# --- the table ---
+
+def test_a_shorter_table_is_a_prefix_and_seeds_differ():
+    assert species_table(10) == TABLE[:10] and len(TABLE) == 102
+    assert species_table(10, seed=1) != TABLE[:10]
+    assert [species.label for species in TABLE] == list(range(102))
+    assert len({species.name for species in TABLE}) == 102
+    with pytest.raises(ValueError, match="1 or more"):
+        species_table(0)
+
+
+def test_species_of_a_genus_share_most_factors():
+    rows = np.array([[str(value) for value in species.factors().values()] for species in TABLE])
+    apart = (rows[:, None] != rows).sum(2)
+    genus = np.array([species.genus for species in TABLE])
+    alike, other = genus[:, None] == genus, np.triu(np.ones(apart.shape, bool), 1)
+    within, between = apart[alike & other], apart[~alike & other]
+    assert within.max() < between.mean() and np.mean(within) < 0.6 * np.mean(between)
+    sizes = np.unique([species.genus for species in TABLE], return_counts=True)[1]
+    assert sizes.max() <= 3 and np.median(sizes) >= 2
+
+
+def test_factors_are_in_range_and_all_families_are_drawn():
+    assert {species.genus.split("-")[0] for species in TABLE} == set(FAMILIES)
+    for species in TABLE:
+        assert species.outline in OUTLINES and species.inflorescence in INFLORESCENCES
+        assert 3 <= species.petals <= 64 and species.stamens <= 64 and 0 < species.disc < 1
+        assert set(species.colours) | {species.accent, species.throat, species.center} <= set(COLOURS)
+
+
+def test_class_sizes_are_like_the_original():
+    sizes = class_sizes(102)
+    assert len(sizes) == 102 and min(sizes) >= 40 and max(sizes) <= 258
+    assert 7000 < sum(sizes) < 9500 and np.median(sizes) < np.mean(sizes)
+
+
+# --- data sets ---
+
+def test_pictures_come_species_after_species():
+    pictures = list(rendered_pictures(3, 2, 32))
+    assert [(picture.label, picture.factors["instance"]) for picture in pictures] == [
+        (label, instance) for label in range(3) for instance in range(2)]
+    assert len({picture.path for picture in pictures}) == 6
+    assert (pictures[3].image == render(TABLE[1], 1, 32).image).all()
+
+
+def test_oxford_layout_is_read_by_torchvision(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("torchvision.datasets")
+    write_oxford(tmp_path / "flowers-102", species=3, per_species=22, size=32)
+    monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda path, md5=None: Path(path).exists())
+    splits = {split: datasets.Flowers102(tmp_path, split) for split in ("train", "val", "test")}
+    assert {split: len(one) for split, one in splits.items()} == dict(train=30, val=30, test=6)
+    assert [splits["test"][i][1] for i in range(6)] == [0, 0, 1, 1, 2, 2]
+    image, label = splits["val"][10]  # the first validation picture of the second species
+    difference = np.asarray(image, int).transpose(2, 0, 1) - render(TABLE[1], 10, 32).image
+    assert label == 1 and np.abs(difference).mean() < 3  # two JPEG decoders need not agree to the bit
+    blue = cv2.imread(str(tmp_path / "flowers-102/segmim/segmim_00033.jpg")).astype(int)
+    assert len(list((tmp_path / "flowers-102/segmim").iterdir())) == 66
+    flower = render(TABLE[1], 10, 32).parts >= 2
+    assert (np.abs(blue - [254, 0, 0]).sum(2)[~near(flower, 8)] < 30).all()
+
+
+def test_oxford_layout_overwrites_nothing_and_needs_test_pictures(tmp_path):
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_oxford(tmp_path, species=1)
+    with pytest.raises(ValueError, match="21 or more"):
+        write_oxford(tmp_path / "new", species=1, per_species=20)
+    assert list(tmp_path.iterdir()) == []
