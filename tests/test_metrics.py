@@ -25,6 +25,7 @@ from common.metrics import (
     pair_weights,
     retrieval,
     roc_auc,
+    verification_rates,
 )
 
 slow = settings(deadline=None, max_examples=40)
@@ -106,6 +107,22 @@ def test_weights_count_as_repetitions(case, data):
         repeated = measure(np.repeat(scores, weights), np.repeat(same, weights))
         assert measure(scores, same, weights.astype(float)) == pytest.approx(repeated, abs=1e-9)
     assert roc_auc(scores, same, weights) == pytest.approx(slow_auc(scores, same, weights))
+
+
+@slow
+@given(judged(), st.data())
+def test_all_rates_at_once_are_those_measured_apart(case, data):
+    scores, same = case
+    threshold = Threshold(data.draw(SCORE), "validation")
+    some = data.draw(st.lists(st.integers(0, 3), min_size=len(scores), max_size=len(scores)))
+    for weights in (None, np.array(some, float)):
+        by_kind = accuracy_by_kind(scores, same, threshold, weights)
+        expected = dict(
+            roc_auc=roc_auc(scores, same, weights), eer=equal_error_rate(scores, same, weights),
+            accuracy=accuracy(scores, same, threshold, weights), accuracy_same=by_kind[0],
+            accuracy_different=by_kind[1],
+        )  # fmt: skip
+        assert verification_rates(scores, same, threshold, weights) == pytest.approx(expected, nan_ok=True)
 
 
 @slow
@@ -300,6 +317,15 @@ def test_bootstrap_is_seeded_and_draws_as_many_as_there_are():
     assert not np.array_equal(drawn, again)
 
 
+def test_several_measures_share_their_draws():
+    values = np.random.default_rng(0).normal(size=(2, 30))
+    one, other = (bootstrap(lambda weights, v=v: np.average(v, weights=weights), 30, rounds=50) for v in values)
+    low, high = bootstrap(lambda weights: np.average(values, axis=1, weights=np.stack([weights] * 2)), 30, rounds=50)
+    np.testing.assert_allclose([low, high], np.transpose([one, other]))
+    lame = bootstrap(lambda weights: [np.nan if weights[0] else 1.0, weights[0]], 30, rounds=50)
+    assert lame[0][0] == lame[1][0] == 1.0 and lame[1][1] > 1, "a draw is left out of that measure only"
+
+
 def test_pictures_are_drawn_not_pairs():
     """One bad picture in many pairs: drawing pairs would call the result far surer than it is."""
     generator = np.random.default_rng(0)
@@ -329,6 +355,6 @@ def test_few_pictures_allow_an_interval_too():
 
 
 def test_no_metric_can_read_a_threshold_off_what_it_judges():
-    for name in ("accuracy", "accuracy_by_kind"):
+    for name in ("accuracy", "accuracy_by_kind", "verification_rates"):
         parameter = inspect.signature(getattr(metrics, name)).parameters["threshold"]
         assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
