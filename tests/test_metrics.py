@@ -28,7 +28,7 @@ from common.metrics import (
     verification_rates,
 )
 
-slow = settings(deadline=None, max_examples=40)
+slow = settings(deadline=None, max_examples=25)
 # Few different values make many ties; the rest are any floats a network may give.
 SCORE = st.one_of(st.integers(-3, 3).map(float), st.floats(-50, 50, width=32).map(lambda value: round(value, 3)))
 

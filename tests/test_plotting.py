@@ -68,7 +68,7 @@ def test_a_figure_has_a_title_and_labeled_axes(name):
         if axis.axison and axis.get_label() != "<colorbar>":
             assert axis.get_xlabel() and axis.get_ylabel()
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    figure.savefig(content, format="png", dpi=30)
     pixels = np.asarray(Image.open(content).convert("L"))
     assert pixels.std() > 5, "something is drawn"
 

@@ -33,6 +33,7 @@ def train(pictures, indices, pairs, weight=0.1, epochs=1, share=0.0, rate=0.01, 
     """A small training as the notebooks do it; returns model, objective and history."""
     known, labels = np.unique(pictures.labels[indices], return_inverse=True)
     net, objective = model(len(known), seed=seed), Classification(len(known), 8, weight)
+    objective.start = objective.center_loss.centers.detach().clone()
     net.freeze(share)
     loader = batches(Pictures(pictures, indices, labels), 16, shuffle=True, seed=seed)
     optimizer, scheduler = one_cycle(net, rate, epochs * len(loader))
@@ -115,15 +116,12 @@ def test_training_never_looks_at_the_test(pictures, run, protocol):
 @pytest.mark.parametrize("rate", [0.0, 0.01])
 def test_centers_move_and_at_the_same_pace_whatever_the_weight(pictures, rate):
     """With a model that stands still, the weight of the loss changes nothing for the centers, not even 0."""
-    indices, pairs = np.arange(80), all_pairs(pictures.labels, np.arange(0, 80, 9))
+    indices, pairs = np.arange(0, 80, 2), all_pairs(pictures.labels, np.arange(0, 80, 9))
     centers = []
-    for weight in (0.0, 1e-3, 1.0):
-        torch.manual_seed(0)
-        start = Classification(8, 8).center_loss.centers.detach()
-        torch.manual_seed(0)
+    for weight in (0.0, 1e-3, 1.0) if rate == 0 else (0.0, 1.0):
         _, objective, _ = train(pictures, indices, pairs, weight, rate=rate)
         centers.append(objective.center_loss.centers.detach())
-        assert (centers[-1] - start).norm(dim=1).min() > 0.5
+        assert (centers[-1] - objective.start).norm(dim=1).min() > 0.5
     apart = max((other - centers[0]).abs().max() for other in centers[1:])
     assert apart < 1e-6 if rate == 0 else apart > 1e-3
 
