@@ -138,23 +138,23 @@ def _genus(family: str, name: str, rng: np.random.Generator) -> Species:
 
 
 def _relative(genus: Species, name: str, seed: int, label: int, rng: np.random.Generator) -> Species:
-    """Return a species of `genus`: most factors shared, three or four moved a visible step."""
+    """Return a species of `genus`: most factors shared, four or five moved a visible step."""
 
     def near(value, spread):
         return float(value * (1 + spread * rng.choice([-1, 1])))
 
     steps = dict(
         petals=max(3, genus.petals + int(rng.choice([-1, 1, 2])) * max(1, genus.petals // 5)),
-        width=near(genus.width, 0.22), disc=near(genus.disc, 0.3),
-        curl=genus.curl + float(rng.choice([-25, 25])), cup=genus.cup + float(rng.choice([-14, 14])),
+        width=near(genus.width, 0.3), disc=near(genus.disc, 0.4),
+        curl=genus.curl + float(rng.choice([-25, 25])), cup=genus.cup + float(rng.choice([-18, 18])),
         veins=1.0 - genus.veins, spots=0.7 if genus.spots < 0.3 else 0.0, rim=0.4 if genus.rim < 0.2 else 0.0,
         gradient_along=0.7 if genus.gradient_along < 0.4 else 0.1, stamens=0 if genus.stamens else 10,
         layers=genus.layers + 1, center=str(rng.choice(["yellow", "cream", "crimson", "orange"])),
         throat=str(rng.choice(["white", "yellow", "crimson", "purple"])),
         accent=str(rng.choice(list(COLOURS))),
     )  # fmt: skip
-    chosen = rng.choice(list(steps), size=int(rng.integers(3, 5)), replace=False)
-    colours = tuple(rng.permutation(genus.colours)[: rng.integers(1, 3)].tolist())
+    chosen = rng.choice(list(steps), size=int(rng.integers(4, 6)), replace=False)
+    colours = tuple(rng.permutation(genus.colours)[: 1 + (rng.random() < 0.6)].tolist())
     return replace(
         genus, name=name, seed=seed, label=label, colours=colours, **{key: steps[key] for key in chosen}
     )
@@ -197,10 +197,10 @@ def draw_nuisances(species: Species, rng: np.random.Generator) -> dict:
         return round(low + (high - low) * next(chance), 4)
 
     return dict(
-        background=pick(*BACKGROUNDS), color=pick(*species.colours), hue=between(-0.015, 0.015),
+        background=pick(*BACKGROUNDS), color=pick(*species.colours), hue=between(-0.018, 0.018),
         saturation=between(0.85, 1.12), value=between(0.88, 1.05), x=between(0.38, 0.62),
-        y=between(0.38, 0.62), scale=between(0.3, 0.52), rotation=between(-180, 180),
-        tilt=between(0, 7.2) ** 2, tilt_direction=between(-180, 180), blooms=pick(0, 0, 0, 0, 1, 1, 2, 3),
+        y=between(0.38, 0.62), scale=between(0.32, 0.52), rotation=between(-180, 180),
+        tilt=between(0, 6.5) ** 2, tilt_direction=between(-180, 180), blooms=pick(0, 0, 0, 0, 0, 1, 2, 3),
         openness=between(-10, 14), jitter=between(0.3, 1.4), wilt=max(0.0, between(-1.5, 1)),
         damage=pick(0, 0, 0, 1), light_direction=between(-180, 180), light_elevation=between(25, 80),
         exposure=between(0.85, 1.25), warmth=between(-0.1, 0.1), contrast=between(0.9, 1.25),
