@@ -142,7 +142,7 @@ def compared():
 
 
 @given(st.permutations(["best", "as good", "worse"]), st.floats(0.1, 100), st.floats(0.1, 100))
-def test_rule_takes_the_fastest_of_those_not_seen_to_be_worse(compared, order, seconds, other):
+def test_rule_takes_the_fastest_of_those_as_good_as_the_best(compared, order, seconds, other):
     table = compared.assign(seconds=pd.Series({"best": seconds, "as good": other, "worse": 0.01})).loc[order]
     assert table.loc[selection.choose(table), "seconds"] == min(seconds, other)
 
