@@ -94,19 +94,19 @@ def stratified_split(labels, keep, seed: int, shares=(0.5, 0.2)) -> dict[str, np
         labels: int (N,), the species of each picture.
         keep: bool (N,), pictures that take part.
         seed: of the shuffle.
-        shares: of train and validation in each species; the rest is test. A species too small for
-            three parts goes to train alone, or to train and test.
+        shares: of train and validation in each species; the rest is test. From six pictures up, validation
+            and test get two or more, so that same pairs exist; below, train is served first, then test.
 
     Returns:
         "train", "validation", "test" -> sorted int64 indices.
     """
-    generator = np.random.default_rng(seed)
-    parts = {name: [] for name in NAMES}
+    generator, parts = np.random.default_rng(seed), {name: [] for name in NAMES}
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero((labels == label) & keep))
-        train = max(1, int(shares[0] * len(members)))
-        validation = train + round(shares[1] * len(members))
-        for name, part in zip(NAMES, np.split(members, [train, validation]), strict=True):
+        count, least = len(members), 2 if len(members) >= 6 else 0
+        validation = max(least, round(shares[1] * count))
+        train = max(1, min(int(shares[0] * count), count - validation - least))
+        for name, part in zip(NAMES, np.split(members, [train, train + validation]), strict=True):
             parts[name].append(part)
     return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
 
@@ -161,7 +161,7 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
     if not same.any() or same.all():
         raise ValueError(
             f"{len(indices)} pictures of {len(np.unique(labels[indices]))} species allow no balanced pairs; "
-            "give at least two species, one of them with two pictures"
+            "give two species or more, of six pictures or more each"
         )
     count = min(int(same.sum()), int((~same).sum()), most // 2)
     chosen = np.concatenate([generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)])
