@@ -25,7 +25,7 @@ PROFILES = {
     "standard": dict(
         dataset="flowers102",
         image_size=160,
-        epochs=8,
+        epochs=4,
         batch_size=32,
         learning_rate=1e-3,
         frozen_share=0.5,

@@ -95,6 +95,7 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str)
             if column in history:
                 axis.plot(history["epoch"], history[column], marker="o", markersize=3, label=name)
         axis.set(xlabel="epoch", ylabel=column.replace("_", " "))
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes.flat[-1].legend(fontsize=8)
     return _finish(figure, title)
 
@@ -115,8 +116,9 @@ def confusion(matrix, names: Sequence[str], title: str) -> Figure:
     size = max(4.5, 0.3 * len(names) + 1.5)
     figure, axis = plt.subplots(figsize=(size, size * 0.85))
     small = len(names) <= 25
+    counts = np.where(matrix > 0, matrix.astype(str), "") if small else False
     sns.heatmap(
-        matrix, annot=small, fmt="d", cbar=not small, cmap="Blues", ax=axis, annot_kws={"size": 7},
+        matrix, annot=counts, fmt="", cbar=not small, cmap="Blues", ax=axis, annot_kws={"size": 7},
         xticklabels=names if small else False, yticklabels=names if small else False,
     )  # fmt: skip
     axis.tick_params(labelsize=7)
