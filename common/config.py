@@ -14,7 +14,7 @@ PROFILES = {
     "quick": dict(
         dataset="rendered",
         image_size=64,
-        epochs=12,
+        epochs=10,
         batch_size=32,
         learning_rate=5e-3,
         frozen_share=0.0,
