@@ -12,8 +12,9 @@ from common.config import Config, describe
 from common.files import write_whole
 from common.images import ImageSet
 from common.metrics import Threshold
+from common.siamese import SiameseNet
 
-MODELS = {"EmbeddingNet": EmbeddingNet}
+MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}
 
 
 def save(config: Config, image_set: ImageSet, name: str, model, threshold: Threshold, history, **more) -> Path:

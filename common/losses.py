@@ -1,6 +1,4 @@
-"""What is minimized: each loss a module that maps embeddings and labels to a number."""
-
-import math
+"""What is minimized: losses of embeddings, of distances and of scores."""
 
 import torch
 import torch.nn.functional as F
@@ -48,34 +46,50 @@ class CenterLoss(nn.Module):
         return update - update.detach()
 
 
-class Classification(nn.Module):
-    """Cross-entropy on the species, joined with center loss by a weight (Wen et al. 2016, equation 5).
+def contrastive_loss(distances: Tensor, same: Tensor, margin: float = 1.0) -> Tensor:
+    """Pull same pairs together, push different pairs apart until the margin (Hadsell et al. 2006, equation 4).
 
-    A training objective for `fit`: model and batch in, named terms out; their sum is minimized.
+    Their Y is 1 for a different pair; here same is 1, as everywhere in this project.
+
+    Args:
+        distances: float (P,), 0 or more.
+        same: bool (P,).
+        margin: distance from which on a different pair costs nothing.
+
+    Returns:
+        float (P,): d^2 / 2 for a same pair, max(0, margin - d)^2 / 2 for a different one.
     """
+    return torch.where(same, distances, F.relu(margin - distances)).square() / 2
 
-    def __init__(self, classes: int, embedding_size: int, center_weight: float = 0.0):
-        """
-        Args:
-            classes: number of species.
-            embedding_size: length of an embedding.
-            center_weight: lambda of the paper, 0 or more; 0 is plain cross-entropy, whose centers only watch.
 
-        Raises:
-            ValueError: a negative weight.
-        """
-        super().__init__()
-        if center_weight < 0:
-            raise ValueError(f"center_weight is {center_weight}; use 0 (no center loss) or more")
-        self.center_weight = center_weight
-        self.center_loss = CenterLoss(classes, embedding_size)
-        self.stuck_at = {"cross_entropy": math.log(classes)}
+def triplet_loss(to_positive: Tensor, to_negative: Tensor, margin: float | None = 0.2) -> Tensor:
+    """Ask of each triplet that its negative be farther than its positive, by a margin.
 
-    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The terms to add up, for float images (B, 3, H, W) in [0, 1] and int labels (B,)."""
-        embeddings = model(images)
-        center = self.center_weight * self.center_loss(embeddings, labels)
-        return {
-            "cross_entropy": F.cross_entropy(model.classify(embeddings), labels),
-            "center": center + self.center_loss.center_step(embeddings, labels),
-        }
+    Args:
+        to_positive, to_negative: float (T,), the anchor's distances.
+        margin: what must lie between (Schroff et al. 2015, equation 1); None: the soft margin
+            log(1 + exp(d_ap - d_an)), which never stops asking for more (Hermans et al. 2017, section 2).
+
+    Returns:
+        float (T,), max(0, d_ap - d_an + margin) or the soft one.
+    """
+    violation = to_positive - to_negative
+    return F.softplus(violation) if margin is None else F.relu(violation + margin)
+
+
+def pairwise_distances(embeddings: Tensor, squared: bool = False) -> Tensor:
+    """Euclidean distances between unit-length embeddings, of which those equal to 0 have a gradient of 0.
+
+    Args:
+        embeddings: float (B, D); scaled to unit length here, so that squared distances are 2 - 2 cosine.
+        squared: leave out the square root.
+
+    Returns:
+        float (B, B), 0 to 2 (squared: 0 to 4).
+    """
+    unit = F.normalize(embeddings)
+    square = (2 - 2 * unit @ unit.T).clamp(min=0)
+    if squared:
+        return square
+    positive = square > 1e-8  # the root has no finite gradient at 0
+    return torch.where(positive, square.where(positive, torch.ones_like(square)).sqrt(), 0.0)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.images import ImageSet
 
@@ -57,6 +57,70 @@ def batches(pictures: Pictures, batch_size: int, shuffle: bool = False, seed: in
         generator=torch.Generator().manual_seed(seed),
         collate_fn=_as_is,
     )
+
+
+class SpeciesSampler(Sampler):
+    """P x K batches: P species, K pictures of each, so that every batch holds same and different pairs.
+
+    An epoch is as many batches as it takes to show as many pictures as there are. Species take turns
+    in a random order, and so do the pictures of a species; a picture of a small species is therefore
+    seen more often than one of a large species.
+    """
+
+    def __init__(self, labels, species: int, pictures: int, generator: torch.Generator):
+        """
+        Args:
+            labels: int (M,), the species of each picture.
+            species: P, 2 or more; all there are, if they are fewer.
+            pictures: K, 2 or more; a species with fewer gives all it has.
+            generator: source of the order.
+
+        Raises:
+            ValueError: P or K below 2, one species only, or no species with two pictures.
+        """
+        self.members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
+        if species < 2 or pictures < 2:
+            raise ValueError(f"{species} species x {pictures} pictures hold no triplet; give 2 x 2 or more")
+        if len(self.members) < 2 or max(map(len, self.members.values())) < 2:
+            raise ValueError(f"{len(labels)} pictures of {len(self.members)} species hold no triplet; add pictures")
+        self.species, self.pictures, self.generator = min(species, len(self.members)), pictures, generator
+        self.batches = max(1, round(len(labels) / (self.species * pictures)))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self):
+        order = np.random.default_rng(torch.randint(2**31, (1,), generator=self.generator).item())
+        waiting, rest = [], {label: np.array([], int) for label in self.members}
+        for _ in range(self.batches):
+            if len(waiting) < self.species:  # those still waiting go first, and nobody is in a batch twice
+                others = [label for label in self.members if label not in waiting]
+                waiting += order.permutation(others).tolist()
+            chosen, waiting = waiting[: self.species], waiting[self.species :]
+            batch = []
+            for label in chosen:
+                if len(rest[label]) < min(self.pictures, len(self.members[label])):
+                    rest[label] = order.permutation(self.members[label])
+                batch += rest[label][: self.pictures].tolist()
+                rest[label] = rest[label][self.pictures :]
+            yield batch
+
+
+def species_batches(pictures: Pictures, species: int, per_species: int, seed: int = 0) -> DataLoader:
+    """Group pictures into P x K batches; see `SpeciesSampler` for what an epoch is.
+
+    Args:
+        pictures: what to show.
+        species: P, species in a batch.
+        per_species: K, pictures of each.
+        seed: of the order.
+
+    Returns:
+        A DataLoader of (uint8 (P K, 3, H, W), int64 (P K,)).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sampler = SpeciesSampler(pictures.labels, species, per_species, generator)
+    return DataLoader(pictures, batch_sampler=sampler, generator=generator, collate_fn=_as_is)
 
 
 def as_float(images: Tensor) -> Tensor:

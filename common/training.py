@@ -70,7 +70,8 @@ def fit(
         model: changed in place.
         objective: called as `objective(model, *batch)`, returns named terms whose sum is minimized.
             Its own parameters (centers, say) are trained too if an optimizer holds them. An attribute
-            `stuck_at` gives terms' values for a model that learned nothing, by their names.
+            `stuck_at` gives terms' values for a model that learned nothing, by their names; an attribute
+            `watched` names further numbers of the latest batch, for the history only.
         loader: batches of tensors; uint8 ones are pictures, turned into augmented floats in [0, 1].
         optimizers: stepped together after every batch.
         epochs: passes through `loader`, 1 or more.
@@ -83,7 +84,7 @@ def fit(
             and it is removed at the end.
 
     Returns:
-        One row an epoch: epoch, each term, loss, validation, learning_rate, spread, images, seconds.
+        One row an epoch: epoch, each term, loss, what is watched, validation, learning_rate, spread, images, seconds.
 
     Raises:
         Collapse: see `check_collapse`.
@@ -163,7 +164,8 @@ def _run_epoch(step, batches, optimizers, schedulers, accelerator, generator) ->
         accelerator.backward(loss)
         for stepped in (*optimizers, *schedulers):
             stepped.step()
-        for name, term in {**terms, "loss": loss}.items():
+        watched = getattr(accelerator.unwrap_model(step).objective, "watched", {})
+        for name, term in {**terms, "loss": loss, **watched}.items():
             totals[name] = totals.get(name, 0.0) + term.item() * len(inputs[0])
         images += len(inputs[0]) * accelerator.num_processes
     shown = images // accelerator.num_processes

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.losses import CenterLoss, Classification
+from common.losses import CenterLoss
+from common.objectives import Classification
 
 
 class Toy(nn.Module):

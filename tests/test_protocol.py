@@ -12,7 +12,7 @@ from made_up import all_pairs, config, image_set, model
 from common.checkpoints import load, save
 from common.evaluation import embed_all, pair_auc, retrieval_report, verification_report
 from common.ledger import leaderboard, read_results, record
-from common.losses import Classification
+from common.objectives import Classification
 from common.metrics import Threshold, accuracy, cosine_scores, fit_threshold, roc_auc
 from common.sampling import Pictures, batches
 from common.splits import make_splits

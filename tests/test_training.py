@@ -11,7 +11,7 @@ from made_up import image_set
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from common.losses import Classification
+from common.objectives import Classification
 from common.sampling import Pictures, batches
 from common.training import Collapse, check_collapse, fit, one_cycle
 

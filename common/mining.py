@@ -1,0 +1,103 @@
+"""Which pairs and triplets of a batch are learned from: labels and distances in, indices out."""
+
+import torch
+from torch import Tensor
+
+
+def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Every pair of a batch once.
+
+    Args:
+        labels: int (B,).
+
+    Returns:
+        First index, second index (both int (P,), P = B (B - 1) / 2) and same: bool (P,).
+    """
+    first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
+    return first, second, labels[first] == labels[second]
+
+
+def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The same pairs of a batch with as many different ones: the hardest of them, or any.
+
+    Args:
+        labels: int (B,).
+        scores: float (P,), the scores of `all_pairs`; the different pairs that score highest are taken.
+            None: different pairs at random.
+
+    Returns:
+        As `all_pairs`, the same pairs first.
+    """
+    first, second, same = all_pairs(labels)
+    order = torch.rand(len(same), device=labels.device) if scores is None else scores.detach()
+    positives = same.nonzero().squeeze(1)
+    negatives = order.masked_fill(same, -torch.inf).argsort(descending=True)[: int((~same).sum())]
+    chosen = torch.cat([positives, negatives[: len(positives)]])
+    return first[chosen], second[chosen], same[chosen]
+
+
+def all_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Every valid triplet of a batch: anchor and positive are two pictures of one class, the negative of another.
+
+    Args:
+        labels: int (B,).
+
+    Returns:
+        Anchor, positive and negative indices, each int (T,); empty where the batch has no valid triplet.
+    """
+    same = _same(labels)
+    return (_positives(same)[:, :, None] & ~same[:, None, :]).nonzero(as_tuple=True)
+
+
+def random_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each anchor and positive of a batch with one negative at random; returns as `all_triplets`."""
+    anchor, positive, same = _anchors_and_positives(labels)
+    return anchor, positive, torch.rand(same.shape, device=labels.device).masked_fill(same, -1).argmax(1)
+
+
+def batch_hard(labels: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each anchor with its farthest positive and its nearest negative (Hermans et al. 2017, equation 5).
+
+    Args:
+        labels: int (B,).
+        distances: float (B, B) between the pictures of the batch.
+
+    Returns:
+        As `all_triplets`, one triplet for each anchor that has a positive and a negative.
+    """
+    same = _same(labels)
+    anchor = (_positives(same).any(1) & ~same.all(1)).nonzero().squeeze(1)
+    farthest = distances.masked_fill(~_positives(same), -torch.inf)[anchor].argmax(1)
+    return anchor, farthest, distances.masked_fill(same, torch.inf)[anchor].argmin(1)
+
+
+def semi_hard(labels: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each anchor and positive with the nearest negative that is farther than the positive (Schroff et al. 2015).
+
+    Where no negative is farther, the farthest one is taken: the least wrong.
+
+    Args, returns: as in `batch_hard`, one triplet for each anchor and positive that have a negative.
+    """
+    anchor, positive, same = _anchors_and_positives(labels)
+    if not len(anchor):
+        return anchor, positive, anchor
+    to_anchor = distances[anchor]
+    farther = ~same & (to_anchor > distances[anchor, positive][:, None])
+    nearest = to_anchor.masked_fill(~farther, torch.inf).argmin(1)
+    farthest = to_anchor.masked_fill(same, -torch.inf).argmax(1)
+    return anchor, positive, torch.where(farther.any(1), nearest, farthest)
+
+
+def _same(labels: Tensor) -> Tensor:
+    return labels[:, None] == labels
+
+
+def _positives(same: Tensor) -> Tensor:
+    return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+
+
+def _anchors_and_positives(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ordered pairs of one class whose anchor has a negative, and same[anchor]: bool (A, B)."""
+    same = _same(labels)
+    anchor, positive = (_positives(same) & ~same.all(1, keepdim=True)).nonzero(as_tuple=True)
+    return anchor, positive, same[anchor]
