@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = """
 files folders config decoding images species painting plants rendered datasets splits sampling
 backbones losses metrics retrieval evaluation index baselines notebooks ledger checkpoints training selection
-attacks explain plotting galleries
+attacks explain plotting curves galleries
 """
 ORDER = ROWS.split()
 MOST_LINES = 250
