@@ -122,7 +122,7 @@ def difference(first, second, pairs, measure=roc_auc, rounds: int = 200) -> dict
     return {"value": gap(seeds, None), "low": low, "high": high}
 
 
-def retrieval_report(embeddings, labels, rounds: int = 1000, similarity=None) -> pd.DataFrame:
+def retrieval_report(embeddings, labels, similarity=None, rounds: int = 1000) -> pd.DataFrame:
     """P@1, R-precision and MAP@R of embeddings (N, D) with labels (N,), with intervals over queries.
 
     Args:
@@ -136,7 +136,7 @@ def retrieval_report(embeddings, labels, rounds: int = 1000, similarity=None) ->
     return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in found.items()])
 
 
-def reid_report(embeddings, labels, cameras=None, rounds: int = 1000, similarity=None) -> pd.DataFrame:
+def reid_report(embeddings, labels, cameras=None, similarity=None, rounds: int = 1000) -> pd.DataFrame:
     """CMC@1, CMC@5, CMC@10 and mean average precision of person re-identification, with intervals over queries.
 
     Args:
