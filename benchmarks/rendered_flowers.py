@@ -23,8 +23,8 @@ from common.backbones import EmbeddingNet, embed
 from common.baselines import colour_histogram, raw_pixels
 from common.config import setup
 from common.datasets import load_images
-from common.metrics import retrieval
 from common.rendered import rendered_pictures
+from common.retrieval import retrieval
 from common.species import species_table
 
 BANDS = dict(colour_histogram="0.25-0.60", raw_pixels="<= 0.45", frozen_mobilenetv2_100="0.60-0.95")

@@ -1,5 +1,7 @@
 """Pixels to embedding: a timm backbone, normalization inside, one linear head."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +69,8 @@ class EmbeddingNet(nn.Module):
         return self.classifier(embeddings)
 
     def score_embeddings(self, first: Tensor, second: Tensor) -> Tensor:
-        """Cosine similarity (B,) of two batches of embeddings (B, D)."""
-        return F.cosine_similarity(first, second)
+        """Cosine similarity of embeddings (..., D), whose other dimensions broadcast: (B,) of two batches (B, D)."""
+        return F.cosine_similarity(first, second, dim=-1)
 
     def score(self, first: Tensor, second: Tensor) -> Tensor:
         """How similar two batches of pictures (B, 3, H, W) in [0, 1] are: (B,), higher is more similar."""
@@ -131,15 +133,21 @@ def stages(backbone: nn.Module) -> list[str]:
     return [name for name in names if next(backbone.get_submodule(name).parameters(), None) is not None]
 
 
-@torch.inference_mode()
-def embed(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Embed uint8 pictures (N, 3, H, W) in evaluation mode: float32 (N, D); the model's mode is restored."""
-    device = next(model.parameters()).device
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Put a model into evaluation mode without gradients, give its device, and restore its mode at the end."""
     training = model.training
     model.eval()
     try:
+        with torch.inference_mode():
+            yield next(model.parameters()).device
+    finally:
+        model.train(training)
+
+
+def embed(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Embed uint8 pictures (N, 3, H, W) in evaluation mode: float32 (N, D); the model's mode is restored."""
+    with evaluating(model) as device:
         starts = range(0, len(images), batch_size)
         chunks = (torch.from_numpy(np.array(images[start : start + batch_size])) for start in starts)
         return torch.cat([model(as_float(chunk.to(device))).float().cpu() for chunk in chunks]).numpy()
-    finally:
-        model.train(training)

@@ -2,23 +2,43 @@
 
 import numpy as np
 import pandas as pd
+import torch
 
-from common.backbones import embed
+from common.backbones import embed, evaluating
 from common.images import ImageSet
 from common.metrics import (
     Threshold,
+    accuracy,
     bootstrap,
-    cosine_scores,
     pair_weights,
-    retrieval,
+    precision_recall_f1,
     roc_auc,
     verification_rates,
 )
+from common.retrieval import cmc, retrieval
 
 
 def pair_auc(model, image_set: ImageSet, pairs) -> float:
-    """ROC-AUC of a model's cosine scores on int pairs (P, 3); what training validates on."""
-    return roc_auc(cosine_scores(embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2])
+    """ROC-AUC of a model's own scores on int pairs (P, 3); what training validates on."""
+    return roc_auc(pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2])
+
+
+def pair_scores(model, embeddings, pairs, chunk: int = 4096) -> np.ndarray:
+    """How similar a model finds each pair, by its `score_embeddings` in evaluation mode.
+
+    Args:
+        model: what made the embeddings.
+        embeddings: float32 array (N, D), one row a picture of the data set.
+        pairs: int (P, 2 or more), whose first two columns are row numbers.
+        chunk: pairs compared at a time.
+
+    Returns:
+        float32 (P,), higher is more similar; cosines for an `EmbeddingNet`.
+    """
+    with evaluating(model) as device:
+        parts = [pairs[start : start + chunk] for start in range(0, len(pairs), chunk)]
+        sides = ((torch.from_numpy(embeddings[part[:, side]]).to(device) for side in (0, 1)) for part in parts)
+        return torch.cat([model.score_embeddings(*two).float().cpu() for two in sides]).numpy()
 
 
 def embed_all(model, image_set: ImageSet, indices) -> np.ndarray:
@@ -56,6 +76,25 @@ def verification_report(scores, pairs, threshold: Threshold, rounds: int = 200) 
     return report.assign(n=len(pairs), threshold_from=np.where(judged, threshold.fitted_on, ""))
 
 
+def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: Threshold) -> pd.DataFrame:
+    """How well one threshold decides on each split: where train is far better than test, the model has overfitted.
+
+    Args:
+        scores_by_split: split name -> float (P,), higher is more similar.
+        pairs_by_split: split name -> int (P, 3): first, second, same; may name more splits.
+        threshold: the same for all splits.
+
+    Returns:
+        Rows of split, accuracy (balanced), precision, recall, f1, pairs (their number), threshold_from.
+    """
+    rows = []
+    for split, scores in scores_by_split.items():
+        same = pairs_by_split[split][:, 2]
+        rates = dict(accuracy=accuracy(scores, same, threshold), **precision_recall_f1(scores, same, threshold))
+        rows.append(dict(split=split, **rates, pairs=len(same), threshold_from=threshold.fitted_on))
+    return pd.DataFrame(rows)
+
+
 def difference(first, second, pairs, measure=roc_auc, rounds: int = 200) -> dict[str, float]:
     """How much more one approach scores than another, paired over pictures and seeds.
 
@@ -83,13 +122,34 @@ def difference(first, second, pairs, measure=roc_auc, rounds: int = 200) -> dict
     return {"value": gap(seeds, None), "low": low, "high": high}
 
 
-def retrieval_report(embeddings, labels, rounds: int = 1000) -> pd.DataFrame:
+def retrieval_report(embeddings, labels, similarity=None, rounds: int = 1000) -> pd.DataFrame:
     """P@1, R-precision and MAP@R of embeddings (N, D) with labels (N,), with intervals over queries.
+
+    Args:
+        embeddings, labels, similarity: as in `retrieval`; a model that is no cosine is asked by its `score_embeddings`.
+        rounds: bootstrap draws.
 
     Returns:
         Rows of metric, value, low, high, n (queries), threshold_from (empty).
     """
-    return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in retrieval(embeddings, labels).items()])
+    found = retrieval(embeddings, labels, similarity)
+    return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in found.items()])
+
+
+def reid_report(embeddings, labels, cameras=None, similarity=None, rounds: int = 1000) -> pd.DataFrame:
+    """CMC@1, CMC@5, CMC@10 and mean average precision of person re-identification, with intervals over queries.
+
+    Args:
+        embeddings, labels, cameras, similarity: as in `cmc`.
+        rounds: bootstrap draws.
+
+    Returns:
+        Rows "cmc_at_1", "cmc_at_5", "cmc_at_10", "map" of metric, value, low, high, n (queries with a valid match),
+        threshold_from (empty).
+    """
+    found = cmc(embeddings, labels, cameras, similarity=similarity)
+    found["map"] = found.pop("average_precision")
+    return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in found.items()])
 
 
 def class_report(predicted, labels, rounds: int = 1000) -> pd.DataFrame:
@@ -99,5 +159,7 @@ def class_report(predicted, labels, rounds: int = 1000) -> pd.DataFrame:
 
 def _mean_row(metric, values, rounds):
     values = values[np.isfinite(values)]
+    if not len(values):
+        raise ValueError(f"{metric} cannot be measured: no picture has another of its class to be found")
     low, high = bootstrap(lambda weights: np.average(values, weights=weights), len(values), rounds)
     return dict(metric=metric, value=values.mean(), low=low, high=high, n=len(values), threshold_from="")

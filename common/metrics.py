@@ -102,48 +102,31 @@ def accuracy_by_kind(scores, same, threshold: Threshold, weights=None) -> tuple[
     return tuple(map(float, by_kind))
 
 
+def precision_recall_f1(scores, same, threshold: Threshold) -> dict[str, float]:
+    """How well "same" is said, by a threshold fitted elsewhere.
+
+    Args:
+        scores, same: as in `roc_auc`.
+        threshold: fitted on another split.
+
+    Returns:
+        "precision", the share of same pairs among those called same, 0 where no pair is (nothing right was said);
+        "recall", the share of same pairs called same; "f1", their harmonic mean. Unlike `accuracy`, precision and f1
+        depend on how many of the pairs are same.
+    """
+    _check_pairs(scores, same)
+    called, same = np.asarray(scores, float) >= threshold.value, np.asarray(same).astype(bool)
+    right = int((called & same).sum())
+    precision = right / max(int(called.sum()), 1)
+    return {"precision": precision, "recall": right / int(same.sum()), "f1": 2 * right / int(called.sum() + same.sum())}
+
+
 def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict[str, float]:
     """All pair metrics at once: roc_auc, eer, accuracy, accuracy_same, accuracy_different; arguments as above."""
     area, error = _auc_and_eer(scores, same, weights)
     on_same, on_different = accuracy_by_kind(scores, same, threshold, weights)
     rates = {"roc_auc": area, "eer": error, "accuracy": (on_same + on_different) / 2}
     return {**rates, "accuracy_same": on_same, "accuracy_different": on_different}
-
-
-def retrieval(embeddings, labels, chunk: int = 1024) -> dict[str, np.ndarray]:
-    """Search each picture among all others and rate what comes back.
-
-    R is the number of other pictures of the query's class. P@1 asks whether the closest picture is of
-    that class; R-precision is the share of the class among the R closest; MAP@R is the mean over the R
-    closest of the precision at each hit (Musgrave et al. 2020, "A Metric Learning Reality Check").
-    Ties are broken by picture order, never by class.
-
-    Args:
-        embeddings: float (N, D), compared by cosine.
-        labels: int (N,).
-        chunk: queries compared at a time, which bounds memory to chunk x N.
-
-    Returns:
-        "precision_at_1", "r_precision", "map_at_r" -> float (N,), NaN for a query that is alone in its class.
-    """
-    unit, labels = normalize(embeddings), np.asarray(labels)
-    relevant = np.bincount(np.unique(labels, return_inverse=True)[1])[np.unique(labels, return_inverse=True)[1]] - 1
-    found = {name: np.full(len(labels), np.nan) for name in ("precision_at_1", "r_precision", "map_at_r")}
-    deepest = max(int(relevant.max()), 1)
-    for start in range(0, len(labels), chunk):
-        queries = np.arange(start, min(start + chunk, len(labels)))
-        similarity = unit[queries] @ unit.T
-        similarity[np.arange(len(queries)), queries] = -np.inf
-        closest = np.argsort(-similarity, axis=1, kind="stable")[:, :deepest]
-        hits = labels[closest] == labels[queries, None]
-        count = relevant[queries]
-        within = hits & (np.arange(deepest) < count[:, None])
-        precision = np.cumsum(within, axis=1) / np.arange(1, deepest + 1)
-        known, size = count > 0, np.maximum(count, 1)
-        found["precision_at_1"][queries] = np.where(known, hits[:, 0], np.nan)
-        found["r_precision"][queries] = np.where(known, within.sum(1) / size, np.nan)
-        found["map_at_r"][queries] = np.where(known, (precision * within).sum(1) / size, np.nan)
-    return found
 
 
 def bootstrap(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0):

@@ -50,7 +50,7 @@ def contact_sheet(images, titles: Sequence[str] = (), columns: int = 6, title: s
         axis.imshow(np.moveaxis(image, 0, -1) if np.ndim(image) == 3 else image, cmap="viridis")
         if len(titles):
             axis.set_title(titles[place], fontsize=8)
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def bars(values: pd.Series, title: str, xlabel: str, ylabel: str, errors=None) -> Figure:
@@ -59,7 +59,7 @@ def bars(values: pd.Series, title: str, xlabel: str, ylabel: str, errors=None) -
     axis.barh([str(name) for name in values.index], values, xerr=errors, color=sns.color_palette()[0])
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def histograms(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "pictures", bins: int = 40) -> Figure:
@@ -67,7 +67,7 @@ def histograms(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "pict
     figure, axis = plt.subplots(figsize=(7.5, 3.4))
     sns.histplot(table, bins=bins, element="step", ax=axis)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def scatter(points, labels, title: str, names: Sequence[str] = (), axes=("dimension 1", "dimension 2")) -> Figure:
@@ -75,7 +75,7 @@ def scatter(points, labels, title: str, names: Sequence[str] = (), axes=("dimens
     figure, axis = plt.subplots(figsize=(7.5, 5.5))
     _scatter(axis, points, labels, names)
     axis.set(xlabel=axes[0], ylabel=axes[1])
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def scatter_side_by_side(panels: dict, labels, title: str, names: Sequence[str] = ()) -> Figure:
@@ -84,7 +84,7 @@ def scatter_side_by_side(panels: dict, labels, title: str, names: Sequence[str] 
     for axis, (panel, points) in zip(axes.flat, panels.items(), strict=True):
         _scatter(axis, points, labels, names if axis is axes.flat[-1] else ())
         axis.set(title=panel, xlabel="dimension 1", ylabel="dimension 2")
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str) -> Figure:
@@ -97,7 +97,19 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str)
         axis.set(xlabel="epoch", ylabel=column.replace("_", " "))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes.flat[-1].legend(fontsize=8)
-    return _finish(figure, title)
+    return finish(figure, title)
+
+
+def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, high=None) -> Figure:
+    """One line a column over the table's index; `low` and `high`, tables of the same form, make bands around them."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.2))
+    for name, values in table.items():
+        (line,) = axis.plot(table.index, values, marker="o", markersize=4, label=name)
+        if low is not None:
+            axis.fill_between(table.index, low[name], high[name], color=line.get_color(), alpha=0.2, linewidth=0)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(fontsize=9)
+    return finish(figure, title)
 
 
 def score_histogram(scores, same, threshold: float, title: str) -> Figure:
@@ -108,7 +120,7 @@ def score_histogram(scores, same, threshold: float, title: str) -> Figure:
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}, from validation")
     axis.set(xlabel="score (cosine similarity)", ylabel="pairs")
     axis.legend()
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def confusion(matrix, names: Sequence[str], title: str) -> Figure:
@@ -123,7 +135,7 @@ def confusion(matrix, names: Sequence[str], title: str) -> Figure:
     )  # fmt: skip
     axis.tick_params(labelsize=7)
     axis.set(xlabel="predicted species", ylabel="true species")
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
@@ -138,7 +150,7 @@ def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel:
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.margins(0.2)
     axis.legend()
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
@@ -149,7 +161,7 @@ def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") ->
     axis.invert_yaxis()
     axis.margins(y=0.2)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def _scatter(axis, points, labels, names) -> None:
@@ -162,7 +174,8 @@ def _scatter(axis, points, labels, names) -> None:
         axis.legend(fontsize=7, ncol=2, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _finish(figure: Figure, title: str) -> Figure:
+def finish(figure: Figure, title: str) -> Figure:
+    """Set the title of a figure and let nothing overlap."""
     figure.suptitle(title)
     figure.tight_layout()
     return figure

@@ -63,8 +63,9 @@ def fit(
     seed: int = 0,
     device: str = "cpu",
     resume: Path | None = None,
+    keep: str = "best",
 ) -> pd.DataFrame:
-    """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch.
+    """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch, or its last.
 
     Args:
         model: changed in place.
@@ -75,20 +76,25 @@ def fit(
         loader: batches of tensors; uint8 ones are pictures, turned into augmented floats in [0, 1].
         optimizers: stepped together after every batch.
         epochs: passes through `loader`, 1 or more.
-        validate: measures the model after each epoch, higher is better; its best epoch is kept.
+        validate: measures the model after each epoch, higher is better.
         schedulers: stepped after every batch.
         patience: stop after this many epochs without a better validation; None: never.
         seed: of augmentation.
         device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where it is a GPU.
         resume: file that keeps the state after each epoch; if it exists, training goes on from there,
             and it is removed at the end.
+        keep: "best" returns to the best validated epoch; "last" trusts the schedule, for where validation
+            is too small to choose by.
 
     Returns:
         One row an epoch: epoch, each term, loss, what is watched, validation, learning_rate, spread, images, seconds.
 
     Raises:
         Collapse: see `check_collapse`.
+        ValueError: an unknown `keep`.
     """
+    if keep not in ("best", "last"):
+        raise ValueError(f"keep is {keep!r}; choose 'best' or 'last'")
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
     on_device = accelerator.prepare(TrainingStep(model, objective).to(memory_format=torch.channels_last))
     batches = accelerator.prepare(loader)
@@ -107,7 +113,7 @@ def fit(
         images = row.pop("images") + (history[-1]["images"] if history else 0)
         history.append({"epoch": epoch + 1, **row, "validation": validation, "images": images, "seconds": seconds})
         check_collapse(history, getattr(objective, "stuck_at", None))
-        if validation >= max(past["validation"] for past in history):
+        if keep == "last" or validation >= max(past["validation"] for past in history):
             best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         progress.set_postfix(loss=f"{row['loss']:.3f}", validation=f"{validation:.3f}")
         _keep(resume, stateful, generators, history, best)

@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the ground up; a file imports only from rows above it.
 ROWS = """
-files folders config decoding images species painting plants rendered datasets splits sampling
-backbones siamese losses mining objectives metrics evaluation baselines notebooks ledger checkpoints training
-selection attacks explain plotting
+files folders profiles config decoding images species painting plants rendered oxford people datasets pairs splits sampling
+backbones small_cnn siamese losses mining objectives metrics retrieval evaluation index baselines notebooks ledger
+checkpoints training budget selection attacks explain plotting curves galleries
 """
 ORDER = ROWS.split()
 MOST_LINES = 250

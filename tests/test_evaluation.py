@@ -5,12 +5,32 @@ import inspect
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from made_up import all_pairs, image_set, model
 
 from common import evaluation
 from common.backbones import embed
-from common.evaluation import class_report, difference, embed_all, pair_auc, retrieval_report, verification_report
-from common.metrics import Threshold, accuracy, accuracy_by_kind, cosine_scores, equal_error_rate, retrieval, roc_auc
+from common.evaluation import (
+    class_report,
+    decision_report,
+    difference,
+    embed_all,
+    pair_auc,
+    pair_scores,
+    reid_report,
+    retrieval_report,
+    verification_report,
+)
+from common.metrics import (
+    Threshold,
+    accuracy,
+    accuracy_by_kind,
+    cosine_scores,
+    equal_error_rate,
+    precision_recall_f1,
+    roc_auc,
+)
+from common.retrieval import cmc, retrieval
 
 COLUMNS = ["metric", "value", "low", "high", "n", "threshold_from"]
 THRESHOLD = Threshold(0.4, "validation")
@@ -108,6 +128,44 @@ def test_retrieval_report():
         assert 0 <= row.low < row.value < row.high <= 1 and row.threshold_from == ""
 
 
+def test_retrieval_reports_take_the_similarity_of_a_model():
+    embeddings = np.array([[1.0, 0], [9, 0], [1, 1], [8, 1]])  # by direction 0-1 and 2-3, by distance 0-2 and 1-3
+    labels, near = np.array([0, 1, 0, 1]), lambda a, b: -(a - b).square().sum(-1)
+    for report in (retrieval_report, reid_report):
+        assert report(embeddings, labels, rounds=2, similarity=near)["value"].eq(1).all()
+        assert report(embeddings, labels, rounds=2)["value"].iloc[0] == 0
+
+
+def test_reid_report():
+    generator = np.random.default_rng(0)
+    people, cameras = np.append(np.arange(30) % 5, 9), np.append(np.arange(30) // 15, 0)  # the last person comes once
+    embeddings = generator.normal(size=(31, 5)) + 0.7 * np.eye(5)[people % 5]
+    report = reid_report(embeddings, people, cameras, rounds=100).set_index("metric")
+    expected = cmc(embeddings, people, cameras)
+    assert list(report.reset_index()) == COLUMNS and list(report.index) == ["cmc_at_1", "cmc_at_5", "cmc_at_10", "map"]
+    for row, values in zip(report.itertuples(), expected.values(), strict=True):
+        assert row.value == pytest.approx(np.mean(values[:30])) and row.n == 30
+        assert 0 <= row.low <= row.value <= row.high <= 1 and row.threshold_from == ""
+    assert report.loc["map", "low"] < report.loc["map", "value"] < report.loc["map", "high"]
+    with pytest.raises(ValueError, match="cmc_at_1 cannot be measured: no picture has another"):
+        reid_report(embeddings, people, people, rounds=2)
+
+
+def test_decision_report():
+    scores, pairs = judged()
+    parts = dict(train=slice(0, 90), validation=slice(90, 200), test=slice(200, None))
+    by_split = {split: pairs[part] for split, part in parts.items()}
+    report = decision_report({split: scores[part] for split, part in parts.items()}, by_split, THRESHOLD)
+    assert list(report) == ["split", "accuracy", "precision", "recall", "f1", "pairs", "threshold_from"]
+    for row, (split, part) in zip(report.to_dict("records"), parts.items(), strict=True):
+        same = pairs[part, 2]
+        expected = dict(accuracy=accuracy(scores[part], same, THRESHOLD))
+        expected |= precision_recall_f1(scores[part], same, THRESHOLD)
+        assert row == dict(split=split, **expected, pairs=len(same), threshold_from="validation")
+    assert report["f1"].nunique() == 3
+    assert list(decision_report({"test": scores[200:]}, by_split, THRESHOLD)["split"]) == ["test"]
+
+
 def test_class_report():
     predicted, labels = np.array([0, 1, 2, 2, 1, 0, 0, 0]), np.array([0, 1, 2, 0, 1, 0, 1, 0])
     (row,) = class_report(predicted, labels, rounds=100).to_dict("records")
@@ -132,13 +190,55 @@ def test_pair_auc_is_that_of_the_scores_of_the_model():
     assert pair_auc(net, pictures, pairs[::-1]) == pytest.approx(roc_auc(scores, pairs[:, 2]))
 
 
+class Distance(torch.nn.Module):
+    """A model that scores by distance and notes how it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.asked = []
+
+    def score_embeddings(self, first, second):
+        self.asked.append((self.training, len(first)))
+        return -((first - second) * self.weight).square().sum(-1)
+
+
+def test_pair_scores_are_those_of_the_model_in_evaluation_mode():
+    net, embeddings = Distance(), np.array([[0, 0], [3, 4], [1, 0]], np.float32)
+    scores = pair_scores(net, embeddings, np.array([[0, 1, 0], [1, 1, 1], [2, 1, 0], [0, 2, 1], [2, 0, 1]]), chunk=2)
+    assert scores.tolist() == [-25, 0, -20, -1, -1] and scores.dtype == np.float32
+    assert net.asked == [(False, 2), (False, 2), (False, 1)]
+    assert net.training and net.eval() is net
+    pair_scores(net, embeddings, np.array([[0, 1]]))
+    assert not net.training
+
+
+def test_pair_scores_of_an_embedding_net_are_cosines():
+    embeddings = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    embeddings[0] = 0
+    pairs = all_pairs(np.arange(40) % 3)
+    scores = pair_scores(model(), embeddings, pairs, chunk=100)
+    np.testing.assert_allclose(scores, cosine_scores(embeddings, pairs), atol=1e-6)
+
+
+def test_pair_auc_asks_the_model_not_the_cosine(monkeypatch):
+    net, pictures = model(), image_set(4, 3)
+    pairs = all_pairs(pictures.labels)
+    cosine = pair_auc(net, pictures, pairs)
+    assert cosine > 0.6
+    monkeypatch.setattr(net, "score_embeddings", lambda a, b: -torch.cosine_similarity(a, b))
+    assert pair_auc(net, pictures, pairs) == pytest.approx(1 - cosine)
+
+
 def test_evaluation_has_no_way_to_fit_a_threshold():
     source = inspect.getsource(evaluation)
     assert "fit_threshold" not in source and "roc_curve" not in source and "Threshold(" not in source
-    parameter = inspect.signature(verification_report).parameters["threshold"]
-    assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
+    judges = ("verification_report", "decision_report")
+    for name in judges:
+        parameter = inspect.signature(getattr(evaluation, name)).parameters["threshold"]
+        assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
     for name, function in inspect.getmembers(evaluation, inspect.isfunction):
-        if function.__module__ == evaluation.__name__ and name != "verification_report":
+        if function.__module__ == evaluation.__name__ and name not in judges:
             assert "threshold" not in inspect.signature(function).parameters
     with pytest.raises(AttributeError):
         verification_report(*judged(), 0.4, rounds=2)  # a bare number bears no source

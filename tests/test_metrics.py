@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made_up import all_pairs
+from sklearn.metrics import precision_recall_fscore_support
 
 from common import metrics
 from common.metrics import (
@@ -23,7 +23,7 @@ from common.metrics import (
     fit_threshold,
     normalize,
     pair_weights,
-    retrieval,
+    precision_recall_f1,
     roc_auc,
     verification_rates,
 )
@@ -192,10 +192,31 @@ def test_accuracy_counts_both_kinds_alike():
     assert accuracy(scores, same, Threshold(1.0, "validation")) == 1.0, "same is said at the threshold itself"
 
 
+def test_precision_and_recall_worked_by_hand():
+    scores, same = np.array([0.9, 0.8, 0.5, 0.3, 0.2, 0.1]), np.array([1, 0, 1, 1, 0, 0])
+    found = precision_recall_f1(scores, same, Threshold(0.5, "validation"))  # called same: 1 0 1
+    assert found == pytest.approx(dict(precision=2 / 3, recall=2 / 3, f1=2 / 3))
+    found = precision_recall_f1(scores, same, Threshold(0.6, "validation"))  # called same: 1 0
+    assert found == pytest.approx(dict(precision=1 / 2, recall=1 / 3, f1=2 / 5))
+    none = precision_recall_f1(scores, same, Threshold(2.0, "validation"))
+    assert none == dict(precision=0, recall=0, f1=0), "nothing called same, nothing rightly"
+    assert precision_recall_f1(scores, same, Threshold(-1.0, "validation"))["recall"] == 1
+
+
+@slow
+@given(judged(), SCORE)
+def test_precision_and_recall_agree_with_scikit_learn(case, threshold):
+    scores, same = case
+    theirs = precision_recall_fscore_support(same, scores >= threshold, average="binary", zero_division=0)
+    ours = precision_recall_f1(scores, same, Threshold(threshold, "validation"))
+    assert list(ours.values()) == pytest.approx(theirs[:3])
+
+
 @pytest.mark.parametrize(
     "measure",
     [roc_auc, equal_error_rate, lambda *case: fit_threshold(*case, "validation"),
-     lambda *case: accuracy(*case, Threshold(0, "validation"))],
+     lambda *case: accuracy(*case, Threshold(0, "validation")),
+     lambda *case: precision_recall_f1(*case, Threshold(0, "validation"))],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "scores, same, message",
@@ -225,75 +246,6 @@ def test_cosine_scores_in_loops():
         assert score == pytest.approx(product / length if length else 0.0, abs=1e-6)
     assert scores.min() < -0.1 and scores.max() > 0.1, "nothing forces a score to be positive"
     np.testing.assert_allclose(np.linalg.norm(normalize(embeddings), axis=1), [1, 1, 1, 1, 1, 0], atol=1e-12)
-
-
-def slow_retrieval(embeddings, labels):
-    """P@1, R-precision and MAP@R as Musgrave et al. 2020 define them, one query at a time."""
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    rows = []
-    for query in range(len(labels)):
-        others = [index for index in range(len(labels)) if index != query]
-        others.sort(key=lambda index: -(unit[query] @ unit[index]))
-        relevant = sum(labels[index] == labels[query] for index in others)
-        if not relevant:
-            rows.append([math.nan] * 3)
-            continue
-        hits = [labels[index] == labels[query] for index in others[:relevant]]
-        precisions = [sum(hits[: place + 1]) / (place + 1) if hits[place] else 0.0 for place in range(relevant)]
-        rows.append([float(hits[0]), sum(hits) / relevant, sum(precisions) / relevant])
-    return np.array(rows).T
-
-
-@slow
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.integers(0, 999), st.integers(1, 30))
-def test_retrieval_in_loops(labels, seed, chunk):
-    labels = np.array(labels)
-    embeddings = np.random.default_rng(seed).normal(size=(len(labels), 3))
-    found = retrieval(embeddings, labels, chunk)
-    expected = slow_retrieval(embeddings, labels)
-    for values, reference in zip(found.values(), expected, strict=True):
-        np.testing.assert_allclose(values, reference)
-    assert list(found) == ["precision_at_1", "r_precision", "map_at_r"]
-
-
-def test_retrieval_worked_by_hand():
-    degrees = np.radians([0, 10, 15, 40])  # from the first picture the others come as species 1, 0, 0
-    embeddings, labels = np.stack([np.cos(degrees), np.sin(degrees)], 1), np.array([0, 1, 0, 0])
-    found = retrieval(embeddings, labels)
-    assert found["precision_at_1"].tolist()[0] == 0
-    assert found["r_precision"].tolist()[0] == 0.5
-    assert found["map_at_r"].tolist()[0] == pytest.approx((0 + 1 / 2) / 2)
-    assert found["precision_at_1"].tolist()[3] == 1
-    assert found["map_at_r"].tolist()[3] == pytest.approx((1 + 0) / 2)  # then species 1, then the first picture
-    assert all(math.isnan(values[1]) for values in found.values()), "alone in its species"
-
-
-def test_equal_embeddings_are_not_ranked_by_species():
-    labels = np.array([0, 1] * 10)
-    found = retrieval(np.ones((20, 2)), labels)
-    assert found["precision_at_1"].mean() == pytest.approx(0.5, abs=0.05)
-    np.testing.assert_array_equal(found["precision_at_1"][2:], labels[2:] == 0)  # all find the very first picture
-
-
-def test_retrieval_agrees_with_pytorch_metric_learning():
-    accuracies = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
-    distances = pytest.importorskip("pytorch_metric_learning.distances")
-    inference = pytest.importorskip("pytorch_metric_learning.utils.inference")
-    generator = np.random.default_rng(0)
-    labels = np.repeat(np.arange(6), [2, 3, 5, 8, 13, 4])
-    embeddings = (generator.normal(size=(35, 4)) + generator.normal(size=(6, 4))[labels]).astype(np.float32)
-    calculator = accuracies.AccuracyCalculator(
-        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
-        k=int(np.bincount(labels).max()),  # their MAP@R is wrong below the largest class
-        device=torch.device("cpu"),
-        knn_func=inference.CustomKNN(distances.CosineSimilarity()),
-    )
-    theirs = calculator.get_accuracy(torch.from_numpy(embeddings), torch.from_numpy(labels))
-    ours = retrieval(embeddings, labels)
-    assert 0.2 < theirs["mean_average_precision_at_r"] < 0.95
-    for mine, their in (("precision_at_1", "precision_at_1"), ("r_precision", "r_precision"),
-                        ("map_at_r", "mean_average_precision_at_r")):  # fmt: skip
-        assert ours[mine].mean() == pytest.approx(theirs[their], abs=1e-6)
 
 
 def test_bootstrap_of_a_mean_is_as_wide_as_statistics_say():
@@ -355,6 +307,6 @@ def test_few_pictures_allow_an_interval_too():
 
 
 def test_no_metric_can_read_a_threshold_off_what_it_judges():
-    for name in ("accuracy", "accuracy_by_kind", "verification_rates"):
+    for name in ("accuracy", "accuracy_by_kind", "verification_rates", "precision_recall_f1"):
         parameter = inspect.signature(getattr(metrics, name)).parameters["threshold"]
         assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty

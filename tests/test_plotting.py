@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from traitlets.config import Config
 
-from common import plotting
+from common import curves, galleries, plotting
 from common.losses import CenterLoss
+from common.metrics import Threshold
 
 matplotlib.use("Agg")
 RANDOM = np.random.default_rng(0)
@@ -24,6 +25,15 @@ NAMES = ["iris", "rose", "tulip", "poppy"]
 HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "map_at_r": [0.1, 0.2, 0.4]})
 POINTS = pd.DataFrame({"cost": [1, 2, 3, 4], "gain": [0.5, 0.9, 0.7, 0.95]}, index=["a", "b", "c", "d"])
 RANGES = pd.DataFrame({"value": [0.5, 0.8], "low": [0.3, 0.7], "high": [0.6, 0.85]}, index=["x", "y"])
+MODULES = (plotting, curves, galleries)
+IMAGES = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
+PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
+SAME = np.array([0, 0, 1, 0, 1, 1])
+SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
+CURVES = {"good": (SCORES, SAME), "bad": (-SCORES, SAME)}
+FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
+RIGHT = np.array([[True, False, True], [False, False, True]])
+LINES = pd.DataFrame({"standard": [0.9, 0.5, 0.1], "robust": [0.8, 0.7, 0.6]}, index=[0, 2, 4])
 FIGURES = {
     "contact_sheet": lambda: plotting.contact_sheet(
         RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8), list("abcdefg"), columns=4, title="A title"
@@ -41,6 +51,16 @@ FIGURES = {
     "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], "A title"),
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", "A title", "cost (ms)", "gain"),
     "intervals": lambda: plotting.intervals(RANGES, "A title", "ROC-AUC", "approach"),
+    "lines": lambda: plotting.lines(LINES, "A title", "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
+    "roc": lambda: curves.roc(CURVES, "A title", Threshold(0.5, "validation")),
+    "precision_recall": lambda: curves.precision_recall(CURVES, "A title"),
+    "reliability": lambda: curves.reliability(
+        np.array([0.02, 0.04, 0.31, 0.33, 0.36, 0.97]), np.array([0, 0, 1, 0, 0, 1]), "A title"
+    ),
+    "pair_gallery": lambda: galleries.pair_gallery(IMAGES, PAIRS, [1, 0, 1, 0], list("abcd"), "A title"),
+    "retrieval_gallery": lambda: galleries.retrieval_gallery(
+        IMAGES[:2], FOUND, RIGHT, [["query", *"abc"], ["query", *"def"]], "A title"
+    ),
 }
 
 
@@ -53,10 +73,11 @@ def close_figures():
 def test_every_figure_is_tested():
     made = {
         name
-        for name, function in inspect.getmembers(plotting, inspect.isfunction)
-        if function.__module__ == plotting.__name__ and inspect.signature(function).return_annotation is Figure
+        for module in MODULES
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and inspect.signature(function).return_annotation is Figure
     }
-    assert made - {"_finish"} == set(FIGURES)
+    assert made - {"finish"} == set(FIGURES)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -137,6 +158,84 @@ def test_the_pareto_front_joins_what_nothing_beats():
     twins = pd.DataFrame({"cost": [1, 1, 2], "gain": [0.5, 0.6, 0.6]}, index=["a", "b", "c"])
     (axis,) = plotting.pareto(twins, "cost", "gain", "A title", "cost (ms)", "gain").axes
     np.testing.assert_allclose(axis.lines[0].get_xydata(), [[1, 0.6]])
+
+
+def test_lines_and_their_bands():
+    (axis,) = FIGURES["lines"]().axes
+    for line, band, name in zip(axis.lines, axis.collections, LINES, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), LINES[name].reset_index())
+        corners = band.get_paths()[0].vertices
+        for eps, value in LINES[name].items():
+            heights = corners[corners[:, 0] == eps, 1]
+            assert (heights.min(), heights.max()) == pytest.approx((value - 0.1, value + 0.05))
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["standard", "robust"]
+    assert not plotting.lines(LINES, "A title", "eps", "accuracy").axes[0].collections
+
+
+def test_roc_marks_equal_errors_and_the_threshold():
+    (axis,) = FIGURES["roc"]().axes
+    good, good_error, bad, bad_error, _, _, threshold = axis.lines
+    # From the highest score down: same, same, different, same, different, different.
+    steps = [(0, 0), (0, 2 / 3), (1 / 3, 2 / 3), (1 / 3, 1), (1, 1)]
+    assert set(map(tuple, np.round(steps, 9))) <= set(map(tuple, np.round(good.get_xydata(), 9)))
+    assert good.get_label() == "good: AUC 0.889, equal error rate 0.333"
+    np.testing.assert_allclose(good_error.get_xydata(), [[1 / 3, 2 / 3]], atol=1e-9)
+    assert bad.get_label() == "bad: AUC 0.111, equal error rate 0.667"
+    np.testing.assert_allclose(bad_error.get_xydata(), [[2 / 3, 1 / 3]], atol=1e-9)
+    np.testing.assert_allclose(threshold.get_xydata(), [[1 / 3, 2 / 3]])
+    assert threshold.get_label() == "threshold 0.50, from validation"
+    assert len({line.get_color() for line in (good, bad)}) == 2 and good.get_color() == good_error.get_color()
+    assert len(curves.roc(CURVES, "A title").axes[0].lines) == 6, "no threshold, no mark"
+
+
+def test_precision_recall_is_worked_by_hand():
+    (axis,) = FIGURES["precision_recall"]().axes
+    good, bad, chance = axis.lines
+    corners = [(1 / 3, 1), (2 / 3, 1), (2 / 3, 2 / 3), (1, 3 / 4), (1, 1 / 2)]
+    assert set(map(tuple, np.round(corners, 9))) <= set(map(tuple, np.round(good.get_xydata(), 9)))
+    assert good.get_label() == "good: average precision 0.917"  # (1 + 1 + 3/4) / 3
+    assert bad.get_label() == "bad: average precision 0.411"  # (1/3 + 2/5 + 3/6) / 3
+    assert set(chance.get_ydata()) == {0.5} and "0.500" in chance.get_label()
+
+
+def test_reliability_shows_shares_and_counts_of_each_bin():
+    shares, counts = FIGURES["reliability"]().axes
+    np.testing.assert_allclose(shares.lines[1].get_xydata(), [[0.03, 0], [1 / 3, 1 / 3], [0.97, 1]])
+    assert [bar.get_height() for bar in counts.patches] == [2, 0, 0, 3, 0, 0, 0, 0, 0, 1]
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        curves.reliability(SCORES, SAME, "A title")
+
+
+def frames(axis) -> list:
+    return [matplotlib.colors.to_hex(patch.get_edgecolor()) for patch in axis.patches]
+
+
+GREEN, RED = (matplotlib.colors.to_hex(color) for color in (plotting.SAME, plotting.DIFFERENT))
+
+
+def test_a_pair_gallery_frames_what_was_judged_rightly_in_green():
+    axes = FIGURES["pair_gallery"]().axes
+    shown = [axis for axis in axes if axis.images]
+    assert len(axes) == 6 and [axis.get_title() for axis in shown] == ["✓ a", "✗ b", "✓ c", "✗ d"]
+    assert [frames(axis) for axis in shown] == [[GREEN], [RED], [GREEN], [RED]]
+    for axis, (first, second, _) in zip(shown, PAIRS, strict=True):
+        drawn = axis.images[0].get_array()
+        np.testing.assert_array_equal(drawn[:, :8], IMAGES[first].transpose(1, 2, 0))
+        np.testing.assert_array_equal(drawn[:, -8:], IMAGES[second].transpose(1, 2, 0))
+        assert (drawn[:, 8:-8] == 255).all() and drawn.shape[1] > 16, "a white gap"
+    with pytest.raises(ValueError, match="shorter"):
+        galleries.pair_gallery(IMAGES, PAIRS, [1, 0, 1, 0], list("abc"), "A title")
+
+
+def test_a_retrieval_gallery_has_the_query_first_and_unframed():
+    axes = np.reshape(FIGURES["retrieval_gallery"]().axes, (2, 4))
+    for row, query, found, right, names in zip(axes, IMAGES, FOUND, RIGHT, ("abc", "def")):
+        assert row[0].get_title() == "query" and not frames(row[0])
+        np.testing.assert_array_equal(row[0].images[0].get_array(), query.transpose(1, 2, 0))
+        for axis, image, good, name in zip(row[1:], found, right, names, strict=True):
+            np.testing.assert_array_equal(axis.images[0].get_array(), image.transpose(1, 2, 0))
+            assert axis.get_title() == f"{'✓' if good else '✗'} {name}"
+            assert frames(axis) == [GREEN if good else RED]
 
 
 @pytest.fixture

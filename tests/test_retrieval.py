@@ -1,0 +1,252 @@
+"""Search against loops, peers, worked cases and planted faults."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import model
+from sklearn.metrics import average_precision_score
+
+from common.retrieval import cmc, nearest, retrieval
+
+slow = settings(deadline=None, max_examples=25)
+
+
+def distance_score(first, second):
+    """A similarity that is no cosine."""
+    return -(first - second).square().sum(-1)
+
+
+def slow_similarity(one, other):
+    length = math.dist(one, [0] * len(one)) * math.dist(other, [0] * len(other))
+    return np.float32(sum(a * b for a, b in zip(one, other, strict=True)) / length if length else 0)
+
+
+def slow_ranking(query, gallery, left, similarity=slow_similarity):
+    """Rows in `left`, the most similar first; sorting keeps the order of equals."""
+    return sorted(left, key=lambda row: -similarity(query, gallery[row]))
+
+
+@slow
+@given(st.integers(1, 7), st.integers(1, 12), st.integers(0, 99), st.integers(1, 9), st.data())
+def test_nearest_in_loops(count, size, seed, chunk, data):
+    generator = np.random.default_rng(seed)
+    queries, gallery = generator.normal(size=(count, 3)), generator.normal(size=(size, 3))
+    gone = generator.random((count, size)) < 0.4
+    gone[:, 0] = False
+    k = data.draw(st.integers(1, int((~gone).sum(1).min())))
+    for similarity, reference in ((None, slow_similarity), (distance_score, lambda a, b: -np.square(a - b).sum())):
+        indices, values = nearest(queries, gallery, k, similarity, lambda rows: gone[rows], chunk)
+        assert (indices.dtype, values.dtype) == (np.int64, np.float32)
+        for query, found, similarities, out in zip(queries, indices, values, gone, strict=True):
+            expected = slow_ranking(query, gallery, np.flatnonzero(~out), reference)[:k]
+            assert found.tolist() == expected
+            assert similarities == pytest.approx([reference(query, gallery[row]) for row in expected], abs=1e-5)
+
+
+@slow
+@given(st.lists(st.sampled_from([-2.0, -0.0, 0.0, 1e-30, 0.5, 3.0]), min_size=1, max_size=9), st.integers(1, 4))
+def test_ties_keep_the_order_of_the_gallery(values, chunk):
+    """One number each, multiplied: many ties, negative scores and both zeros."""
+    gallery = np.array(values)[:, None]
+    indices, _ = nearest(np.ones((2, 1)), gallery, len(values), lambda a, b: (a * b).sum(-1), chunk=chunk)
+    assert indices.tolist() == [sorted(range(len(values)), key=lambda row: -values[row])] * 2
+
+
+def test_equal_pictures_are_equally_near_in_any_chunk():
+    one = np.random.default_rng(0).normal(size=(1, 37))
+    gallery = np.repeat(one, 70, axis=0) * np.linspace(0.1, 9, 70)[:, None]  # cosine 1 with each other
+    for chunk in (1, 3, 64, 256):
+        indices, values = nearest(gallery[:9], gallery, 70, chunk=chunk)
+        assert (indices == np.arange(70)).all() and (values == 1).all()
+
+
+def test_nearest_worked_by_hand():
+    gallery = np.array([[1, 0], [1, 1], [0, 2], [0, 0]], np.float32)
+    indices, values = nearest(np.array([[3, 0], [-1, 0]], np.float32), gallery, 4)
+    assert indices.tolist() == [[0, 1, 2, 3], [2, 3, 1, 0]], "a row of zeros has a cosine of 0 with everything"
+    np.testing.assert_allclose(values, [[1, 0.5**0.5, 0, 0], [0, 0, -(0.5**0.5), -1]], atol=1e-7)
+    indices, _ = nearest(gallery, torch.from_numpy(gallery), 1, distance_score, lambda rows: rows[:, None] == range(4))
+    assert indices[:, 0].tolist() == [1, 0, 1, 0]
+
+
+def test_a_model_scores_and_its_cosine_is_the_default():
+    embeddings = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
+    indices, values = nearest(embeddings, embeddings, 5, model().score_embeddings, chunk=7)
+    expected, cosines = nearest(embeddings, embeddings, 5)
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_allclose(values, cosines, atol=1e-6)
+
+
+def test_few_rows_are_compared_at_a_time():
+    seen = []
+    embeddings = np.random.default_rng(0).normal(size=(50, 2))
+    watched = lambda a, b: seen.append((len(a), b.shape[1])) or distance_score(a, b)  # noqa: E731
+    nearest(embeddings, embeddings, 3, watched, chunk=8)
+    assert max(seen) == (8, 8) and len(seen) == 49
+
+
+def test_neighbors_are_found_without_gradients():
+    embeddings = torch.randn(5, 3, requires_grad=True)
+    assert nearest(embeddings, embeddings, 1)[0][:, 0].tolist() == list(range(5))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(k=0), "k is 0, but the gallery holds 4: choose k from 1 to 4"),
+        (dict(k=5), "k is 5"),
+        (dict(k=3, excluded=lambda rows: (rows[:, None] == 1) & (np.arange(4) < 2)), "query 1 has 2 rows .* k = 3"),
+        (dict(queries=np.ones((3, 5))), r"queries \(3, 5\) and gallery \(4, 2\)"),
+        (dict(queries=np.full((3, 2), np.nan)), "not finite"),
+        (dict(similarity=lambda a, b: (a - b).sum(0)), r"similarity gave \(4, 2\) instead of \(3, 4\)"),
+    ],
+)
+def test_bad_searches_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        nearest(**(dict(queries=np.ones((3, 2)), gallery=np.eye(4, 2), k=1) | arguments))
+
+
+def slow_retrieval(embeddings, labels):
+    """P@1, R-precision and MAP@R as Musgrave et al. 2020 define them, one query at a time."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    rows = []
+    for query in range(len(labels)):
+        others = [index for index in range(len(labels)) if index != query]
+        others.sort(key=lambda index: -np.float32(unit[query] @ unit[index]))
+        relevant = sum(labels[index] == labels[query] for index in others)
+        if not relevant:
+            rows.append([math.nan] * 3)
+            continue
+        hits = [labels[index] == labels[query] for index in others[:relevant]]
+        precisions = [sum(hits[: place + 1]) / (place + 1) if hits[place] else 0.0 for place in range(relevant)]
+        rows.append([float(hits[0]), sum(hits) / relevant, sum(precisions) / relevant])
+    return np.array(rows).T
+
+
+@slow
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.integers(0, 999), st.integers(1, 30))
+def test_retrieval_in_loops(labels, seed, chunk):
+    labels = np.array(labels)
+    embeddings = np.random.default_rng(seed).normal(size=(len(labels), 3))
+    found = retrieval(embeddings, labels, chunk=chunk)
+    expected = slow_retrieval(embeddings, labels)
+    for values, reference in zip(found.values(), expected, strict=True):
+        np.testing.assert_allclose(values, reference)
+    assert list(found) == ["precision_at_1", "r_precision", "map_at_r"]
+
+
+def test_retrieval_worked_by_hand():
+    degrees = np.radians([0, 10, 15, 40])  # from the first picture the others come as species 1, 0, 0
+    embeddings, labels = np.stack([np.cos(degrees), np.sin(degrees)], 1), np.array([0, 1, 0, 0])
+    found = retrieval(embeddings, labels)
+    assert found["precision_at_1"].tolist()[0] == 0
+    assert found["r_precision"].tolist()[0] == 0.5
+    assert found["map_at_r"].tolist()[0] == pytest.approx((0 + 1 / 2) / 2)
+    assert found["precision_at_1"].tolist()[3] == 1
+    assert found["map_at_r"].tolist()[3] == pytest.approx((1 + 0) / 2)  # then species 1, then the first picture
+    assert all(math.isnan(values[1]) for values in found.values()), "alone in its species"
+
+
+def test_equal_embeddings_are_not_ranked_by_species():
+    labels = np.array([0, 1] * 10)
+    found = retrieval(np.ones((20, 2)), labels)
+    assert found["precision_at_1"].mean() == pytest.approx(0.5, abs=0.05)
+    np.testing.assert_array_equal(found["precision_at_1"][2:], labels[2:] == 0)  # all find the very first picture
+
+
+def test_retrieval_agrees_with_pytorch_metric_learning():
+    accuracies = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    inference = pytest.importorskip("pytorch_metric_learning.utils.inference")
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), [2, 3, 5, 8, 13, 4])
+    embeddings = (generator.normal(size=(35, 4)) + generator.normal(size=(6, 4))[labels]).astype(np.float32)
+    calculator = accuracies.AccuracyCalculator(
+        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
+        k=int(np.bincount(labels).max()),  # their MAP@R is wrong below the largest class
+        device=torch.device("cpu"),
+        knn_func=inference.CustomKNN(distances.CosineSimilarity()),
+    )
+    theirs = calculator.get_accuracy(torch.from_numpy(embeddings), torch.from_numpy(labels))
+    ours = retrieval(embeddings, labels)
+    assert 0.2 < theirs["mean_average_precision_at_r"] < 0.95
+    for mine, their in (("precision_at_1", "precision_at_1"), ("r_precision", "r_precision"),
+                        ("map_at_r", "mean_average_precision_at_r")):  # fmt: skip
+        assert ours[mine].mean() == pytest.approx(theirs[their], abs=1e-6)
+
+
+@slow
+@given(st.integers(0, 99), st.integers(1, 40))
+def test_retrieval_by_another_similarity(seed, chunk):
+    generator = np.random.default_rng(seed)
+    labels, embeddings = generator.integers(0, 4, 20), generator.normal(size=(20, 3))
+    lifted = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)  # on the sphere both rank alike
+    for ours, expected in zip(
+        retrieval(lifted, labels, distance_score, chunk).values(), slow_retrieval(embeddings, labels), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected)
+    far = retrieval(10 * embeddings, labels, lambda a, b: -distance_score(a, b))["precision_at_1"]
+    assert not np.array_equal(far, retrieval(embeddings, labels)["precision_at_1"], equal_nan=True)
+
+
+def slow_cmc(embeddings, labels, cameras, ranks):
+    """CMC@k and average precision, one query at a time, the latter by scikit-learn."""
+    rows = []
+    for query, (label, camera) in enumerate(zip(labels, cameras, strict=True)):
+        left = [row for row in range(len(labels)) if labels[row] != label or cameras[row] != camera]
+        right = [int(labels[row] == label) for row in slow_ranking(embeddings[query], embeddings, left)]
+        if not any(right):
+            rows.append([math.nan] * (len(ranks) + 1))
+            continue
+        precision = average_precision_score(right, -np.arange(len(right)))
+        rows.append([*(float(any(right[:k])) for k in ranks), precision])
+    return np.array(rows).T
+
+
+@slow
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=20), st.integers(0, 99))
+def test_cmc_in_loops(people, seed):
+    labels, cameras = np.array(people).T
+    embeddings = np.random.default_rng(seed).normal(size=(len(labels), 3))
+    for shot_by, given_cameras in ((cameras, cameras), (range(len(labels)), None)):
+        found = cmc(embeddings, labels, given_cameras, (1, 3))
+        assert list(found) == ["cmc_at_1", "cmc_at_3", "average_precision"]
+        for values, expected in zip(found.values(), slow_cmc(embeddings, labels, shot_by, (1, 3)), strict=True):
+            np.testing.assert_allclose(values, expected)
+
+
+def test_cmc_worked_by_hand():
+    degrees = np.radians([0, 1, 2, 5, 9.5, 50])
+    embeddings = np.stack([np.cos(degrees), np.sin(degrees)], 1)
+    people, cameras = np.array([7, 7, 4, 7, 4, 9]), np.array([1, 1, 1, 2, 1, 1])
+    found = cmc(embeddings, people, cameras, ranks=(1, 2, 3))
+    # The first picture: its twin of camera 1 does not count; then come 4, 7 (camera 2), 4, 9.
+    assert [found[f"cmc_at_{k}"][0] for k in (1, 2, 3)] == [0, 1, 1]
+    assert found["average_precision"][0] == pytest.approx(1 / 2)
+    # The fourth, alone at camera 2, finds in turn 4 (3 degrees off), 7 (4), 4 (4.5), 7 (5), 9 (45).
+    assert found["average_precision"][3] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    # Both 4 are of one camera, 9 is alone: no valid match.
+    assert all(np.isnan(values[[2, 4, 5]]).all() for values in found.values())
+    by_default = cmc(embeddings, people)
+    assert list(by_default) == ["cmc_at_1", "cmc_at_5", "cmc_at_10", "average_precision"]
+    assert by_default["cmc_at_1"][0] == 1, "without cameras only the query itself is ignored"
+    assert by_default["average_precision"][0] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_cmc_by_another_similarity():
+    embeddings = np.array([[1.0, 0], [9, 0], [1, 1], [8, 1]])
+    labels = np.array([0, 1, 0, 1])
+    assert cmc(embeddings, labels, similarity=distance_score)["cmc_at_1"].tolist() == [1, 1, 1, 1]
+    assert cmc(embeddings, labels)["cmc_at_1"].tolist() == [0, 0, 0, 0]
+
+
+def test_labels_and_cameras_that_do_not_fit_are_refused():
+    embeddings = np.eye(3)
+    with pytest.raises(ValueError, match=r"labels \(2,\) must be one for each of the 3"):
+        retrieval(embeddings, [0, 0])
+    with pytest.raises(ValueError, match=r"cameras \(3, 1\) must be"):
+        cmc(embeddings, [0, 0, 0], np.ones((3, 1)))
