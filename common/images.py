@@ -40,6 +40,9 @@ class ImageSet:
     parts: np.ndarray | None = None  # uint8, N x H x W
     factors: pd.DataFrame | None = None  # N rows
     official: dict[str, np.ndarray] = field(default_factory=dict)  # split name -> int64 indices
+    disjoint: bool = False  # whether no class may be in both train and test, as with faces and persons
+    cameras: np.ndarray | None = None  # int64, N, the camera that took each picture
+    triplets: np.ndarray | None = None  # int64, T x 3: indices of anchor, positive, negative
 
     def __len__(self) -> int:
         return len(self.labels)

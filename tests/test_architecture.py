@@ -9,8 +9,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the ground up; a file imports only from rows above it.
 ROWS = """
-files folders config decoding images species painting plants rendered datasets splits sampling
-backbones losses metrics evaluation baselines notebooks ledger checkpoints training selection attacks explain plotting
+files folders config decoding images species painting plants rendered
+downloads picture_files oxford caltech people datasets pairs splits sampling
+small_cnn backbones losses metrics evaluation baselines notebooks ledger checkpoints
+training selection attacks explain plotting
 """
 ORDER = ROWS.split()
 MOST_LINES = 250
