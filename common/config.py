@@ -160,6 +160,8 @@ def setup(
     default_dataset = numbers.pop("dataset")
     for name in ("image_size", "epochs", "seeds"):
         numbers[name] = _whole(name, _first(chosen[name], numbers[name]), least=1)
+    if chosen["backbone"] == "small_cnn":
+        numbers["frozen_share"] = 0.0  # it has no pretrained stages that are worth keeping
     data = _existing("data", chosen["data"])
     config = Config(
         profile=profile,

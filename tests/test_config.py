@@ -148,6 +148,10 @@ def test_a_folder_is_named_after_itself(folder, name, tmp_path):
     assert config.directory == tmp_path / f"{name}-quick"
 
 
+def test_a_network_without_pretrained_weights_is_not_frozen():
+    assert [setup("standard", backbone=name).frozen_share for name in ("resnet18", "small_cnn")] == [0.5, 0.0]
+
+
 def test_a_bare_folder_is_found_where_the_data_are(tmp_path):
     config = setup(dataset="folder", data=tmp_path, checkpoints=tmp_path)
     assert config == setup(dataset=f"folder:{tmp_path}", data=tmp_path, checkpoints=tmp_path)
