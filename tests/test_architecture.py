@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the ground up; a file imports only from rows above it.
 ROWS = """
-files folders config decoding images species painting plants rendered
+files folders profiles config decoding images species painting plants rendered
 downloads picture_files oxford caltech people datasets pairs splits sampling
 small_cnn backbones losses metrics evaluation baselines notebooks ledger checkpoints
 training selection attacks explain plotting
