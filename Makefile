@@ -6,13 +6,13 @@ python = "$(ENVIRONMENT)/bin/python"
 
 # make run DATASET=flowers102 ... reaches the notebooks as SIMILARITY_DATASET=flowers102. Only what is written on
 # the command line counts: a stray DATA or SEED in somebody's shell must not change a run.
-SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE
+SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE GRAYSCALE IMAGE_SIZE EPOCHS SEEDS
 $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),\
   $(eval export SIMILARITY_$(name) = $$($(name)))))
 override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
 
 # Tests and committed outputs are about the offline default, whatever the user's own settings are.
-defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 \
+defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z_]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 \
   PYTHONHASHSEED=0 PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
 
 # $(call install,FILE): install FILE's requirements, unless the stamp inside the environment says that these very
@@ -43,7 +43,8 @@ check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): ## /  make \1\t/p' Makefile
 	@echo
-	@echo '  Settings:  NOTEBOOKS="R1 R3"  $(SETTINGS:%=%=)'
+	@echo '  Settings:  NOTEBOOKS="R1 R3"  $(patsubst %,%=,$(wordlist 1,8,$(SETTINGS)))'
+	@echo '             $(patsubst %,%=,$(wordlist 9,99,$(SETTINGS)))'
 	@echo '  Example:   make run NOTEBOOKS="R1 R2 R3" DATASET=folder:pictures PROFILE=standard'
 	@echo '  PYTHON=python3.12 chooses the interpreter that makes .venv'
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common import small_cnn  # noqa: F401 - makes timm know the model of this name
 from common.sampling import as_float
 
 
@@ -31,7 +32,7 @@ class EmbeddingNet(nn.Module):
     ):
         """
         Args:
-            backbone: any timm model name, such as "resnet50".
+            backbone: any timm model name, such as "resnet50", or "small_cnn".
             embedding_size: length of the embedding; 0 hands out the pooled features themselves.
             classes: species the classifier tells apart; 0 makes none.
             pretrained: start from ImageNet weights, of `weights` or else of timm's hub.

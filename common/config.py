@@ -9,42 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-PROFILES = {
-    # The whole curriculum in minutes on two CPU cores, offline, trained from scratch.
-    "quick": dict(
-        dataset="rendered",
-        image_size=64,
-        epochs=10,
-        batch_size=32,
-        learning_rate=5e-3,
-        frozen_share=0.0,
-        seeds=1,
-        pretrained=False,
-    ),
-    # Real pictures and a pretrained backbone, still bearable on a CPU.
-    "standard": dict(
-        dataset="flowers102",
-        image_size=160,
-        epochs=4,
-        batch_size=32,
-        learning_rate=1e-3,
-        frozen_share=0.5,
-        seeds=3,
-        pretrained=True,
-    ),
-    # The predecessor's scale, for a GPU.
-    "full": dict(
-        dataset="flowers102",
-        image_size=224,
-        epochs=20,
-        batch_size=64,
-        learning_rate=5e-4,
-        frozen_share=0.0,
-        seeds=3,
-        pretrained=True,
-    ),
-}
-DATASETS = ("rendered", "flowers102", "folder")
+from common.profiles import PROFILES
+
+DATASETS = ("rendered", "flowers102", "caltech101", "att_faces", "reid", "folder")
+# What may be chosen beside the profile, and how it stands in a run's name where it is not the profile's own.
+CHOICES = {"backbone": "{}", "epochs": "epochs{}", "image_size": "size{}", "seeds": "seeds{}", "grayscale": "grayscale"}
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,6 +38,7 @@ class Config:
     frozen_share: float
     seeds: int
     pretrained: bool
+    grayscale: bool = False
     embedding_size: int = 128
     species: int = 24
     pictures_per_species: int = 40
@@ -82,8 +52,9 @@ class Config:
 
     @property
     def name(self) -> str:
-        """Data set and profile, such as `rendered-quick`."""
-        return f"{self.dataset_name}-{self.profile}"
+        """Data set, profile and what differs from it: `rendered-quick`, `caltech101-standard-epochs2-size96`."""
+        changed = [re.sub(r"[^\w.-]", "_", CHOICES[name].format(value)) for name, value in self._changed().items()]
+        return "-".join([self.dataset_name, self.profile, *changed])
 
     @property
     def directory(self) -> Path:
@@ -97,9 +68,14 @@ class Config:
 
     def environment(self) -> dict[str, str]:
         """The `SIMILARITY_*` variables that make `setup()` return this configuration in another process."""
-        names = ("profile", "dataset", "data", "backbone", "weights", "checkpoints", "cache", "seed", "device")
-        values = {name: getattr(self, name) for name in names}
+        names = ("profile", "dataset", "data", "weights", "checkpoints", "cache", "seed", "device")
+        values = {name: getattr(self, name) for name in names} | self._changed()
         return {f"SIMILARITY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+
+    def _changed(self) -> dict:
+        """Those of `CHOICES` in which this run differs from its profile."""
+        usual = {"backbone": None, "grayscale": False, **PROFILES[self.profile]}
+        return {name: getattr(self, name) for name in CHOICES if getattr(self, name) != usual[name]}
 
 
 def setup(
@@ -112,6 +88,10 @@ def setup(
     cache=None,
     seed=None,
     device=None,
+    grayscale=None,
+    image_size=None,
+    epochs=None,
+    seeds=None,
 ) -> Config:
     """Settle a run's configuration and seed every generator.
 
@@ -119,20 +99,25 @@ def setup(
 
     Args:
         profile: "quick" (default), "standard" or "full".
-        dataset: "rendered", "flowers102" or "folder:PATH"; the default is the profile's own.
+        dataset: "rendered", "flowers102", "caltech101", "att_faces", "reid", or your own pictures as "folder:PATH"
+            ("folder" alone means `data`); the default is the profile's own.
         data: folder or .zip/.tgz archive that holds the data set.
-        backbone: any timm model name; without it R2's choice is used.
+        backbone: any timm model name, or "small_cnn"; without it R2's choice is used.
         weights: folder of `<timm name>.safetensors` files, for machines without a network.
         checkpoints: folder for what notebooks hand on (default `checkpoints/` beside the notebooks).
         cache: folder for decoded pictures (default `~/.cache/image-similarity`).
         seed: first seed, an integer of 0 or more (default 0).
         device: a torch device (default: "cuda" where there is one, else "cpu").
+        grayscale: whether pictures become gray, in three equal channels: True or False, 1 or 0.
+        image_size: pixels of a side; the default of this, of `epochs` and of `seeds` is the profile's own.
+        epochs: passes over the training pictures.
+        seeds: how many seeds a claim is measured over.
 
     Returns:
         The frozen `Config`.
 
     Raises:
-        ValueError: an unknown profile or data set, a seed or device that is none.
+        ValueError: an unknown profile or data set, a number or device that is none.
         FileNotFoundError: `data` or `weights` names nothing.
     """
     given = dict(locals())
@@ -140,16 +125,22 @@ def setup(
     profile = _one_of("profile", chosen["profile"] or "quick", PROFILES)
     numbers = dict(PROFILES[profile])
     default_dataset = numbers.pop("dataset")
+    for name in ("image_size", "epochs", "seeds"):
+        numbers[name] = _whole(name, _first(chosen[name], numbers[name]), least=1)
+    if chosen["backbone"] == "small_cnn":
+        numbers["frozen_share"] = 0.0  # it has no pretrained stages that are worth keeping
+    data = _existing("data", chosen["data"])
     config = Config(
         profile=profile,
-        dataset=_dataset(chosen["dataset"] or default_dataset),
-        data=_existing("data", chosen["data"]),
+        dataset=_dataset(chosen["dataset"] or default_dataset, data),
+        data=data,
         backbone=chosen["backbone"] or None,
         weights=_existing("weights", chosen["weights"]),
         checkpoints=Path(chosen["checkpoints"] or ROOT / "checkpoints").expanduser().resolve(),
         cache=Path(chosen["cache"] or "~/.cache/image-similarity").expanduser().resolve(),
-        seed=_seed(chosen["seed"]),
+        seed=_whole("seed", chosen["seed"] or 0, least=0),
         device=_device(chosen["device"]),
+        grayscale=_yes(chosen["grayscale"]),
         **numbers,
     )
     seed_everything(config.seed)
@@ -170,7 +161,7 @@ def describe(config: Config) -> dict:
 
 
 def _first(argument, variable):
-    return argument if argument is not None else variable
+    return argument if argument is not None else variable or None  # an empty variable is no setting
 
 
 def _one_of(name, value, choices):
@@ -179,11 +170,16 @@ def _one_of(name, value, choices):
     return value
 
 
-def _dataset(value: str) -> str:
+def _dataset(value: str, data: Path | None) -> str:
     kind, _, path = value.partition(":")
     _one_of("dataset", kind, DATASETS)
+    if kind == "folder":
+        path = path or data
     if (kind == "folder") != bool(path):
-        raise ValueError(f"dataset {value!r}: write folder:PATH for your own pictures, a bare name for the others")
+        raise ValueError(
+            f"dataset {value!r}: write folder:PATH for your own pictures (or folder, and where it is as data), "
+            "a bare name for the others"
+        )
     return f"folder:{Path(path).expanduser().resolve()}" if path else kind
 
 
@@ -196,14 +192,20 @@ def _existing(name: str, value) -> Path | None:
     return path
 
 
-def _seed(value) -> int:
+def _whole(name: str, value, least: int) -> int:
+    use = f"use {least}, {least + 1}, {least + 2}, ..."
     try:
-        seed = int(str(value or 0))  # text, so that 1.5 is refused rather than cut
+        number = int(str(value))  # text, so that 1.5 is refused rather than cut
     except ValueError:
-        raise ValueError(f"seed {value!r} is not a whole number; use 0, 1, 2, ...") from None
-    if seed < 0:
-        raise ValueError(f"seed {seed} is negative; use 0, 1, 2, ...")
-    return seed
+        raise ValueError(f"{name} {value!r} is not a whole number; {use}") from None
+    if number < least:
+        raise ValueError(f"{name} {number} is too small; {use}")
+    return number
+
+
+def _yes(value) -> bool:
+    word = str(value or "no").lower()
+    return _one_of("grayscale", word, ("yes", "true", "1", "no", "false", "0")) in ("yes", "true", "1")
 
 
 def _device(value) -> str:

@@ -43,10 +43,11 @@ class Picture:
     factors: dict | None = None  # what the picture was generated from
 
 
-def read_picture(source, size: int) -> Picture:
+def read_picture(source, size: int, squeeze: bool = False) -> Picture:
     """Decode one picture to RGB, upright, its central square resized (bicubic) to `size` x `size` pixels.
 
-    `source` is a path or a binary file object. Transparency is laid over white; deeper samples become 8 bits.
+    With `squeeze` all of it is resized, out of proportion, so that nothing is cropped. `source` is a path or a
+    binary file object. Transparency is laid over white; deeper samples become 8 bits.
     Returns a `Picture` with label -1. Raises `DamagedPicture` with the file's name and the reason.
     """
     is_path = isinstance(source, (str, Path))
@@ -63,7 +64,8 @@ def read_picture(source, size: int) -> Picture:
             upright = _to_rgb(picture)
         if orientation in _UPRIGHT:
             upright = upright.transpose(_UPRIGHT[orientation])
-        image = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+        fit = Image.Image.resize if squeeze else ImageOps.fit
+        image = np.asarray(fit(upright, (size, size), Image.Resampling.BICUBIC))
     except Exception as error:  # damaged files raise nearly anything, from struct.error to SyntaxError
         raise DamagedPicture(name, _reason(error)) from error
     if orientation >= 5:  # the sideways ones
@@ -106,16 +108,26 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def read_pictures(root: Path, entries: Iterable[tuple[str, int, str | None]], size: int) -> Iterator[Picture]:
+def in_gray(picture: Picture) -> Picture:
+    """The same picture as luminance (Pillow's mode L) in three equal channels."""
+    if picture.image is None:
+        return picture
+    luminance = np.asarray(Image.fromarray(picture.image.transpose(1, 2, 0)).convert("L"))
+    return replace(picture, image=np.stack([luminance] * 3))
+
+
+def read_pictures(
+    root: Path, entries: Iterable[tuple[str, int, str | None]], size: int, squeeze: bool = False
+) -> Iterator[Picture]:
     """Decode many files with a few threads, in order and with only a few pictures in memory at a time.
 
     `entries` are (path relative to `root`, label, split or None). A damaged file comes as a `Picture` without
-    an image, whose `problem` is the reason.
+    an image, whose `problem` is the reason. `squeeze` as in `read_picture`.
     """
     def read(entry):
         path, label, split = entry
         try:
-            picture = read_picture(root / path, size)
+            picture = read_picture(root / path, size, squeeze)
         except DamagedPicture as error:
             bytes_ = (root / path).stat().st_size if (root / path).exists() else 0
             return Picture(None, label, path, mode="", bytes=bytes_, problem=error.reason, split=split)

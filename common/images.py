@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.fft import dctn
 from tqdm.auto import tqdm
 
-from common.decoding import VERSION, DamagedPicture, Picture, read_picture
+from common.decoding import VERSION, DamagedPicture, Picture, in_gray, read_picture
 from common.folders import digest, remove, whole
 
 PARTS = ("background", "leaf", "petal", "center")  # the values 0..3 of a part mask
@@ -40,6 +40,9 @@ class ImageSet:
     parts: np.ndarray | None = None  # uint8, N x H x W
     factors: pd.DataFrame | None = None  # N rows
     official: dict[str, np.ndarray] = field(default_factory=dict)  # split name -> int64 indices
+    disjoint: bool = False  # whether no class may be in both train and test, as with faces and persons
+    cameras: np.ndarray | None = None  # int64, N, the camera that took each picture
+    triplets: np.ndarray | None = None  # int64, T x 3: indices of anchor, positive, negative
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,16 +53,16 @@ class ImageSet:
 
 
 def cached(cache: Path, name: str, key: dict, class_names: list[str],
-           pictures: Callable[[], Iterable[Picture]], total: int | None = None) -> ImageSet:
+           pictures: Callable[[], Iterable[Picture]], total: int | None = None, grayscale: bool = False) -> ImageSet:
     """Decode once: open the cache of `name` and `key`, or fill it from `pictures()` and open it.
 
     `key` (JSON types) must hold all that changes the bytes. `pictures` yields `Picture`s of one size, whose
-    labels index `class_names`; `total`, their number, only feeds the progress bar. Damaged ones stay out of
-    the arrays but in `files`; a class left without a picture is dropped and the labels close up. Memory use
-    does not grow with the pictures, and an interrupted build leaves nothing behind. Raises ValueError when
-    none is good.
+    labels index `class_names`; `total`, their number, only feeds the progress bar; `grayscale` takes the color
+    out of them. Damaged ones stay out of the arrays but in `files`; a class left without a picture is dropped
+    and the labels close up. Memory use does not grow with the pictures, and an interrupted build leaves nothing
+    behind. Raises ValueError when none is good.
     """
-    identity = digest([VERSION, name, key, class_names])
+    identity = digest([VERSION, name, {**key, "grayscale": True} if grayscale else key, class_names])
     folder = Path(cache) / (re.sub(r"[^\w.-]+", "_", name) + "-" + identity)
     if folder.exists():
         try:
@@ -69,7 +72,7 @@ def cached(cache: Path, name: str, key: dict, class_names: list[str],
             remove(folder)
     progress = tqdm(total=total, desc=f"decoding {name}", unit="picture", leave=False)
     with progress, whole(folder) as building:
-        _write(building, name, class_names, pictures(), progress)
+        _write(building, name, class_names, map(in_gray, pictures()) if grayscale else pictures(), progress)
     return _open(folder, name)
 
 

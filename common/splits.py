@@ -1,4 +1,4 @@
-"""Who is tested on what: closed-set and open-set splits, and the fixed lists of pairs."""
+"""Who is tested on what: closed-set and open-set splits, each with its fixed lists of pairs."""
 
 import json
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from scipy.sparse.csgraph import connected_components
 from common.config import Config
 from common.files import save_json
 from common.images import ImageSet
+from common.pairs import check_pairs, make_pairs
 
 NAMES = ("train", "validation", "test")
 OPEN_SET_SPECIES = 6  # two each to train, to validate and to test: fewer allow no "different" pair
-MOST_PICTURES = 8_000  # their 32 million candidate pairs still fit in memory
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Splits:
     Attributes:
         parts: protocol -> "train", "validation", "test" -> int64 picture indices. In "closed_set" the
             three share every species; in "open_set" none.
-        pairs: protocol -> "validation", "test" -> int64 (P, 3): first, second, same (1) or different (0).
+        pairs: protocol -> "train", "validation", "test" -> int64 (P, 3): first, second, same (1) or
+            different (0).
         fingerprint: of the data set the indices belong to.
     """
 
@@ -35,7 +36,8 @@ class Splits:
 
     @property
     def protocols(self) -> list[str]:
-        """The protocols this data set allows: "closed_set", and "open_set" from six species up."""
+        """The protocols this data set allows: "closed_set" unless its classes must be disjoint, and "open_set" from
+        six species up."""
         return list(self.parts)
 
 
@@ -43,7 +45,7 @@ def make_splits(image_set: ImageSet, config: Config, keep=None, split: str = "of
     """Draw both protocols' splits and their pair lists, and check them.
 
     Args:
-        image_set: the pictures.
+        image_set: the pictures. Where its classes are `disjoint` (faces, persons), there is an open set only.
         config: gives the seed and the largest number of pairs in a list.
         keep: bool (N,), False for pictures to leave out (duplicates); default: keep all.
         split: "official" follows the data set's own closed-set split where it has one; "swapped"
@@ -53,15 +55,18 @@ def make_splits(image_set: ImageSet, config: Config, keep=None, split: str = "of
         The `Splits`; `save_splits` stores them.
 
     Raises:
-        ValueError: an unknown or unavailable `split`, or a split that breaks its protocol.
+        ValueError: an unknown or unavailable `split`, a split that breaks its protocol, or disjoint classes that
+            are fewer than six.
     """
     keep = np.ones(len(image_set), bool) if keep is None else np.asarray(keep, bool)
     labels = image_set.labels
-    parts = {"closed_set": _official(image_set, keep, split) or stratified_split(labels, keep, config.seed)}
-    if len(np.unique(labels[keep])) >= OPEN_SET_SPECIES:
+    parts, official = {}, _official(image_set, keep, split)
+    if not image_set.disjoint:
+        parts["closed_set"] = official or stratified_split(labels, keep, config.seed)
+    if image_set.disjoint or len(np.unique(labels[keep])) >= OPEN_SET_SPECIES:
         parts["open_set"] = open_set_split(labels, keep, config.seed)
     pairs = {
-        protocol: {name: make_pairs(labels, part[name], config.pairs, config.seed) for name in NAMES[1:]}
+        protocol: {name: make_pairs(labels, part[name], config.pairs, config.seed) for name in NAMES}
         for protocol, part in parts.items()
     }
     splits = Splits(parts, pairs, image_set.fingerprint)
@@ -135,40 +140,6 @@ def open_set_split(labels, keep, seed: int) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(np.isin(labels, part) & keep) for name, part in parts}
 
 
-def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
-    """Draw a fixed list of pairs, half same and half different, without self-pairs or repeats.
-
-    All same pairs are used where they are no more than `most` / 2, else a sample of them; as many
-    different pairs are drawn beside them. Beyond 8,000 pictures a sample of 8,000 is paired.
-
-    Args:
-        labels: int (N,), the species of every picture of the data set.
-        indices: int (M,), the pictures of this split.
-        most: the largest number of pairs.
-        seed: of the draw; the list depends on nothing else.
-
-    Returns:
-        int64 (P, 3): first index, second index, same (1) or different (0).
-
-    Raises:
-        ValueError: no species has two pictures here, or there is only one species.
-    """
-    generator = np.random.default_rng(seed)
-    if len(indices) > MOST_PICTURES:
-        indices = generator.choice(indices, MOST_PICTURES, replace=False)
-    rows, columns = np.triu_indices(len(indices), k=1)
-    same = labels[indices][rows] == labels[indices][columns]
-    if not same.any() or same.all():
-        raise ValueError(
-            f"{len(indices)} pictures of {len(np.unique(labels[indices]))} species allow no balanced pairs; "
-            "give two species or more, of six pictures or more each"
-        )
-    count = min(int(same.sum()), int((~same).sum()), most // 2)
-    chosen = np.concatenate([generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)])
-    pairs = np.stack([indices[rows[chosen]], indices[columns[chosen]], same[chosen]], axis=1)
-    return pairs.astype(np.int64)
-
-
 def check_splits(splits: Splits, image_set: ImageSet) -> None:
     """Raise ValueError where a picture, its copy, or (open set) a species is on two sides."""
     for protocol, parts in splits.parts.items():
@@ -182,7 +153,7 @@ def check_splits(splits: Splits, image_set: ImageSet) -> None:
                     raise ValueError(f"{protocol}: {one} and {other} share {len(shared)} times a {kind}: {shared[:5]}")
     for protocol, lists in splits.pairs.items():
         for name, pairs in lists.items():
-            _check_pairs(pairs, splits.parts[protocol][name], image_set.labels, f"{protocol} {name} pairs")
+            check_pairs(pairs, splits.parts[protocol][name], image_set.labels, f"{protocol} {name} pairs")
 
 
 def save_splits(splits: Splits, path: Path) -> None:
@@ -226,20 +197,6 @@ def _official(image_set, keep, split):
     if split == "swapped":
         parts["train"], parts["test"] = parts["test"], parts["train"]
     return parts
-
-
-def _check_pairs(pairs, allowed, labels, name):
-    first, second, same = pairs.T
-    faults = {
-        "a picture from outside its split": not np.isin(pairs[:, :2], allowed).all(),
-        "a picture paired with itself": (first == second).any(),
-        "a wrong label (same = 1, different = 0)": (same != (labels[first] == labels[second])).any(),
-        "an unequal number of same and different pairs": 2 * same.sum() != len(same),
-        "the same pair twice": len(np.unique(np.sort(pairs[:, :2]), axis=0)) != len(pairs),
-    }
-    found = [fault for fault, present in faults.items() if present]
-    if found:
-        raise ValueError(f"{name} hold {' and '.join(found)}")
 
 
 def _listed(arrays):

@@ -1,8 +1,15 @@
 """What all tests share: no setting of the user's reaches them, and nothing of the user's is touched by them."""
 
+import functools
+import http.server
 import os
+import threading
+from dataclasses import replace
 
 import pytest
+
+from common.config import setup
+from common.datasets import load_images
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +22,35 @@ def isolated_settings(tmp_path_factory):
         patch.setenv("SIMILARITY_CHECKPOINTS", str(folder / "checkpoints"))
         patch.setenv("SIMILARITY_CACHE", str(folder / "cache"))
         yield
+
+
+@pytest.fixture
+def load(tmp_path):
+    """load(dataset, data=...) with a cache of the test's own and small pictures."""
+    def run(dataset, data=None, size=16, **changes):
+        config = setup(dataset=dataset, data=data, cache=tmp_path / "cache", device="cpu")
+        return load_images(replace(config, image_size=size, **changes))
+
+    return run
+
+
+@pytest.fixture
+def serve():
+    """serve(folder) starts a web server on this machine: its address, and a list of (verb, file) it was asked for."""
+    running = []
+
+    def start(folder):
+        asked = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                asked.append((self.command, self.path.strip("/")))
+
+        running.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)))
+        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{running[-1].server_address[1]}/", asked
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -58,3 +60,17 @@ def class_folder(root: Path, classes=("iris", "rose"), each: int = 3) -> Path:
         for number in range(each):
             write(root / name / f"{number}.jpg", encoded(smooth(100 * label + number)))
     return root
+
+
+def pack(archive: Path, root: Path, prefix: str = "") -> Path:
+    """All files below `root` as a .zip or .tgz."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as opened:
+            for path in files:
+                opened.write(path, prefix + path.relative_to(root).as_posix())
+    else:
+        with tarfile.open(archive, "w:gz") as opened:
+            for path in files:
+                opened.add(path, prefix + path.relative_to(root).as_posix())
+    return archive

@@ -1,6 +1,7 @@
 """Configuration: arguments before variables before defaults, and no bad value gets through."""
 
 import dataclasses
+import inspect
 import json
 import random
 
@@ -42,6 +43,7 @@ def settings_in(folder):
     return dict(
         profile="standard", dataset="flowers102", data=str(folder), backbone="resnet50", weights=str(folder),
         checkpoints=str(folder / "kept"), cache=str(folder / "decoded"), seed="3", device="meta",
+        grayscale="True", image_size="96", epochs="2", seeds="5",
     )  # fmt: skip
 
 
@@ -55,6 +57,7 @@ def test_variables_are_read_and_arguments_win(variable, tmp_path):
     given = dict(
         profile="full", dataset="rendered", data=other, backbone="resnet18", weights=other,
         checkpoints=other / "kept", cache=other / "decoded", seed=0, device="cpu",
+        grayscale=False, image_size=48, epochs=1, seeds=2,
     )  # fmt: skip
     config = setup(**given)
     assert {name: getattr(config, name) for name in given} == given
@@ -62,7 +65,7 @@ def test_variables_are_read_and_arguments_win(variable, tmp_path):
 
 def test_an_empty_variable_is_no_setting(variable):
     expected = setup()
-    for name in ("profile", "dataset", "data", "backbone", "weights", "seed", "device"):
+    for name in inspect.signature(setup).parameters.keys() - {"checkpoints", "cache"}:
         variable(name, "")
     assert setup() == expected
 
@@ -71,8 +74,9 @@ def test_the_environment_makes_the_same_configuration_again(tmp_path, variable):
     flowers = tmp_path / "my flowers"
     flowers.mkdir()
     config = setup(
-        "standard", f"folder:{flowers}", flowers, "resnet18", flowers, tmp_path / "a", tmp_path / "b", 7, "meta"
-    )
+        "standard", f"folder:{flowers}", flowers, "resnet18", flowers, tmp_path / "a", tmp_path / "b", 7, "meta",
+        True, 96, 2, 5,
+    )  # fmt: skip
     assert setup() != config
     for name, value in config.environment().items():
         variable(name.removeprefix("SIMILARITY_"), value)
@@ -89,13 +93,22 @@ def test_the_environment_holds_only_what_is_set():
     "name, value, remedy",
     [
         ("profile", "fast", "quick, standard, full"),
-        ("dataset", "roses", "rendered, flowers102, folder"),
+        ("dataset", "roses", "rendered, flowers102, caltech101, att_faces, reid, folder"),
         ("dataset", "folder", "folder:PATH"),
         ("dataset", "rendered:x", "folder:PATH"),
         ("seed", "abc", "0, 1, 2"),
         ("seed", "1.5", "0, 1, 2"),
         ("seed", 1.5, "0, 1, 2"),
         ("seed", "-1", "0, 1, 2"),
+        ("image_size", "0", "1, 2, 3"),
+        ("image_size", 0, "1, 2, 3"),
+        ("image_size", "64px", "1, 2, 3"),
+        ("epochs", "-2", "1, 2, 3"),
+        ("epochs", 2.0, "1, 2, 3"),
+        ("seeds", "0", "1, 2, 3"),
+        ("seeds", True, "1, 2, 3"),
+        ("grayscale", "maybe", "yes, true, 1, no, false, 0"),
+        ("grayscale", "2", "yes, true, 1, no, false, 0"),
         ("device", "toaster", "device='cpu'"),
         ("data", "no/such/folder", "give a folder or archive"),
         ("weights", "no/such/folder", "give a folder or archive"),
@@ -133,6 +146,40 @@ def test_a_folder_is_named_after_itself(folder, name, tmp_path):
     config = setup(dataset=f"folder:{tmp_path}/{folder}", checkpoints=tmp_path)
     assert config.dataset_name == name
     assert config.directory == tmp_path / f"{name}-quick"
+
+
+def test_a_network_without_pretrained_weights_is_not_frozen():
+    assert [setup("standard", backbone=name).frozen_share for name in ("resnet18", "small_cnn")] == [0.5, 0.0]
+
+
+def test_a_bare_folder_is_found_where_the_data_are(tmp_path):
+    config = setup(dataset="folder", data=tmp_path, checkpoints=tmp_path)
+    assert config == setup(dataset=f"folder:{tmp_path}", data=tmp_path, checkpoints=tmp_path)
+    assert config.dataset_name == f"folder-{tmp_path.name}", "named after itself: runs on two folders never mix"
+    with pytest.raises(ValueError, match="'reid:x'"):
+        setup(dataset="reid:x", data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words, gray", [(("yes", "True", "1", 1, True), True), (("no", "FALSE", "0", 0, False, "", None), False)]
+)
+def test_grayscale_is_yes_or_no(words, gray):
+    assert [setup(grayscale=word).grayscale for word in words] == [gray] * len(words)
+
+
+@pytest.mark.parametrize(
+    "given, name",
+    [
+        ({}, "rendered-quick"),
+        (dict(image_size=64, epochs=10, seeds=1, grayscale=False), "rendered-quick"),  # the profile's own numbers
+        (dict(profile="standard", dataset="caltech101", epochs=2, image_size=96), "caltech101-standard-epochs2-size96"),
+        (dict(seeds=2, grayscale=True, backbone="small_cnn"), "rendered-quick-small_cnn-seeds2-grayscale"),
+        (dict(backbone="hf-hub:timm/resnet18.a1"), "rendered-quick-hf-hub_timm_resnet18.a1"),
+    ],
+)
+def test_a_run_is_named_after_what_differs_from_its_profile(given, name, tmp_path):
+    config = setup(**given, checkpoints=tmp_path)
+    assert config.name == name and config.directory == tmp_path / name
 
 
 def test_seeds_follow_the_first():

@@ -22,6 +22,7 @@ class Pictures:
     official: dict = dataclasses.field(default_factory=dict)
     fingerprint: str = "f" * 16
     name: str = "planted"
+    disjoint: bool = False
 
     def __len__(self):
         return len(self.labels)

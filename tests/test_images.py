@@ -73,6 +73,13 @@ def test_damaged_or_senseless_exif_does_not_lose_the_picture(exif):
     assert np.abs(decoded(encoded(quadrants(), exif=exif, quality=95)) - quadrants()).mean() < 8
 
 
+def test_squeezed_nothing_is_cropped():
+    tall = np.ascontiguousarray(quadrants().repeat(3, axis=0))
+    picture = read_picture(io.BytesIO(encoded(tall, "PNG")), 32, squeeze=True)
+    assert (np.abs(picture.image.transpose(1, 2, 0).astype(int) - quadrants()) > 40).mean() < 0.1
+    assert (picture.width, picture.height) == (32, 96)
+
+
 def test_only_the_central_square_is_kept():
     bands = np.repeat(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8), 20, axis=1).repeat(20, axis=0)
     assert (decoded(encoded(bands, "PNG"), 20) == [0, 255, 0]).all()

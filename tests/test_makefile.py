@@ -1,11 +1,14 @@
 """What `make` hands on, and to whom: tried with a stand-in for Python that writes down how it was called."""
 
+import inspect
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from common.config import setup
 
 ROOT = Path(__file__).parent.parent
 RECORDER = """#!/bin/sh
@@ -47,6 +50,9 @@ def test_run_installs_once_passes_on_what_is_given_and_ends_with_the_leaderboard
     assert any("-m pip install -r requirements.txt" in call for call in calls)
     settings = "SIMILARITY_DATASET=folder:my roses SIMILARITY_SEED=4"
     assert calls[-2:] == [f"-m common.notebooks R1 R3 | {settings}", f"-m common.ledger | {settings}"]
+    _, calls, _ = make(project, "run", "IMAGE_SIZE=96", "EPOCHS=2", "SEEDS=1", "GRAYSCALE=yes")
+    settings = "SIMILARITY_EPOCHS=2 SIMILARITY_GRAYSCALE=yes SIMILARITY_IMAGE_SIZE=96 SIMILARITY_SEEDS=1"
+    assert calls[-1] == f"-m common.ledger | {settings}"
     _, calls, _ = make(project, "run", NOTEBOOKS="R2", SIMILARITY_PROFILE="full")
     assert calls == [f"-m common.{name} | SIMILARITY_PROFILE=full" for name in ("notebooks", "ledger")]
 
@@ -69,6 +75,7 @@ def test_tests_run_in_order_on_defaults_and_leave_nothing(project, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     user = {"SIMILARITY_SEED": "9", "SIMILARITY_CHECKPOINTS": "/precious", "MPLBACKEND": "Agg"}
+    user |= {"SIMILARITY_IMAGE_SIZE": "999"}
     status, calls, _ = make(project, "test", "DATASET=mine", TMPDIR=str(temporary), **user)
     assert status == 0
     assert any("-m pip install -r requirements-dev.txt" in call for call in calls)
@@ -93,6 +100,11 @@ def test_tests_without_notebooks_fail(project):
 def test_refreshing_notebooks_uses_the_defaults(project):
     _, calls, _ = make(project, "notebooks", "NOTEBOOKS=R1", "PROFILE=full", SIMILARITY_SEED="9")
     assert calls[-1] == "-m common.notebooks --in-place R1 |"
+
+
+def test_help_lists_every_setting_that_setup_takes(project):
+    said = make(project, "help")[2].split()
+    assert {f"{name.upper()}=" for name in inspect.signature(setup).parameters} <= set(said)
 
 
 def test_an_old_python_and_a_broken_environment_are_refused_with_a_remedy(project):

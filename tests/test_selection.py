@@ -181,6 +181,8 @@ def test_choice_is_written_for_these_pictures_and_can_be_overruled(tmp_path, qui
     assert (content["backbone"], content["rule"]) == ("test_byobnet", selection.RULE)
     assert content["fingerprint"] == pictures.fingerprint
     assert content["table"]["test_byobnet"]["roc_auc"] == pytest.approx(table["roc_auc"].iloc[0])
-    assert selection.save_choice(replace(config, backbone="test_vit"), pictures, table) == "test_vit"
-    content = json.loads((config.directory / "backbone.json").read_text())
+    overruled = replace(config, backbone="test_vit")  # another run, so another folder
+    assert selection.save_choice(overruled, pictures, table) == "test_vit"
+    assert json.loads((config.directory / "backbone.json").read_text()) == content
+    content = json.loads((overruled.directory / "backbone.json").read_text())
     assert content["backbone"] == "test_vit" and "SIMILARITY_BACKBONE" in content["rule"]

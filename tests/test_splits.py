@@ -1,20 +1,19 @@
-"""Splits and pair lists: stratified, disjoint, balanced, seeded, and refused where they break their protocol."""
+"""Splits: stratified, disjoint, seeded, and refused where they or their pairs break their protocol."""
 
 import dataclasses
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from made_up import all_pairs, config, image_set
+from made_up import config, image_set
 
-from common import splits as splits_module
+from common.pairs import make_pairs
 from common.splits import (
     NAMES,
     Splits,
     check_splits,
-    make_pairs,
     make_splits,
     open_set_split,
     read_splits,
@@ -103,56 +102,13 @@ def test_splits_depend_on_the_seed_alone(split):
     assert all(keep[part].all() for part in first.values())
 
 
-@settings(deadline=None)
-@given(st.data())
-def test_pair_lists_obey_their_rules(data):
-    labels = np.array(data.draw(st.lists(st.integers(0, 4), min_size=3, max_size=25)))
-    indices = np.array(data.draw(st.sets(st.integers(0, len(labels) - 1), min_size=3).map(sorted)))
-    most, seed = data.draw(st.integers(2, 60)), data.draw(SEEDS)
-    every = all_pairs(labels, indices)
-    if every[:, 2].all() or not every[:, 2].any():
-        with pytest.raises(ValueError, match="allow no balanced pairs; give two species or more"):
-            make_pairs(labels, indices, most, seed)
-        return
-    np.random.seed(data.draw(st.integers(0, 9)))
-    pairs = make_pairs(labels, indices, most, seed)
-    assert pairs.dtype == np.int64 and pairs.shape[1] == 3
-    first, second, same = pairs.T
-    assert (first != second).all() and np.isin(pairs[:, :2], indices).all()
-    assert len({frozenset(pair) for pair in pairs[:, :2].tolist()}) == len(pairs), "no pair twice, in either order"
-    np.testing.assert_array_equal(same, labels[first] == labels[second])
-    assert 2 * same.sum() == len(same) == 2 * min(most // 2, every[:, 2].sum(), (1 - every[:, 2]).sum())
-    np.random.seed(99)
-    np.testing.assert_array_equal(make_pairs(labels, indices, most, seed), pairs)
-
-
-def test_pairs_are_drawn_evenly_and_anew_for_each_seed():
-    labels = np.repeat(np.arange(3), 4)
-    lists = [make_pairs(labels, np.arange(12), 12, seed) for seed in range(400)]
-    assert len({array.tobytes() for array in lists}) > 390
-    drawn = np.concatenate(lists)
-    for same, candidates in ((1, 18), (0, 48)):
-        _, counts = np.unique(drawn[drawn[:, 2] == same, :2], axis=0, return_counts=True)
-        assert len(counts) == candidates
-        np.testing.assert_allclose(counts, 400 * 6 / candidates, rtol=0.5)
-
-
-def test_beyond_the_most_pictures_a_sample_is_paired(monkeypatch):
-    monkeypatch.setattr(splits_module, "MOST_PICTURES", 10)
-    labels = np.arange(40) % 2
-    pairs = make_pairs(labels, np.arange(40), 1000, 0)
-    assert len(np.unique(pairs[:, :2])) == 10
-    check = make_pairs(labels, np.arange(40), 1000, 0)
-    np.testing.assert_array_equal(pairs, check)
-
-
 def test_both_protocols_are_made_with_all_their_pairs(pictures, settled):
     splits = make_splits(pictures, settled)
     assert splits.protocols == ["closed_set", "open_set"]
     assert splits.fingerprint == pictures.fingerprint
     for protocol in splits.protocols:
         assert set(splits.parts[protocol]) == set(NAMES)
-        assert set(splits.pairs[protocol]) == {"validation", "test"}
+        assert list(splits.pairs[protocol]) == ["train", "validation", "test"]
         for name, pairs in splits.pairs[protocol].items():
             expected = make_pairs(pictures.labels, splits.parts[protocol][name], settled.pairs, settled.seed)
             np.testing.assert_array_equal(pairs, expected)
@@ -169,6 +125,20 @@ def test_few_species_allow_the_closed_set_only(settled):
     assert make_splits(image_set(6, size=4), settled).protocols == ["closed_set", "open_set"]
     keep = np.arange(60) >= 10  # the sixth species is there, but none of its pictures takes part
     assert make_splits(image_set(6, size=4), settled, keep).protocols == ["closed_set"]
+
+
+def test_disjoint_classes_allow_the_open_set_only(pictures, settled, tmp_path):
+    """Faces and persons: nobody may be in both train and test."""
+    people = dataclasses.replace(pictures, disjoint=True)
+    splits, free = make_splits(people, settled), make_splits(pictures, settled)
+    assert splits.protocols == ["open_set"]
+    for name in NAMES:
+        np.testing.assert_array_equal(splits.parts["open_set"][name], free.parts["open_set"][name])
+        np.testing.assert_array_equal(splits.pairs["open_set"][name], free.pairs["open_set"][name])
+    save_splits(splits, tmp_path / "splits.json")
+    assert read_splits(tmp_path / "splits.json", people).protocols == ["open_set"]
+    with pytest.raises(ValueError, match="needs 6 species or more; here are 5"):
+        make_splits(dataclasses.replace(image_set(5, size=4), disjoint=True), settled)
 
 
 def official(pictures):

@@ -1,0 +1,53 @@
+"""Picture files in folders and archives: found, listed, and decoded to an `ImageSet`."""
+
+from pathlib import Path
+
+from common.config import Config
+from common.decoding import EXTENSIONS, read_pictures
+from common.folders import unpack
+from common.images import ImageSet, cached
+
+
+def read_files(config: Config, root: Path, source: Path, class_names: list[str], entries: list[tuple],
+               squeeze: bool = False) -> ImageSet:
+    """Decode `entries` (path below `root`, label, split), or open their cache, which notices every changed file.
+
+    `source` is the folder or archive the user named; `squeeze` shrinks pictures to the square instead of cropping.
+    """
+    stats = [(root / path).stat() for path, _, _ in entries]
+    key = {"source": str(source.resolve()), "size": config.image_size, "squeeze": squeeze, "entries": entries,
+           "files": [(stat.st_size, stat.st_mtime_ns) for stat in stats]}
+    return cached(config.cache, config.dataset_name, key, class_names,
+                  lambda: read_pictures(root, entries, config.image_size, squeeze), len(entries), config.grayscale)
+
+
+def opened(source: Path, cache: Path) -> Path:
+    """The folder that `source`, a folder or archive, stands for."""
+    return unpack(source, cache) if source.is_file() else source
+
+
+def at_least_two(class_names: list[str], root: Path) -> None:
+    """Raise ValueError where fewer than two classes were found below `root`."""
+    if len(class_names) < 2:
+        raise ValueError(f"{root} has {len(class_names)} class folders with pictures that can be read, but two or "
+                         "more are needed: put the pictures of each class into a sub-folder of its own")
+
+
+def is_picture(file: Path) -> bool:
+    """Whether a file's name ends as a picture's."""
+    return file.suffix.lower() in EXTENSIONS
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder`, sorted, without the operating system's own."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
+
+
+def files_below(root: Path) -> list[Path]:
+    """Paths, relative to `root` and sorted, of all files that are not the operating system's own."""
+    paths = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
+    return sorted(path for path in paths if not any(map(_hidden, path.parts)))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")

@@ -1,0 +1,49 @@
+"""The classic small network of a first siamese experiment on faces, registered as timm's model "small_cnn"."""
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+WIDTHS = (48, 96, 192)  # channels after each block
+__all__ = ["SmallCNN"]  # timm adds the name it registers
+
+default_cfgs = generate_default_cfgs(
+    {"small_cnn": dict(input_size=(3, 96, 96), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), num_classes=0)}
+)
+
+
+class SmallCNN(nn.Module):
+    """Three blocks of 3 x 3 convolution, BatchNorm, ReLU and 2 x 2 max pooling; global average pooling on top.
+
+    About 0.2 million parameters, for gray or color pictures of 32 pixels a side or more. It has what
+    `EmbeddingNet` and the explanations ask of a timm model, and no classifier.
+    """
+
+    def __init__(self, **_):
+        super().__init__()
+        sizes = zip((3, *WIDTHS), WIDTHS)
+        self.blocks = nn.Sequential(*(block(channels, width) for channels, width in sizes))
+        self.num_features = self.head_hidden_size = WIDTHS[-1]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The last feature map (B, 192, H / 8, W / 8) of normalized pictures (B, 3, H, W)."""
+        return self.blocks(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_features(images).mean(dim=(2, 3))
+
+
+def block(channels: int, width: int) -> nn.Sequential:
+    """One stage: what it sees halves in size, and has `width` channels instead of `channels`."""
+    convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
+
+
+@register_model
+def small_cnn(pretrained: bool = False, pretrained_cfg_overlay: dict | None = None, **options) -> SmallCNN:
+    """Make the network; timm calls this. Weights come from a file in `pretrained_cfg_overlay` or not at all."""
+    if pretrained and not pretrained_cfg_overlay:
+        print("small_cnn has no ImageNet weights: it is trained from scratch.")
+        pretrained = False
+    return build_model_with_cfg(
+        SmallCNN, "small_cnn", pretrained, pretrained_cfg_overlay=pretrained_cfg_overlay, **options
+    )
