@@ -112,13 +112,13 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
     return finish(figure, title)
 
 
-def score_histogram(scores, same, threshold: float, title: str) -> Figure:
-    """Histograms of the scores of same and of different pairs (P,), with the threshold marked."""
+def score_histogram(scores, same, threshold: float, title: str, score: str = "cosine similarity") -> Figure:
+    """Histograms of the scores of same and of different pairs (P,), with the threshold marked; `score` names them."""
     figure, axis = plt.subplots(figsize=(7.5, 3.4))
     for kind, name, color in ((0, "different species", DIFFERENT), (1, "same species", SAME)):
         axis.hist(np.asarray(scores)[np.asarray(same) == kind], bins=60, alpha=0.55, label=name, color=color)
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}, from validation")
-    axis.set(xlabel="score (cosine similarity)", ylabel="pairs")
+    axis.set(xlabel=f"score ({score})", ylabel="pairs")
     axis.legend()
     return finish(figure, title)
 

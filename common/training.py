@@ -57,7 +57,7 @@ def fit(
     loader: DataLoader,
     optimizers: Sequence[torch.optim.Optimizer],
     epochs: int,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[nn.Module], float | dict],
     schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (),
     patience: int | None = None,
     seed: int = 0,
@@ -76,7 +76,8 @@ def fit(
         loader: batches of tensors; uint8 ones are pictures, turned into augmented floats in [0, 1].
         optimizers: stepped together after every batch.
         epochs: passes through `loader`, 1 or more.
-        validate: measures the model after each epoch, higher is better.
+        validate: measures the model after each epoch, higher is better; or a dict of numbers, of which
+            "validation" is the one that counts and the others are for the history.
         schedulers: stepped after every batch.
         patience: stop after this many epochs without a better validation; None: never.
         seed: of augmentation.
@@ -108,10 +109,13 @@ def fit(
             break
         started = time.perf_counter()
         row = _run_epoch(on_device, batches, optimizers, schedulers, accelerator, augmentation)
-        validation = float(validate(model))
+        numbers = validate(model)
+        numbers = numbers if isinstance(numbers, dict) else {"validation": numbers}
+        numbers = {name: float(value) for name, value in numbers.items()}
+        validation = numbers["validation"]
         seconds = time.perf_counter() - started + (history[-1]["seconds"] if history else 0.0)
         images = row.pop("images") + (history[-1]["images"] if history else 0)
-        history.append({"epoch": epoch + 1, **row, "validation": validation, "images": images, "seconds": seconds})
+        history.append({"epoch": epoch + 1, **row, **numbers, "images": images, "seconds": seconds})
         check_collapse(history, getattr(objective, "stuck_at", None))
         if keep == "last" or validation >= max(past["validation"] for past in history):
             best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
