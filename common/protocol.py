@@ -1,7 +1,9 @@
-"""The one budget every approach is trained under, so that only what they ask for differs (protocol rule 6)."""
+"""The protocol every approach obeys: one budget to be trained under, one way to be tested."""
 
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -9,10 +11,20 @@ from torch.utils.data import DataLoader
 
 from common.backbones import EmbeddingNet
 from common.config import Config, seed_everything
-from common.evaluation import validation_report
+from common.evaluation import embed_all, pair_scores, reid_report, retrieval_report, verification_report
 from common.images import ImageSet
+from common.metrics import Threshold, fit_threshold, precision_recall_f1, roc_auc
 from common.splits import Splits
 from common.training import fit, one_cycle
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` found: embeddings (N, D) of the pictures, scores of each pair list (P,), and the test report."""
+
+    embeddings: np.ndarray
+    scores: dict[str, np.ndarray]
+    threshold: Threshold
+    report: pd.DataFrame
 
 
 def new_model(config: Config, backbone: str, seed: int, network=EmbeddingNet, classes: int = 0) -> nn.Module:
@@ -74,3 +86,44 @@ def train(
         model, objective, loader, optimizers, config.epochs, validate, schedulers,
         patience=config.epochs // 2 if keep == "best" else None, seed=seed, device=config.device, keep=keep,
     )  # fmt: skip
+
+
+def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
+    """Measure a trained model as the protocol says: the threshold from validation, then the test, once.
+
+    Args:
+        model: an `EmbeddingNet`, or anything with its `score_embeddings`.
+        image_set, splits: the pictures and who is tested on what.
+        protocol: "closed_set" or "open_set".
+
+    Returns:
+        The `Evaluation`; its report has the rows of `verification_report` and `retrieval_report` of the
+        test and, for pictures by several cameras, of `reid_report`.
+    """
+    part, pairs = splits.parts[protocol], splits.pairs[protocol]
+    embeddings = embed_all(model, image_set, np.concatenate([*part.values()]))
+    scores = {name: pair_scores(model, embeddings, listed) for name, listed in pairs.items()}
+    threshold = fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
+    reports = [verification_report(scores["test"], pairs["test"], threshold)]
+    test, labels, similarity = embeddings[part["test"]], image_set.labels[part["test"]], similarity_of(model)
+    reports.append(retrieval_report(test, labels, similarity))
+    if image_set.cameras is not None:
+        reports.append(reid_report(test, labels, image_set.cameras[part["test"]], similarity))
+    return Evaluation(embeddings, scores, threshold, pd.concat(reports, ignore_index=True))
+
+
+def similarity_of(model):
+    """A model's similarity for `nearest` and `retrieval`: None, their fast cosine, or its own `score_embeddings`."""
+    cosine = type(model).score_embeddings is EmbeddingNet.score_embeddings
+    return None if cosine else model.score_embeddings
+
+
+def validation_report(model, image_set: ImageSet, pairs) -> dict[str, float]:
+    """What a training is watched by, on int validation pairs (P, 3).
+
+    Returns:
+        "validation", the ROC-AUC; "precision", "recall" and "f1" at the best threshold of these same pairs.
+    """
+    scores, same = pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2]
+    threshold = fit_threshold(scores, same, "validation")
+    return {"validation": roc_auc(scores, same), **precision_recall_f1(scores, same, threshold)}
