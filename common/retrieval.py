@@ -139,7 +139,7 @@ def _rankings(queries, gallery, k, similarity, excluded, chunk) -> Iterator[tupl
 
 
 def _tensor(embeddings) -> Tensor:
-    return embeddings.detach() if isinstance(embeddings, Tensor) else torch.tensor(np.asarray(embeddings))
+    return embeddings if isinstance(embeddings, Tensor) else torch.tensor(np.asarray(embeddings))
 
 
 def _alike(*columns) -> Callable:

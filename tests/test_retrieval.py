@@ -52,7 +52,7 @@ def test_nearest_in_loops(count, size, seed, chunk, data):
 def test_ties_keep_the_order_of_the_gallery(values, chunk):
     """One number each, multiplied: many ties, negative scores and both zeros."""
     gallery = np.array(values)[:, None]
-    indices, _ = nearest(np.ones((2, 1)), gallery, len(values), lambda a, b: (a * b).sum(-1), chunk=chunk)
+    indices, _ = nearest(np.ones((2, 1)), gallery, len(values), lambda a, b: (a * b)[..., 0], chunk=chunk)
     assert indices.tolist() == [sorted(range(len(values)), key=lambda row: -values[row])] * 2
 
 
