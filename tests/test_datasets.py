@@ -50,6 +50,7 @@ def test_rendered_flowers_are_drawn_once(load, monkeypatch):
 def test_grayscale_is_luminance_in_three_equal_channels_and_has_a_cache_of_its_own(load, tmp_path, dataset):
     if dataset == "folder":
         dataset = f"folder:{class_folder(tmp_path / 'set')}"
+        write(tmp_path / "set" / "iris" / "damaged.jpg", b"")
     few = dict(species=2, pictures_per_species=2)
     color, gray = load(dataset, **few), load(dataset, grayscale=True, **few)
     luminance = np.tensordot([0.299, 0.587, 0.114], color.images.astype(float), axes=(0, 1))
