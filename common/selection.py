@@ -18,8 +18,8 @@ from common.config import Config
 from common.evaluation import embed_all, pair_auc
 from common.files import save_json
 from common.images import ImageSet
-from common.objectives import Classification
 from common.metrics import bootstrap, cosine_scores, pair_weights, retrieval, roc_auc
+from common.objectives import Classification
 from common.sampling import Pictures, batches
 from common.splits import Splits
 from common.training import fit, one_cycle
