@@ -24,7 +24,7 @@ def save(config: Config, image_set: ImageSet, name: str, model, threshold: Thres
         config: where it goes, and what is noted in it.
         image_set: the pictures it was trained on; their fingerprint is noted.
         name: file name, such as "best_model_center_loss.pth".
-        model: an `EmbeddingNet`.
+        model: an `EmbeddingNet` or `SiameseNet`.
         threshold: fitted on validation.
         history: DataFrame of `fit`.
         more: further JSON types to keep, such as metrics or the species trained on.

@@ -78,18 +78,16 @@ def triplet_loss(to_positive: Tensor, to_negative: Tensor, margin: float | None 
 
 
 def pairwise_distances(embeddings: Tensor, squared: bool = False) -> Tensor:
-    """Euclidean distances between unit-length embeddings, of which those equal to 0 have a gradient of 0.
+    """Euclidean distances between unit-length embeddings; equal ones have the distance 0 and no gradient.
 
     Args:
         embeddings: float (B, D); scaled to unit length here, so that squared distances are 2 - 2 cosine.
         squared: leave out the square root.
 
     Returns:
-        float (B, B), 0 to 2 (squared: 0 to 4).
+        float (B, B), 0 to 2 (squared: 0 to 4), in single precision at least.
     """
-    unit = F.normalize(embeddings)
-    square = (2 - 2 * unit @ unit.T).clamp(min=0)
-    if squared:
-        return square
-    positive = square > 1e-8  # the root has no finite gradient at 0
-    return torch.where(positive, square.where(positive, torch.ones_like(square)).sqrt(), 0.0)
+    unit = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
+    # From differences: 2 - 2 cosine would leave the rounding of a product, worst near 0 and in bfloat16.
+    differences = unit[:, None] - unit
+    return differences.square().sum(-1) if squared else differences.norm(dim=-1)

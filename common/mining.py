@@ -23,7 +23,7 @@ def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor
     Args:
         labels: int (B,).
         scores: float (P,), the scores of `all_pairs`; the different pairs that score highest are taken.
-            None: different pairs at random.
+            None: different pairs at random. All of them, where they are fewer than the same pairs.
 
     Returns:
         As `all_pairs`, the same pairs first.
@@ -79,8 +79,6 @@ def semi_hard(labels: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor
     Args, returns: as in `batch_hard`, one triplet for each anchor and positive that have a negative.
     """
     anchor, positive, same = _anchors_and_positives(labels)
-    if not len(anchor):
-        return anchor, positive, anchor
     to_anchor = distances[anchor]
     farther = ~same & (to_anchor > distances[anchor, positive][:, None])
     nearest = to_anchor.masked_fill(~farther, torch.inf).argmin(1)

@@ -92,9 +92,11 @@ class PairJudgment(nn.Module):
 
     def _pairs(self, model, embeddings, labels) -> Tensor:
         first, second, same = mining.all_pairs(labels)
-        if self.negatives != "all":
+        if self.negatives == "random":
+            first, second, same = mining.balanced_pairs(labels)
+        if self.negatives == "hard":
             scores = model.score_embeddings(embeddings[first], embeddings[second])
-            first, second, same = mining.balanced_pairs(labels, scores if self.negatives == "hard" else None)
+            first, second, same = mining.balanced_pairs(labels, scores)
         if self.loss == "contrastive":
             losses = contrastive_loss(pairwise_distances(embeddings)[first, second], same, self.margin)
         else:
@@ -109,7 +111,8 @@ class TripletJudgment(nn.Module):
     """Ask the triplets of a batch to have their negative farther than their positive, by a margin.
 
     `watched` holds what the loss alone does not tell, and `fit` writes it into the history: the share of
-    triplets that still violate the margin, and the mean distances to positives and negatives.
+    triplets that still violate the margin, and the mean distances to positives and negatives, all of the
+    latest batch that had a triplet.
     """
 
     MINING = ("random", "batch_all", "batch_hard", "semi_hard")

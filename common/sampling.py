@@ -62,9 +62,9 @@ def batches(pictures: Pictures, batch_size: int, shuffle: bool = False, seed: in
 class SpeciesSampler(Sampler):
     """P x K batches: P species, K pictures of each, so that every batch holds same and different pairs.
 
-    An epoch is as many batches as it takes to show as many pictures as there are. Species take turns
-    in a random order, and so do the pictures of a species; a picture of a small species is therefore
-    seen more often than one of a large species.
+    An epoch is as many batches as it takes to show about as many pictures as there are. Species take
+    turns in a random order, and so do the pictures of a species; a picture of a small species is
+    therefore seen more often than one of a large species.
     """
 
     def __init__(self, labels, species: int, pictures: int, generator: torch.Generator):
@@ -78,32 +78,34 @@ class SpeciesSampler(Sampler):
         Raises:
             ValueError: P or K below 2, one species only, or no species with two pictures.
         """
-        self.members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
+        self.members = {label: np.flatnonzero(np.equal(labels, label)).tolist() for label in np.unique(labels)}
         if species < 2 or pictures < 2:
             raise ValueError(f"{species} species x {pictures} pictures hold no triplet; give 2 x 2 or more")
         if len(self.members) < 2 or max(map(len, self.members.values())) < 2:
             raise ValueError(f"{len(labels)} pictures of {len(self.members)} species hold no triplet; add pictures")
-        self.species, self.pictures, self.generator = min(species, len(self.members)), pictures, generator
-        self.batches = max(1, round(len(labels) / (self.species * pictures)))
+        self.species, self.generator = min(species, len(self.members)), generator
+        self.pictures = {label: min(pictures, len(members)) for label, members in self.members.items()}
+        self.batches = max(1, round(len(labels) / (self.species * np.mean([*self.pictures.values()]))))
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self):
         order = np.random.default_rng(torch.randint(2**31, (1,), generator=self.generator).item())
-        waiting, rest = [], {label: np.array([], int) for label in self.members}
+        species = _turns([*self.members], self.species, order)
+        pictures = {label: _turns(self.members[label], count, order) for label, count in self.pictures.items()}
         for _ in range(self.batches):
-            if len(waiting) < self.species:  # those still waiting go first, and nobody is in a batch twice
-                others = [label for label in self.members if label not in waiting]
-                waiting += order.permutation(others).tolist()
-            chosen, waiting = waiting[: self.species], waiting[self.species :]
-            batch = []
-            for label in chosen:
-                if len(rest[label]) < min(self.pictures, len(self.members[label])):
-                    rest[label] = order.permutation(self.members[label])
-                batch += rest[label][: self.pictures].tolist()
-                rest[label] = rest[label][self.pictures :]
-            yield batch
+            yield [picture for label in next(species) for picture in next(pictures[label])]
+
+
+def _turns(items: list, count: int, order: np.random.Generator):
+    """Groups of `count` different items without end: all come once, in a random order, before any comes again."""
+    waiting = []
+    while True:
+        if len(waiting) < count:  # those still waiting go first, and last in the round that now begins
+            waiting += sorted(order.permutation(items).tolist(), key=waiting.__contains__)
+        yield waiting[:count]
+        waiting = waiting[count:]
 
 
 def species_batches(pictures: Pictures, species: int, per_species: int, seed: int = 0) -> DataLoader:

@@ -1,31 +1,17 @@
-"""Losses against loops that follow the papers, their gradients, and what the centers do."""
+"""Losses against loops that follow the papers and an established library, their gradients, and their edges."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import ContrastiveLoss, TripletMarginLoss
+from pytorch_metric_learning.reducers import MeanReducer
 
-from common.losses import CenterLoss
-from common.objectives import Classification
-
-
-class Toy(nn.Module):
-    """A model with an embedding and a classifier, in double precision."""
-
-    def __init__(self, classes=3, size=4):
-        super().__init__()
-        self.embed, self.classifier = nn.Linear(5, size), nn.Linear(size, classes)
-        self.double()
-
-    def forward(self, images):
-        return self.embed(images)
-
-    def classify(self, embeddings):
-        return self.classifier(embeddings)
+from common.losses import CenterLoss, contrastive_loss, pairwise_distances, triplet_loss
+from common.mining import all_pairs, all_triplets
 
 
 def batch(count=7, size=4, classes=3, seed=0):
@@ -127,67 +113,139 @@ def test_centers_move_to_their_species():
     torch.testing.assert_close(loss.centers.detach(), torch.stack([clouds[:50].mean(0), clouds[50:].mean(0)]))
 
 
-def classification(weight, seed=0):
-    torch.manual_seed(seed)
-    return Classification(3, 4, weight).double()
+def doubles(values):
+    return torch.tensor(values, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.01, 1.0])
-def test_classification_adds_cross_entropy_and_weighted_center_loss(weight):
-    torch.manual_seed(1)
-    model, objective = Toy(), classification(weight)
-    images, (_, labels) = torch.rand(7, 5, dtype=torch.float64), batch()
-    terms = objective(model, images, labels)
-    assert set(terms) == {"cross_entropy", "center"}
-    logits, total = model.classify(model(images)), 0.0
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        total += math.log(sum(math.exp(value) for value in row)) - row[label]
-    assert terms["cross_entropy"].item() == pytest.approx(total / 7) and total > 0
-    expected = slow_value(model(images), labels, objective.center_loss.centers)
-    assert terms["center"].item() == pytest.approx(weight * expected, abs=1e-12)
-    assert objective.stuck_at == {"cross_entropy": pytest.approx(math.log(3))}
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 4), st.booleans()), min_size=1, max_size=9), st.floats(0.1, 2))
+def test_contrastive_loss_is_equation_4(pairs, margin):
+    distances, same = doubles([distance for distance, _ in pairs]), torch.tensor([alike for _, alike in pairs])
+    expected = [d**2 / 2 if alike else max(0.0, margin - d) ** 2 / 2 for d, alike in pairs]
+    torch.testing.assert_close(contrastive_loss(distances, same, margin), doubles(expected))
 
 
-@pytest.mark.parametrize("weight", [0.0, 1e-4, 0.01, 10.0])
-def test_centers_move_at_the_same_pace_whatever_the_weight(weight):
-    torch.manual_seed(1)
-    model, objective = Toy(), classification(weight)
-    images, (_, labels) = torch.rand(7, 5, dtype=torch.float64), batch()
-    sum(objective(model, images, labels).values()).backward()
-    expected = slow_center_update(model(images), labels, objective.center_loss.centers)
-    torch.testing.assert_close(objective.center_loss.centers.grad, expected)
+def test_contrastive_loss_worked_by_hand():
+    """Same = 1: a same pair costs the more the farther it is apart, a different pair the nearer it is."""
+    distances, same = doubles([0.0, 0.6, 2.0, 0.0, 0.6, 1.0, 2.0]), torch.tensor([True] * 3 + [False] * 4)
+    found = contrastive_loss(distances, same)
+    torch.testing.assert_close(found, doubles([0, 0.18, 2, 0.5, 0.08, 0, 0]))
+    assert found.sum() > 0
 
 
-def test_the_weight_scales_what_the_model_learns():
-    torch.manual_seed(1)
-    model, images, (_, labels) = Toy(), torch.rand(7, 5, dtype=torch.float64), batch()
-    gradients = []
-    for weight in (0.0, 1.0, 3.0):
-        model.zero_grad()
-        sum(classification(weight)(model, images, labels).values()).backward()
-        gradients.append(model.embed.weight.grad.clone())
-    plain, once, thrice = gradients
-    assert (once - plain).abs().sum() > 0.01
-    torch.testing.assert_close(thrice - plain, 3 * (once - plain))
+def test_gradients_of_contrastive_loss():
+    distances = doubles([0.3, 0.9, 0.2, 0.5, 1.7]).requires_grad_()
+    same = torch.tensor([True, True, False, False, False])
+    assert torch.autograd.gradcheck(lambda inputs: contrastive_loss(inputs, same), distances)
+    (gradient,) = torch.autograd.grad(contrastive_loss(distances, same).sum(), distances)
+    torch.testing.assert_close(gradient, doubles([0.3, 0.9, -0.8, -0.5, 0]))
 
 
-def test_gradients_of_the_joined_loss():
-    torch.manual_seed(1)
-    model, objective, (_, labels) = Toy(), classification(0.5), batch()
-    images = torch.rand(7, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda inputs: sum(objective(model, inputs, labels).values()), images)
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 4), st.floats(0, 4)), min_size=1, max_size=9), st.floats(0.01, 2))
+def test_triplet_loss_is_the_margin_that_is_missing(pairs, margin):
+    to_positive, to_negative = doubles(pairs).unbind(1)
+    hinge = [max(0.0, near - far + margin) for near, far in pairs]
+    soft = [math.log(1 + math.exp(near - far)) for near, far in pairs]
+    torch.testing.assert_close(triplet_loss(to_positive, to_negative, margin), doubles(hinge))
+    torch.testing.assert_close(triplet_loss(to_positive, to_negative, None), doubles(soft))
+    assert sum(soft) > 0
 
 
-def test_plain_cross_entropy_learns_the_same_without_centers():
-    torch.manual_seed(1)
-    model, images, (_, labels) = Toy(), torch.rand(7, 5, dtype=torch.float64), batch()
-    F.cross_entropy(model.classify(model(images)), labels).backward()
-    expected = model.embed.weight.grad.clone()
-    model.zero_grad()
-    sum(classification(0.0)(model, images, labels).values()).backward()
-    torch.testing.assert_close(model.embed.weight.grad, expected)
+def test_triplet_loss_at_the_edge_of_its_margin():
+    to_positive, to_negative = doubles([0.5, 0.5, 0.5, 0.5]), doubles([0.5, 0.75, 1.0, 0.0])
+    torch.testing.assert_close(triplet_loss(to_positive, to_negative, 0.25), doubles([0.25, 0, 0, 0.75]))
+    torch.testing.assert_close(triplet_loss(to_positive, to_negative)[:1], doubles([0.2]))
+    soft = triplet_loss(doubles([0.0, 1e4, 0.0]), doubles([0.0, 0.0, 1e4]), None)
+    torch.testing.assert_close(soft, doubles([math.log(2), 1e4, 0]))
 
 
-def test_a_negative_weight_is_refused():
-    with pytest.raises(ValueError, match=r"center_weight is -0\.1; use 0"):
-        Classification(3, 4, -0.1)
+@pytest.mark.parametrize("margin", [0.2, None])
+def test_gradients_of_triplet_loss(margin):
+    inputs = [doubles([0.5, 0.9, 0.1]).requires_grad_(), doubles([0.6, 0.4, 1.5]).requires_grad_()]
+    assert torch.autograd.gradcheck(lambda near, far: triplet_loss(near, far, margin), inputs)
+    near, far = torch.autograd.grad(triplet_loss(*inputs, margin).sum(), inputs)
+    torch.testing.assert_close(near, -far)
+    slopes = [1, 1, 0] if margin else [1 / (1 + math.exp(-x)) for x in (-0.1, 0.5, -1.4)]
+    torch.testing.assert_close(near, doubles(slopes))
+
+
+def slow_distances(embeddings):
+    units = [[value / math.hypot(*row) for value in row] for row in embeddings.tolist()]
+    return doubles([[math.dist(one, other) for other in units] for one in units])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 999), st.floats(1e-3, 1e3))
+def test_distances_are_euclidean_between_unit_vectors_whatever_their_scale(count, size, seed, scale):
+    embeddings = batch(count, size, 1, seed)[0] * scale
+    found = pairwise_distances(embeddings)
+    torch.testing.assert_close(found, slow_distances(embeddings))
+    torch.testing.assert_close(found, pairwise_distances(embeddings * torch.arange(1, count + 1)[:, None]))
+    assert torch.equal(found, found.T) and found.diagonal().eq(0).all()
+    assert found.min() >= 0 and found.max() <= 2 + 1e-12
+    squared = pairwise_distances(embeddings, squared=True)
+    torch.testing.assert_close(squared, found**2)
+    units = embeddings / embeddings.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(squared, 2 - 2 * units @ units.T)
+
+
+def test_distances_worked_by_hand():
+    corners = doubles([[3, 0], [0, 0.5], [-1, 0]])
+    root = math.sqrt(2)
+    torch.testing.assert_close(pairwise_distances(corners), doubles([[0, root, 2], [root, 0, root], [2, root, 0]]))
+    torch.testing.assert_close(pairwise_distances(corners, True), doubles([[0, 2, 4], [2, 0, 2], [4, 2, 0]]))
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_gradients_of_distances(squared):
+    embeddings = batch(5)[0].requires_grad_()
+    first, second, _ = all_pairs(torch.zeros(5))
+    assert torch.autograd.gradcheck(lambda inputs: pairwise_distances(inputs, squared)[first, second], embeddings)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_identical_embeddings_are_0_apart_and_have_a_gradient_of_0(seed, squared):
+    embeddings = batch(4, 16, seed=seed)[0].float()
+    embeddings[1] = embeddings[0]
+    embeddings.requires_grad_()
+    found = pairwise_distances(embeddings, squared)
+    assert found[0, 1] == 0 and found.diagonal().eq(0).all(), "exactly, in single precision too"
+    (gradient,) = torch.autograd.grad(found[0, 1] + found.diagonal().sum(), embeddings, retain_graph=True)
+    assert gradient.eq(0).all()
+    (gradient,) = torch.autograd.grad(found.sum(), embeddings)
+    assert gradient.isfinite().all() and gradient[0].abs().sum() > 0, "others still move them"
+
+
+def test_distances_keep_single_precision_where_the_model_runs_in_half():
+    embeddings = batch(6)[0].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pairwise_distances(embeddings)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), slow_distances(embeddings))
+
+
+def test_contrastive_loss_agrees_with_pytorch_metric_learning():
+    """Theirs is neither squared nor halved, and is averaged over what is above 0, same and different apart."""
+    embeddings, labels = batch(12, classes=4)
+    first, second, same = all_pairs(labels)
+    losses = (2 * contrastive_loss(pairwise_distances(embeddings)[first, second], same, 1.3)).sqrt()
+    ours = sum(losses[kind & (losses > 0)].mean() for kind in (same, ~same))
+    theirs = ContrastiveLoss(neg_margin=1.3, distance=LpDistance(p=2))(embeddings, labels)
+    assert theirs > 0 and (losses == 0).any(), "with pairs beyond the margin"
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("margin", [0.3, None])
+def test_triplet_loss_agrees_with_pytorch_metric_learning(margin, squared):
+    """Their soft loss adds the margin inside, so it is ours with a margin of 0."""
+    embeddings, labels = batch(12, classes=4)
+    anchor, positive, negative = all_triplets(labels)
+    distances = pairwise_distances(embeddings, squared)
+    ours = triplet_loss(distances[anchor, positive], distances[anchor, negative], margin).mean()
+    distance = LpDistance(p=2, power=2 if squared else 1)
+    theirs = TripletMarginLoss(margin or 0, smooth_loss=margin is None, distance=distance, reducer=MeanReducer())
+    assert ours > 0
+    torch.testing.assert_close(ours, theirs(embeddings, labels))

@@ -1,0 +1,195 @@
+"""Miners against loops that say what they look for, their invariants, and an established library."""
+
+from itertools import combinations, permutations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
+from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_triplets_indices
+
+from common.losses import pairwise_distances
+from common.mining import all_pairs, all_triplets, balanced_pairs, batch_hard, random_triplets, semi_hard
+
+LABELS = st.lists(st.sampled_from([-7, 0, 3, 10**12]), min_size=1, max_size=9).map(torch.tensor)
+SEEDS = st.integers(0, 999)
+MINERS = {
+    "all": lambda labels, distances: all_triplets(labels),
+    "random": lambda labels, distances: random_triplets(labels),
+    "batch_hard": batch_hard,
+    "semi_hard": semi_hard,
+}
+
+
+def embeddings(count, seed=0):
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def distances(count, seed=0):
+    return pairwise_distances(embeddings(count, seed))
+
+
+def rows(columns):
+    """Columns of indices as a list of tuples."""
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def slow_triplets(labels):
+    y, picks = labels.tolist(), permutations(range(len(labels)), 3)
+    return [(a, p, n) for a, p, n in picks if y[a] == y[p] and y[a] != y[n]]
+
+
+def slow_batch_hard(labels, distances):
+    found = []
+    for anchor in range(len(labels)):
+        mine = [triplet for triplet in slow_triplets(labels) if triplet[0] == anchor]
+        if mine:
+            positive = max((p for _, p, _ in mine), key=lambda other: distances[anchor, other])
+            found.append((anchor, positive, min((n for *_, n in mine), key=lambda other: distances[anchor, other])))
+    return found
+
+
+def slow_semi_hard(labels, distances):
+    found = []
+    for anchor, positive in sorted({(a, p) for a, p, _ in slow_triplets(labels)}):
+        negatives = {n for a, p, n in slow_triplets(labels) if (a, p) == (anchor, positive)}
+        farther = [n for n in negatives if distances[anchor, n] > distances[anchor, positive]]
+        nearest = min(farther, key=lambda n: distances[anchor, n]) if farther else None
+        farthest = max(negatives, key=lambda n: distances[anchor, n])
+        found.append((anchor, positive, nearest if farther else farthest))
+    return found
+
+
+@settings(deadline=None, max_examples=50)
+@given(LABELS)
+def test_all_pairs_are_each_pair_once_and_same_is_1(labels):
+    expected = [(i, j, labels[i].item() == labels[j].item()) for i, j in combinations(range(len(labels)), 2)]
+    first, second, same = all_pairs(labels)
+    assert rows((first, second, same)) == expected
+    assert same.dtype == torch.bool
+
+
+@settings(deadline=None, max_examples=50)
+@given(LABELS, SEEDS, st.booleans())
+def test_balanced_pairs_are_the_same_pairs_and_as_many_different_ones(labels, seed, hard):
+    pairs = rows(all_pairs(labels))
+    scores = torch.randn(len(pairs), generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    chosen = rows(balanced_pairs(labels, scores if hard else None))
+    same, different = [pair for pair in pairs if pair[2]], [pair for pair in pairs if not pair[2]]
+    assert chosen[: len(same)] == same
+    negatives = chosen[len(same) :]
+    assert len(negatives) == len(set(negatives)) == min(len(same), len(different)) and set(negatives) <= set(different)
+    if hard:
+        by_score = sorted(different, key=lambda pair: -scores[pairs.index(pair)].item())
+        assert negatives == by_score[: len(same)]
+
+
+def test_different_pairs_at_random_are_any_of_them():
+    labels = torch.tensor([0, 0, 1, 2, 3])  # one same pair, nine different ones
+    torch.manual_seed(0)
+    drawn = [rows(balanced_pairs(labels))[1][:2] for _ in range(450)]
+    counts = {pair: drawn.count(pair) for pair in combinations(range(5), 2) if pair != (0, 1)}
+    assert sum(counts.values()) == 450
+    assert all(25 < count < 80 for count in counts.values()), "50 each are expected"
+
+
+@settings(deadline=None, max_examples=50)
+@given(LABELS)
+def test_all_triplets_are_the_valid_ones_in_the_number_that_theory_gives(labels):
+    found = rows(all_triplets(labels))
+    assert sorted(found) == slow_triplets(labels)
+    members = [labels.tolist().count(label) for label in labels.tolist()]  # n_c of every anchor
+    assert len(found) == sum((count - 1) * (len(labels) - count) for count in members)
+
+
+@settings(deadline=None, max_examples=50)
+@given(LABELS, SEEDS)
+def test_batch_hard_is_the_farthest_positive_and_the_nearest_negative(labels, seed):
+    near = distances(len(labels), seed)
+    assert rows(batch_hard(labels, near)) == slow_batch_hard(labels, near)
+
+
+@settings(deadline=None, max_examples=50)
+@given(LABELS, SEEDS)
+def test_semi_hard_is_the_nearest_farther_negative_or_else_the_farthest(labels, seed):
+    near = distances(len(labels), seed)
+    assert rows(semi_hard(labels, near)) == slow_semi_hard(labels, near)
+
+
+@pytest.mark.parametrize("miner", MINERS.values(), ids=MINERS.keys())
+@settings(deadline=None, max_examples=50)
+@given(LABELS, SEEDS)
+def test_triplets_are_three_pictures_of_two_classes(miner, labels, seed):
+    found, valid = rows(miner(labels, distances(len(labels), seed))), slow_triplets(labels)
+    assert len(set(found)) == len(found)
+    for anchor, positive, negative in found:
+        assert len({anchor, positive, negative}) == 3
+        assert labels[anchor] == labels[positive] != labels[negative]
+    assert {anchor for anchor, *_ in found} == {anchor for anchor, *_ in valid}, "no anchor is left out"
+    if miner is not MINERS["batch_hard"]:
+        assert {triplet[:2] for triplet in found} == {triplet[:2] for triplet in valid}, "nor any positive"
+
+
+@pytest.mark.parametrize("miner", MINERS.values(), ids=MINERS.keys())
+@pytest.mark.parametrize("labels", [[5], [5, 5, 5], [1, 2, 3]], ids=["one picture", "one class", "no positive"])
+def test_a_batch_without_a_valid_triplet_gives_none(miner, labels):
+    found = miner(torch.tensor(labels), distances(len(labels)))
+    assert [column.shape for column in found] == [(0,)] * 3
+    assert [column.dtype for column in found] == [torch.int64] * 3
+
+
+@pytest.mark.parametrize("labels, pairs", [([5], 0), ([1, 2, 3], 3)])
+def test_a_batch_without_a_same_pair_has_no_balanced_pairs(labels, pairs):
+    assert [len(column) for column in all_pairs(torch.tensor(labels))] == [pairs] * 3
+    assert [len(column) for column in balanced_pairs(torch.tensor(labels))] == [0] * 3
+
+
+@pytest.mark.parametrize("miner", MINERS.values(), ids=MINERS.keys())
+def test_a_class_with_one_picture_is_a_negative_only(miner):
+    labels = torch.tensor([0, 0, 4])
+    assert sorted(rows(miner(labels, distances(3)))) == [(0, 1, 2), (1, 0, 2)]
+
+
+def test_random_negatives_are_any_of_them():
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    torch.manual_seed(0)
+    drawn = [triplet for _ in range(100) for triplet in rows(random_triplets(labels))]
+    assert len(drawn) == 100 * (2 * 1 + 3 * 2)
+    assert set(drawn) <= set(slow_triplets(labels))
+    for triplet in slow_triplets(labels):
+        expected = 100 / 3 if triplet[0] < 2 else 100 / 2
+        assert abs(drawn.count(triplet) - expected) < 18
+
+
+def test_semi_hard_worked_by_hand():
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    from_first = [0.0, 0.5, 0.5, 0.7, 0.6]  # a negative as far as the positive is not farther
+    from_second = [0.5, 0.0, 0.2, 0.4, 0.3]  # none is farther: the farthest
+    near = torch.tensor([from_first, from_second, *[[0.9] * 5] * 3])
+    assert rows(semi_hard(labels, near))[:2] == [(0, 1, 4), (1, 0, 3)]
+    assert rows(batch_hard(labels, near))[:2] == [(0, 1, 2), (1, 0, 2)]
+
+
+def test_all_triplets_and_batch_hard_agree_with_pytorch_metric_learning():
+    labels = torch.arange(12) % 4
+    assert sorted(rows(all_triplets(labels))) == sorted(rows(get_all_triplets_indices(labels)))
+    theirs = BatchHardMiner()(embeddings(12), labels)  # its default distance is ours
+    assert len(theirs[0]) == 12
+    assert sorted(rows(batch_hard(labels, distances(12)))) == sorted(rows(theirs))
+
+
+def test_semi_hard_agrees_with_pytorch_metric_learning_where_both_have_one():
+    """Theirs are all negatives beyond the positive by less than the margin; ours is the nearest beyond it."""
+    labels, near, margin = torch.arange(20) % 5, distances(20), 0.2
+    theirs = rows(TripletMarginMiner(margin, type_of_triplets="semihard")(embeddings(20), labels))
+    ours, seen = rows(semi_hard(labels, near)), 0
+    for anchor, positive, negative in ours:
+        candidates = [n for a, p, n in theirs if (a, p) == (anchor, positive)]
+        if candidates:
+            assert negative == min(candidates, key=lambda other: near[anchor, other])
+        else:
+            beyond = near[anchor, negative] - near[anchor, positive]
+            assert beyond <= 0 or beyond > margin
+        seen += bool(candidates)
+    assert 0 < seen < len(ours)
