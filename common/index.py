@@ -63,7 +63,9 @@ def read_embeddings(path: Path | str) -> pd.DataFrame:
     return table
 
 
-def find_similar(model, picture_file: Path | str, table: pd.DataFrame, k: int, image_size: int) -> pd.DataFrame:
+def find_similar(
+    model, picture_file: Path | str, table: pd.DataFrame, k: int, image_size: int, squeeze: bool = False
+) -> pd.DataFrame:
     """The k pictures of an index that a model finds most similar to a picture file.
 
     The file itself is left out where the index holds it: where its path ends like the index's and both embeddings
@@ -75,6 +77,7 @@ def find_similar(model, picture_file: Path | str, table: pd.DataFrame, k: int, i
         table: what `read_embeddings` returns.
         k: how many to find.
         image_size: pixels of a side, as of the data set.
+        squeeze: resize all of the picture instead of its central square, as for faces and persons.
 
     Returns:
         k rows of path, label, similarity, the most similar first.
@@ -83,7 +86,7 @@ def find_similar(model, picture_file: Path | str, table: pd.DataFrame, k: int, i
         DamagedPicture: the file cannot be decoded.
         ValueError: the index was made by a model of another embedding size, or holds fewer than k other pictures.
     """
-    query = embed(model, read_picture(picture_file, image_size).image[None])
+    query = embed(model, read_picture(picture_file, image_size, squeeze).image[None])
     gallery = table.drop(columns=["path", "label"]).to_numpy(np.float32)
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -115,13 +116,14 @@ class TripletJudgment(nn.Module):
     latest batch that had a triplet.
     """
 
-    MINING = ("random", "batch_all", "batch_hard", "semi_hard")
+    MINING = ("random", "batch_all", "batch_hard", "semi_hard", "given")
 
     def __init__(self, mining: str = "semi_hard", margin: float | None = 0.2, squared: bool = False):
         """
         Args:
             mining: which triplets: "random" (one negative for each anchor and positive), "batch_all" (every
-                one, averaged over those that violate the margin), "batch_hard" or "semi_hard".
+                one, averaged over those that violate the margin), "batch_hard" or "semi_hard"; or "given", for
+                batches of `triplet_batches`.
             margin: more than 0; None is the soft margin of `triplet_loss`.
             squared: compare squared distances, as Schroff et al. 2015 do.
 
@@ -156,6 +158,8 @@ class TripletJudgment(nn.Module):
             return mining.all_triplets(labels)
         if self.mining == "random":
             return mining.random_triplets(labels)
+        if self.mining == "given":
+            return torch.arange(len(labels), device=labels.device).chunk(3)
         return {"batch_hard": mining.batch_hard, "semi_hard": mining.semi_hard}[self.mining](labels, distances)
 
 

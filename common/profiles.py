@@ -5,7 +5,7 @@ PROFILES = {
     "quick": dict(
         dataset="rendered",
         image_size=64,
-        epochs=10,
+        epochs=12,
         batch_size=48,
         learning_rate=5e-3,
         frozen_share=0.0,

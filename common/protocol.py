@@ -1,5 +1,6 @@
 """The protocol every approach obeys: one budget to be trained under, one way to be tested."""
 
+import json
 from functools import partial
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.backbones import EmbeddingNet
+from common.checkpoints import ensure
 from common.config import Config, seed_everything
+from common.datasets import load_images
 from common.evaluation import embed_all, pair_scores, reid_report, retrieval_report, verification_report
 from common.images import ImageSet
 from common.metrics import Threshold, fit_threshold, precision_recall_f1, roc_auc
-from common.splits import Splits
+from common.splits import Splits, read_splits
 from common.training import fit, one_cycle
 
 
@@ -25,6 +28,17 @@ class Evaluation(NamedTuple):
     scores: dict[str, np.ndarray]
     threshold: Threshold
     report: pd.DataFrame
+
+
+def handed_on(config: Config) -> tuple[ImageSet, Splits, str]:
+    """What R1 and R2 hand on: the pictures, their splits, and the name of the backbone.
+
+    Notebooks whose results are missing are run first. A backbone set in `config` needs no R2.
+    """
+    image_set = load_images(config)
+    splits = read_splits(ensure(config, "splits.json"), image_set)
+    backbone = config.backbone or json.loads(ensure(config, "backbone.json").read_text())["backbone"]
+    return image_set, splits, backbone
 
 
 def new_model(config: Config, backbone: str, seed: int, network=EmbeddingNet, classes: int = 0) -> nn.Module:

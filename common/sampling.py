@@ -125,6 +125,55 @@ def species_batches(pictures: Pictures, species: int, per_species: int, seed: in
     return DataLoader(pictures, batch_sampler=sampler, generator=generator, collate_fn=_as_is)
 
 
+class TripletSampler(Sampler):
+    """Batches of given triplets: all anchors, then all positives, then all negatives, each triplet in its turn."""
+
+    def __init__(self, triplets: int, size: int, shown: int, generator: torch.Generator):
+        """
+        Args:
+            triplets: how many there are; triplet t is made of the items 3 t, 3 t + 1 and 3 t + 2.
+            size: triplets in a batch; all there are, if they are fewer.
+            shown: pictures an epoch shows, about.
+            generator: source of the order.
+
+        Raises:
+            ValueError: no triplet at all.
+        """
+        if triplets < 1:
+            raise ValueError("there is no triplet to learn from; give one or more")
+        self.triplets, self.size, self.generator = triplets, min(size, triplets), generator
+        self.batches = max(1, round(shown / (3 * self.size)))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self):
+        order = np.random.default_rng(torch.randint(2**31, (1,), generator=self.generator).item())
+        turns = _turns([*range(self.triplets)], self.size, order)
+        for _ in range(self.batches):
+            chosen = next(turns)
+            yield [3 * triplet + role for role in range(3) for triplet in chosen]
+
+
+def triplet_batches(image_set: ImageSet, triplets, size: int, shown: int, seed: int = 0) -> DataLoader:
+    """Group given triplets into batches for `TripletJudgment("given")`.
+
+    Args:
+        image_set: where the pictures are.
+        triplets: int (T, 3): indices of anchor, positive, negative.
+        size: B, triplets in a batch.
+        shown: pictures an epoch shows, about.
+        seed: of the order.
+
+    Returns:
+        A DataLoader of (uint8 (3 B, 3, H, W), int64 (3 B,)): anchors, then positives, then negatives.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sampler = TripletSampler(len(triplets), size, shown, generator)
+    pictures = Pictures(image_set, np.reshape(triplets, -1))
+    return DataLoader(pictures, batch_sampler=sampler, generator=generator, collate_fn=_as_is)
+
+
 def as_float(images: Tensor) -> Tensor:
     """Turn uint8 pixels 0..255 into the float32 [0, 1] every model takes."""
     return images.float() / 255
