@@ -159,6 +159,8 @@ class TripletJudgment(nn.Module):
         if self.mining == "random":
             return mining.random_triplets(labels)
         if self.mining == "given":
+            if len(labels) % 3:
+                raise ValueError(f"{len(labels)} pictures are no triplets; make it with triplet_batches")
             return torch.arange(len(labels), device=labels.device).chunk(3)
         return {"batch_hard": mining.batch_hard, "semi_hard": mining.semi_hard}[self.mining](labels, distances)
 

@@ -19,6 +19,8 @@ from common.objectives import Classification, PairJudgment, TripletJudgment
 CLASSES = torch.tensor([2, 0, 1, 1, 0, 2, 2])
 LABELS = torch.tensor([0, 2, 0, 1, 0, 2, 1, 3])  # class 3 has one picture
 
+MINED = [mining for mining in TripletJudgment.MINING if mining != "given"]  # from a batch of any labels
+
 
 class Toy(nn.Module):
     """A model with an embedding, a classifier and a score, in double precision, that counts its calls."""
@@ -232,7 +234,7 @@ LOSSES, NEGATIVES = ("cross_entropy", "contrastive"), ("all", "random", "hard")
 PAIR_OPTIONS = [dict(loss=loss, negatives=negatives) for loss in LOSSES for negatives in NEGATIVES]
 TRIPLET_OPTIONS = [
     dict(mining=mining, margin=margin, squared=squared)
-    for mining in TripletJudgment.MINING
+    for mining in MINED
     for margin, squared in ((0.2, False), (None, False), (0.5, True))
 ]
 
@@ -336,7 +338,7 @@ def test_equal_embeddings_are_stuck_at_the_margin(model, options):
     assert objective.watched["active_share"] == (0 if options["margin"] is None else 1)
 
 
-@pytest.mark.parametrize("mining", TripletJudgment.MINING)
+@pytest.mark.parametrize("mining", MINED)
 def test_triplets_beyond_the_margin_cost_nothing(model, mining):
     labels = torch.tensor([0, 0, 1, 1])
     images = torch.tensor([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.1], [-1.0, 0.0]]).double().requires_grad_()
@@ -366,3 +368,14 @@ def test_triplet_judgment_refuses_what_it_does_not_know():
     for margin in (0, -0.2):
         with pytest.raises(ValueError, match=f"margin is {margin}; give more than 0, or None for the soft margin"):
             TripletJudgment(margin=margin)
+
+
+def test_given_triplets_are_taken_as_they_come(model):
+    embeddings = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1], [0, 1], [1, 0]], dtype=torch.float64)
+    objective = TripletJudgment("given", margin=0.5)
+    found = objective(lambda images: images, embeddings, torch.zeros(6))
+    assert found["triplet"].item() == pytest.approx(0.0)  # each anchor meets its positive, its negative is sqrt(2) away
+    swapped = embeddings[[0, 1, 4, 5, 2, 3]]
+    assert objective(lambda images: images, swapped, torch.zeros(6))["triplet"].item() == pytest.approx(2**0.5 + 0.5)
+    with pytest.raises(ValueError, match="5 pictures are no triplets"):
+        objective(lambda images: images, embeddings[:5], torch.zeros(5))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import image_set
 
-from common.sampling import Pictures, as_float, augment, batches
+from common.sampling import Pictures, as_float, augment, batches, triplet_batches
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +121,31 @@ def test_augmentation_is_differentiable():
     assert torch.autograd.gradcheck(lambda inputs: augment(inputs, seeded(0)), images)
     (gradient,) = torch.autograd.grad(augment(images, seeded(0)).sum(), images)
     assert gradient.abs().sum() > 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 60), st.integers(0, 99))
+def test_given_triplets_take_turns(count, size, shown, seed):
+    pictures = image_set(each=6, size=2)
+    triplets = np.random.default_rng(seed).integers(0, len(pictures), (count, 3))
+    loader = triplet_batches(pictures, triplets, size, shown, seed)
+    rows = []
+    for images, labels in loader:
+        assert len(images) == len(labels) == 3 * min(size, count)
+        anchors, positives, negatives = (part.numpy() for part in images.chunk(3))
+        rows += [np.stack(row) for row in zip(anchors, positives, negatives, strict=True)]
+        assert labels.tolist() == [pictures.labels[pictures.images.tolist().index(image.tolist())] for image in images]
+    assert abs(3 * len(rows) - shown) <= 1.5 * min(size, count) or len(loader) == 1
+    wanted = [pictures.images[triplet].tolist() for triplet in triplets]
+    times = np.bincount([wanted.index(row.tolist()) for row in rows], minlength=count)
+    repeated = len(np.unique(triplets, axis=0)) < count
+    assert repeated or times.max() - times.min() <= 1
+
+
+def test_given_triplets_are_seeded_and_new_in_every_epoch():
+    pictures, triplets = image_set(each=6, size=2), np.arange(30).reshape(10, 3)
+    epochs = [[labels.tolist() for _, labels in loader] for loader in [triplet_batches(pictures, triplets, 4, 30)] * 2]
+    again = [labels.tolist() for _, labels in triplet_batches(pictures, triplets, 4, 30)]
+    assert epochs[0] == again != epochs[1]
+    with pytest.raises(ValueError, match="there is no triplet"):
+        triplet_batches(pictures, np.zeros((0, 3), int), 4, 30)

@@ -1,0 +1,160 @@
+"""common/protocol.py: one budget for every approach, one way to be tested, one way to be handed on."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from made_up import TINY, all_pairs, config, image_set
+
+from common.backbones import EmbeddingNet
+from common.checkpoints import ensure
+from common.metrics import accuracy, cosine_scores, fit_threshold, roc_auc
+from common.objectives import PairJudgment, TripletJudgment
+from common.protocol import evaluate, handed_on, new_model, similarity_of, train, validation_report
+from common.retrieval import cmc, retrieval
+from common.sampling import Pictures, species_batches
+from common.siamese import SiameseNet
+from common.splits import make_splits, save_splits
+
+
+@pytest.fixture
+def run(tmp_path):
+    return dataclasses.replace(config(tmp_path), embedding_size=8, epochs=3, batch_size=16, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return image_set()
+
+
+@pytest.fixture
+def splits(pictures, run):
+    return make_splits(pictures, run)
+
+
+def small_training(run, pictures, splits, protocol, objective, network=EmbeddingNet, seed=0):
+    model = new_model(run, TINY, seed, network)
+    loader = species_batches(Pictures(pictures, splits.parts[protocol]["train"]), 4, 4, seed)
+    return model, train(run, model, objective, loader, pictures, splits, protocol, seed)
+
+
+def test_equal_seeds_start_and_end_equal(run, pictures, splits):
+    one, other, different = (
+        small_training(run, pictures, splits, "closed_set", TripletJudgment(), seed=seed)[0] for seed in (0, 0, 1)
+    )
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(weight, other.state_dict()[name])
+    assert not torch.equal(one.head[0].weight, different.head[0].weight)
+
+
+def test_a_new_model_is_frozen_as_configured(run):
+    half = dataclasses.replace(run, frozen_share=0.5)
+    model = new_model(half, TINY, 0, SiameseNet)
+    assert isinstance(model, SiameseNet) and model.frozen
+    assert not any(weight.requires_grad for weight in model.backbone.get_submodule(model.frozen[0]).parameters())
+    assert new_model(run, TINY, 0, classes=5).classify(torch.zeros(1, 8)).shape == (1, 5)
+
+
+def test_the_closed_set_keeps_the_best_epoch_and_the_open_set_the_last(run, pictures, splits):
+    for protocol, chosen in (("closed_set", "max"), ("open_set", "last")):
+        model, history = small_training(run, pictures, splits, protocol, TripletJudgment())
+        kept = validation_report(model, pictures, splits.pairs[protocol]["validation"])["validation"]
+        expected = history["validation"].max() if chosen == "max" else history["validation"].iloc[-1]
+        assert kept == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_noisy_validation_cannot_choose_an_early_epoch_of_the_open_set(run, pictures, splits, monkeypatch):
+    falling = iter([{"validation": 0.9}, {"validation": 0.5}, {"validation": 0.4}])
+    monkeypatch.setattr("common.protocol.validation_report", lambda *_, **__: next(falling))
+    _, history = small_training(run, pictures, splits, "open_set", TripletJudgment())
+    assert history["validation"].tolist() == [0.9, 0.5, 0.4]  # it ran to the end, without patience
+
+
+def test_centers_have_an_optimizer_and_a_schedule_of_their_own(run, pictures, splits, monkeypatch):
+    given = {}
+    monkeypatch.setattr("common.protocol.fit", lambda *arguments, **options: given.update(a=arguments, **options))
+    objective = PairJudgment(8, 8, center_weight=0.1)
+    small_training(run, pictures, splits, "closed_set", objective, SiameseNet)
+    model, _, loader, (adam, descent), epochs, _, schedulers = given["a"]
+    assert epochs == run.epochs and len(schedulers) == 2
+    assert isinstance(adam, torch.optim.AdamW) and isinstance(descent, torch.optim.SGD)
+    assert descent.param_groups[0]["params"] == [objective.center_loss.centers]
+    trained = sum(len(group["params"]) for group in adam.param_groups)
+    assert trained == len(list(model.parameters()))
+    assert schedulers[0].total_steps == schedulers[1].T_max == run.epochs * len(loader)
+    assert given["patience"] == run.epochs // 2 and given["keep"] == "best"
+    small_training(run, pictures, splits, "closed_set", TripletJudgment())
+    assert len(given["a"][3]) == 1  # nothing of the objective's own to optimize
+
+
+def test_precision_recall_and_f1_are_in_the_history(run, pictures, splits):
+    _, history = small_training(run, pictures, splits, "closed_set", TripletJudgment())
+    assert history[["validation", "precision", "recall", "f1"]].stack().between(0, 1).all()
+    harmonic = 2 * history["precision"] * history["recall"] / (history["precision"] + history["recall"])
+    np.testing.assert_allclose(history["f1"], harmonic)
+    assert {"active_share", "distance_to_positive", "distance_to_negative"} <= set(history)
+
+
+@pytest.mark.parametrize("network", [EmbeddingNet, SiameseNet])
+def test_evaluation_follows_the_protocol(run, pictures, splits, network):
+    model = new_model(run, TINY, 0, network).eval()
+    found = evaluate(model, pictures, splits, "closed_set")
+    pairs, test = splits.pairs["closed_set"], splits.parts["closed_set"]["test"]
+    assert set(found.scores) == {"train", "validation", "test"}
+    with torch.no_grad():
+        first, second = (torch.from_numpy(pictures.images[pairs["test"][:5, side]]).float() / 255 for side in (0, 1))
+        np.testing.assert_allclose(found.scores["test"][:5], model.score(first, second).numpy(), atol=1e-4)
+    expected = fit_threshold(found.scores["validation"], pairs["validation"][:, 2], "validation")
+    assert found.threshold == expected
+    report = found.report.set_index("metric")["value"]
+    assert report["roc_auc"] == pytest.approx(roc_auc(found.scores["test"], pairs["test"][:, 2]))
+    assert report["accuracy"] == pytest.approx(accuracy(found.scores["test"], pairs["test"][:, 2], expected))
+    rated = retrieval(found.embeddings[test], pictures.labels[test], similarity_of(model))
+    assert report["precision_at_1"] == pytest.approx(rated["precision_at_1"].mean())
+    assert "cmc_at_1" not in report
+
+
+def test_an_evaluation_by_cosine_and_by_a_logit(run, pictures):
+    cosine, logit = new_model(run, TINY, 0), new_model(run, TINY, 0, SiameseNet)
+    assert similarity_of(cosine) is None
+    with torch.no_grad():
+        logit.pair_head.weight[:, :8] = -3.0
+    assert similarity_of(logit) == logit.score_embeddings
+
+
+def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, splits):
+    by_camera = dataclasses.replace(pictures, cameras=np.arange(len(pictures)) % 3)
+    model, test = new_model(run, TINY, 0).eval(), splits.parts["open_set"]["test"]
+    found = evaluate(model, by_camera, splits, "open_set")
+    report = found.report.set_index("metric")["value"]
+    rated = cmc(found.embeddings[test], by_camera.labels[test], by_camera.cameras[test])
+    assert report["cmc_at_1"] == pytest.approx(np.nanmean(rated["cmc_at_1"]))
+    assert report["map"] == pytest.approx(np.nanmean(rated["average_precision"]))
+
+
+def test_what_training_is_watched_by(run, pictures):
+    model, pairs = new_model(run, TINY, 0).eval(), all_pairs(pictures.labels, np.arange(0, 80, 4))
+    watched = validation_report(model, pictures, pairs)
+    scores = cosine_scores(evaluate_embeddings(model, pictures), pairs)
+    assert watched["validation"] == pytest.approx(roc_auc(scores, pairs[:, 2]), abs=1e-6)
+
+
+def evaluate_embeddings(model, pictures):
+    with torch.no_grad():
+        return model(torch.from_numpy(np.array(pictures.images)).float() / 255).numpy()
+
+
+def test_what_earlier_notebooks_hand_on(run, pictures, splits, monkeypatch):
+    monkeypatch.setattr("common.protocol.load_images", lambda config: pictures)
+    save_splits(splits, run.directory / "splits.json")
+    (run.directory / "backbone.json").write_text(json.dumps({"backbone": TINY}))
+    same, read, backbone = handed_on(run)
+    assert same is pictures and backbone == TINY
+    np.testing.assert_array_equal(read.parts["closed_set"]["test"], splits.parts["closed_set"]["test"])
+    (run.directory / "backbone.json").unlink()
+    chosen = dataclasses.replace(run, backbone="resnet18")
+    save_splits(splits, chosen.directory / "splits.json")
+    assert handed_on(chosen)[2] == "resnet18"  # a backbone of one's own needs no R2
+    assert ensure(chosen, "splits.json").exists()
