@@ -6,7 +6,7 @@ python = "$(ENVIRONMENT)/bin/python"
 
 # make run DATASET=flowers102 ... reaches the notebooks as SIMILARITY_DATASET=flowers102. Only what is written on
 # the command line counts: a stray DATA or SEED in somebody's shell must not change a run.
-SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE GRAYSCALE IMAGE_SIZE EPOCHS SEEDS
+SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE GRAYSCALE IMAGE_SIZE EPOCHS SEEDS EMBEDDING_SIZE
 $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),\
   $(eval export SIMILARITY_$(name) = $$($(name)))))
 override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))

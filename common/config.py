@@ -13,7 +13,14 @@ from common.profiles import PROFILES
 
 DATASETS = ("rendered", "flowers102", "caltech101", "att_faces", "reid", "folder")
 # What may be chosen beside the profile, and how it stands in a run's name where it is not the profile's own.
-CHOICES = {"backbone": "{}", "epochs": "epochs{}", "image_size": "size{}", "seeds": "seeds{}", "grayscale": "grayscale"}
+CHOICES = {
+    "backbone": "{}",
+    "epochs": "epochs{}",
+    "image_size": "size{}",
+    "embedding_size": "embedding{}",
+    "seeds": "seeds{}",
+    "grayscale": "grayscale",
+}
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,8 +45,8 @@ class Config:
     frozen_share: float
     seeds: int
     pretrained: bool
+    embedding_size: int
     grayscale: bool = False
-    embedding_size: int = 128
     species: int = 24
     pictures_per_species: int = 40
     pairs: int = 40_000
@@ -92,6 +99,7 @@ def setup(
     image_size=None,
     epochs=None,
     seeds=None,
+    embedding_size=None,
 ) -> Config:
     """Settle a run's configuration and seed every generator.
 
@@ -109,9 +117,10 @@ def setup(
         seed: first seed, an integer of 0 or more (default 0).
         device: a torch device (default: "cuda" where there is one, else "cpu").
         grayscale: whether pictures become gray, in three equal channels: True or False, 1 or 0.
-        image_size: pixels of a side; the default of this, of `epochs` and of `seeds` is the profile's own.
+        image_size: pixels of a side; the default of this and of the numbers below is the profile's own.
         epochs: passes over the training pictures.
         seeds: how many seeds a claim is measured over.
+        embedding_size: length of an embedding; 2 can be drawn as it is.
 
     Returns:
         The frozen `Config`.
@@ -125,7 +134,7 @@ def setup(
     profile = _one_of("profile", chosen["profile"] or "quick", PROFILES)
     numbers = dict(PROFILES[profile])
     default_dataset = numbers.pop("dataset")
-    for name in ("image_size", "epochs", "seeds"):
+    for name in ("image_size", "epochs", "seeds", "embedding_size"):
         numbers[name] = _whole(name, _first(chosen[name], numbers[name]), least=1)
     if chosen["backbone"] == "small_cnn":
         numbers["frozen_share"] = 0.0  # it has no pretrained stages that are worth keeping

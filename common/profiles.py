@@ -5,6 +5,7 @@ PROFILES = {
     "quick": dict(
         dataset="rendered",
         image_size=64,
+        embedding_size=128,
         epochs=12,
         batch_size=48,
         learning_rate=5e-3,
@@ -16,6 +17,7 @@ PROFILES = {
     "standard": dict(
         dataset="flowers102",
         image_size=160,
+        embedding_size=128,
         epochs=4,
         batch_size=32,
         learning_rate=1e-3,
@@ -27,6 +29,7 @@ PROFILES = {
     "full": dict(
         dataset="flowers102",
         image_size=224,
+        embedding_size=128,
         epochs=20,
         batch_size=64,
         learning_rate=5e-4,

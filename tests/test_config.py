@@ -43,7 +43,7 @@ def settings_in(folder):
     return dict(
         profile="standard", dataset="flowers102", data=str(folder), backbone="resnet50", weights=str(folder),
         checkpoints=str(folder / "kept"), cache=str(folder / "decoded"), seed="3", device="meta",
-        grayscale="True", image_size="96", epochs="2", seeds="5",
+        grayscale="True", image_size="96", epochs="2", seeds="5", embedding_size="64",
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_variables_are_read_and_arguments_win(variable, tmp_path):
     given = dict(
         profile="full", dataset="rendered", data=other, backbone="resnet18", weights=other,
         checkpoints=other / "kept", cache=other / "decoded", seed=0, device="cpu",
-        grayscale=False, image_size=48, epochs=1, seeds=2,
+        grayscale=False, image_size=48, epochs=1, seeds=2, embedding_size=2,
     )  # fmt: skip
     config = setup(**given)
     assert {name: getattr(config, name) for name in given} == given
@@ -171,9 +171,10 @@ def test_grayscale_is_yes_or_no(words, gray):
     "given, name",
     [
         ({}, "rendered-quick"),
-        (dict(image_size=64, epochs=10, seeds=1, grayscale=False), "rendered-quick"),  # the profile's own numbers
+        (dict(image_size=64, epochs=12, seeds=1, grayscale=False), "rendered-quick"),  # the profile's own numbers
         (dict(profile="standard", dataset="caltech101", epochs=2, image_size=96), "caltech101-standard-epochs2-size96"),
         (dict(seeds=2, grayscale=True, backbone="small_cnn"), "rendered-quick-small_cnn-seeds2-grayscale"),
+        (dict(dataset="att_faces", embedding_size=2), "att_faces-quick-embedding2"),
         (dict(backbone="hf-hub:timm/resnet18.a1"), "rendered-quick-hf-hub_timm_resnet18.a1"),
     ],
 )
