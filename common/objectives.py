@@ -135,7 +135,8 @@ class TripletJudgment(nn.Module):
         if margin is not None and margin <= 0:
             raise ValueError(f"margin is {margin}; give more than 0, or None for the soft margin")
         self.mining, self.margin, self.squared = mining, margin, squared
-        self.stuck_at = {"triplet": math.log(2) if margin is None else margin}
+        # The mean over active triplets alone is near the margin while it learns, too.
+        self.stuck_at = {} if mining == "batch_all" else {"triplet": math.log(2) if margin is None else margin}
         self.watched: dict[str, Tensor] = {}
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

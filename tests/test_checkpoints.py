@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import config, image_set, model
+from made_up import TINY, config, image_set, model
 
 from common import checkpoints
 from common.checkpoints import ensure, load, save
 from common.metrics import Threshold
+from common.siamese import SiameseNet
 
 NAME = "best_model_center_loss.pth"
 HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 0.25], "validation": [np.float64(0.7), None]})
@@ -52,6 +53,21 @@ def test_a_loaded_model_scores_exactly_as_the_saved_one(run, pictures):
     assert content["config"]["profile"] == "quick" and content["config"]["checkpoints"] == str(run.checkpoints)
     assert content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert (content["species"], content["metrics"]) == ([0, 2], {"roc_auc": 0.9})
+
+
+def test_a_loaded_siamese_network_scores_exactly_as_the_saved_one(run, pictures):
+    torch.manual_seed(0)
+    net = SiameseNet(TINY, 8, 3)
+    torch.nn.init.normal_(net.pair_head.weight)  # away from where every pair head starts
+    net.score(pixels(0), pixels(1))  # BatchNorm statistics of its own
+    path = save(run, pictures, "best_model_siamese_network.pth", net, Threshold(0.3, "validation"), HISTORY)
+    torch.manual_seed(99)
+    again, threshold, content = load(path, pictures)
+    assert type(again) is SiameseNet and content["model"] == "SiameseNet"
+    assert threshold == Threshold(0.3, "validation") and not again.training
+    with torch.no_grad():
+        scores = again.score(pixels(1), pixels(2))
+        assert torch.equal(scores, net.eval().score(pixels(1), pixels(2))) and scores.std() > 0
 
 
 def test_a_checkpoint_holds_tensors_and_plain_types_only(run, pictures):

@@ -333,7 +333,8 @@ def test_equal_embeddings_are_stuck_at_the_margin(model, options):
     nn.init.zeros_(model.embed.weight)
     loss = objective(model, images, LABELS)["triplet"]
     loss.backward()
-    assert objective.stuck_at == {"triplet": pytest.approx(loss.item())}
+    watched = {} if options["mining"] == "batch_all" else {"triplet": pytest.approx(loss.item())}
+    assert objective.stuck_at == watched, "a mean over active triplets is near the margin while it learns, too"
     assert images.grad.isfinite().all() and model.embed.weight.grad.isfinite().all()
     assert objective.watched["active_share"] == (0 if options["margin"] is None else 1)
 

@@ -1,4 +1,6 @@
-"""Batches and augmentation: every picture once, seeded, in [0, 1], differentiable."""
+"""Batches and augmentation: every picture once or in turn, seeded, in [0, 1], differentiable."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import image_set
 
-from common.sampling import Pictures, as_float, augment, batches, triplet_batches
+from common.sampling import Pictures, SpeciesSampler, as_float, augment, batches, species_batches, triplet_batches
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,118 @@ def test_the_order_is_seeded_and_new_in_every_epoch(pictures):
     torch.manual_seed(2)
     assert orders(0) == [first, second]
     assert orders(1)[0] != first
+
+
+def epochs(labels, species, pictures, seed=0, count=1):
+    sampler = SpeciesSampler(np.asarray(labels), species, pictures, seeded(seed))
+    shown = [list(sampler) for _ in range(count)]
+    assert {len(epoch) for epoch in shown} == {len(sampler)}
+    return shown if count > 1 else shown[0]
+
+
+def uneven(counts, seed=0):
+    """Labels of species with these numbers of pictures, shuffled and not consecutive."""
+    return np.random.default_rng(seed).permutation(np.repeat(3 * np.arange(len(counts)) - 5, counts))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=9), st.integers(2, 6), st.integers(2, 5), st.integers(0, 999))
+def test_a_batch_has_p_species_with_k_pictures_or_all_they_have(counts, species, pictures, seed):
+    counts[0] += 1  # at least one species has two
+    labels = uneven(counts, seed)
+    sizes = Counter(labels.tolist())
+    for batch in epochs(labels, species, pictures, seed):
+        drawn = Counter(labels[batch].tolist())
+        assert len(set(batch)) == len(batch), "no picture twice"
+        assert len(drawn) == min(species, len(counts))
+        assert all(number == min(pictures, sizes[label]) for label, number in drawn.items())
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(2, 9), st.integers(2, 12), st.integers(2, 9), st.integers(2, 6), st.integers(0, 999))
+def test_an_epoch_of_equal_species_shows_as_many_pictures_as_there_are_in_turns(there, each, species, pictures, seed):
+    labels = uneven([each] * there, seed)
+    epoch = epochs(labels, species, pictures, seed)
+    batch_size = min(species, there) * min(pictures, each)
+    assert abs(sum(map(len, epoch)) - len(labels)) <= batch_size / 2
+    for number in range(1, len(epoch) + 1):
+        shown = [index for batch in epoch[:number] for index in batch]
+        for label in np.unique(labels):
+            times = [shown.count(index) for index in np.flatnonzero(labels == label)]
+            assert max(times) - min(times) <= 1, "pictures of a species take turns"
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=9), st.integers(2, 4), st.integers(0, 999))
+def test_species_take_turns_whatever_their_size(counts, species, seed):
+    """After every batch, each has been in as many batches as any other, give or take one."""
+    labels = uneven([*counts, 60], seed)
+    drawn = Counter()
+    for batch in epochs(labels, species, 2, seed):
+        drawn.update(set(labels[batch].tolist()))
+        assert max(drawn.values()) - min(drawn[label] for label in np.unique(labels)) <= 1
+
+
+def test_small_species_count_with_what_they_have():
+    epoch = epochs(uneven([2] * 10), 5, 4)
+    assert [len(batch) for batch in epoch] == [10, 10], "20 pictures, though 5 x 4 would be one batch"
+    assert sorted(index for batch in epoch for index in batch) == list(range(20))
+
+
+def test_species_batches_are_seeded_and_new_in_every_epoch():
+    labels = uneven([6] * 5)
+    torch.manual_seed(1)
+    first, second = epochs(labels, 3, 2, count=2)
+    assert first != second and first[0] != sorted(first[0])
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert epochs(labels, 3, 2, count=2) == [first, second]
+    assert epochs(labels, 3, 2, seed=1) != first
+    assert epochs(labels, 3, 2) == epochs(labels.tolist(), 3, 2)
+
+
+def test_species_come_in_a_random_order():
+    labels = np.repeat(np.arange(6), 4)
+    batches_shown = [batch for epoch in epochs(labels, 3, 2, count=30) for batch in epoch]
+    met = {(one, other) for batch in batches_shown for one in labels[batch] for other in labels[batch]}
+    assert len(met) == 36, "every species meets every other"
+    opened = Counter(int(labels[epoch[0][0]]) for epoch in epochs(labels, 3, 2, count=300))
+    assert len(opened) == 6 and min(opened.values()) > 25 and max(opened.values()) < 80
+
+
+@pytest.mark.parametrize(
+    "labels, species, pictures, message",
+    [
+        ([0, 0, 1, 1], 1, 2, "1 species x 2 pictures hold no triplet; give 2 x 2 or more"),
+        ([0, 0, 1, 1], 2, 1, "2 species x 1 pictures hold no triplet"),
+        ([4, 4, 4], 2, 2, "3 pictures of 1 species hold no triplet; add pictures"),
+        ([0, 1, 2], 2, 2, "3 pictures of 3 species hold no triplet; add pictures"),
+        ([], 2, 2, "0 pictures of 0 species"),
+    ],
+)
+def test_what_holds_no_triplet_is_refused(labels, species, pictures, message):
+    with pytest.raises(ValueError, match=message):
+        SpeciesSampler(np.array(labels), species, pictures, seeded(0))
+    assert [sorted(batch) for batch in epochs([0, 0, 1], 2, 2)] == [[0, 1, 2]], "the least that does"
+
+
+def test_species_batches_hold_the_pictures_themselves(pictures):
+    chosen = np.random.default_rng(0).permutation(np.arange(6, 48))  # 7 of the 8 species
+
+    def shown(seed):
+        loader = species_batches(Pictures(pictures, chosen), 3, 2, seed)
+        found = list(loader)
+        assert len(loader) == len(found) == 7
+        return found
+
+    for images, labels in shown(0):
+        assert (images.dtype, images.shape, labels.dtype) == (torch.uint8, (6, 3, 8, 8), torch.int64)
+        assert sorted(Counter(labels.tolist()).values()) == [2, 2, 2] and 0 not in labels
+        for image, label in zip(images.numpy(), labels.tolist(), strict=True):
+            (where,) = np.flatnonzero((pictures.images == image).all((1, 2, 3)))
+            assert pictures.labels[where] == label and where in chosen
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(shown(0), shown(0), strict=True))
+    assert not torch.equal(shown(0)[0][0], shown(1)[0][0])
 
 
 def test_pixels_become_floats_from_zero_to_one():

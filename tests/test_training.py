@@ -11,8 +11,8 @@ from made_up import image_set
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from common.objectives import Classification
-from common.sampling import Pictures, batches
+from common.objectives import Classification, TripletJudgment
+from common.sampling import Pictures, batches, species_batches
 from common.training import Collapse, check_collapse, fit, one_cycle
 
 
@@ -248,6 +248,55 @@ def test_a_loader_without_a_generator_of_its_own_can_be_resumed(pictures, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         fit(**given, validate=Script(0.5, 0.6, stop_at=2), resume=tmp_path / "state.pth")
     assert len(fit(**given, validate=Script(0.6), resume=tmp_path / "state.pth")) == 2
+
+
+class Watched(nn.Module):
+    """An objective that watches the labels of its batch."""
+
+    def forward(self, model, images, labels):
+        self.watched = {"mean_label": labels.double().mean(), "largest_label": labels.max()}
+        return {"loss_one": model.classify(model(images)).square().mean()}
+
+
+def test_what_an_objective_watches_is_in_the_history_but_not_in_the_loss(pictures):
+    given = {**arranged(pictures, epochs=2), "objective": Watched()}
+    given["loader"] = batches(Pictures(pictures, np.arange(80)), 30)  # 30, 30 and 20 pictures, 10 of each species
+    history = fit(**given, validate=Script(1, 2))
+    assert list(history) == [
+        "epoch", "loss_one", "loss", "mean_label", "largest_label", "learning_rate", "spread", "validation",
+        "images", "seconds",
+    ]  # fmt: skip
+    assert history.mean_label.tolist() == pytest.approx([3.5, 3.5])
+    assert history.largest_label.tolist() == pytest.approx([(30 * 2 + 30 * 5 + 20 * 7) / 80] * 2)
+    np.testing.assert_allclose(history.loss, history.loss_one)
+
+
+def triplets(pictures, seed=0):
+    given = arranged(pictures, seed, rate=0.02)
+    given.update(objective=TripletJudgment("random"), optimizers=given["optimizers"][:1])
+    given.update(schedulers=given["schedulers"][:1])
+    return {**given, "loader": species_batches(Pictures(pictures, np.arange(80)), 4, 4)}
+
+
+def test_triplets_are_learned_and_watched(pictures):
+    given = triplets(pictures)
+    history = fit(**given, validate=Script(*range(6)))
+    assert history.images.tolist() == [80, 160, 240, 320, 400, 480]
+    first, last = history.iloc[0], history.iloc[-1]
+    assert last.triplet < 0.6 * first.triplet and last.active_share < 0.6 * first.active_share <= 0.6
+    assert 0 < last.distance_to_positive < last.distance_to_negative < 2
+
+
+def test_species_batches_are_resumed_where_they_were(pictures, tmp_path):
+    """And so are the negatives drawn at random."""
+    resume, straight = tmp_path / "state.pth", triplets(pictures)
+    expected = fit(**straight, validate=Script(*range(6)))
+    with pytest.raises(KeyboardInterrupt):
+        fit(**triplets(pictures), validate=Script(0, 1, stop_at=3), resume=resume)
+    again = triplets(pictures, seed=7)
+    history = fit(**again, validate=Script(2, 3, 4, 5), resume=resume)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"), check_exact=True)
+    assert same_state(straight["model"].state_dict(), again["model"].state_dict())
 
 
 def row(epoch=1, loss=1.0, spread=0.5, validation=0.5, **terms):
