@@ -14,8 +14,8 @@ COLUMNS = [
     *("metric", "value", "low", "high", "n", "seed", "threshold_from", "train_seconds", "fingerprint"),
 ]
 ALLOWED = {
-    "approach": "chance colour_histogram raw_pixels frozen_backbone cross_entropy center_loss siamese "
-    "siamese_contrastive siamese_center triplet",
+    "approach": "chance colour_histogram raw_pixels frozen_backbone cross_entropy center_loss "
+    "siamese contrastive triplet given_triplets",
     "variant": "standard robust",
     "protocol": "closed_set open_set",
     "split": "train validation test",
@@ -68,7 +68,7 @@ def leaderboard(results: pd.DataFrame, protocol: str = "closed_set", split: str 
     standard errors) as independent errors. Clean rows only; chance and feature baselines included.
     """
     clean = results[results["attack"].isna() & (results["protocol"] == protocol) & (results["split"] == split)]
-    shown = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "class_accuracy"]
+    shown = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "cmc_at_1", "map", "class_accuracy"]
     groups = clean[clean["metric"].isin(shown)].groupby(["approach", "variant", "metric"], sort=False)
     cells = [{**dict(zip(groups.keys, key, strict=True)), **_summary(rows)} for key, rows in groups]
     if not cells:
