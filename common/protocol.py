@@ -1,6 +1,7 @@
 """The protocol every approach obeys: one budget to be trained under, one way to be tested."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -124,6 +125,20 @@ def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str) -> Evalu
     if image_set.cameras is not None:
         reports.append(reid_report(test, labels, image_set.cameras[part["test"]], similarity))
     return Evaluation(embeddings, scores, threshold, pd.concat(reports, ignore_index=True))
+
+
+def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Splits) -> pd.DataFrame:
+    """The backbone as it comes, untrained on these pictures: the rows every training has to beat.
+
+    Returns:
+        The reports of `evaluate` on its pooled features for each protocol, ready for the ledger.
+    """
+    untrained = new_model(replace(config, embedding_size=0), backbone, config.seed)
+    reports = [
+        evaluate(untrained.to(config.device), image_set, splits, protocol).report.assign(protocol=protocol)
+        for protocol in splits.protocols
+    ]
+    return pd.concat(reports).assign(approach="frozen_backbone", seed=config.seed, train_seconds=0.0)
 
 
 def similarity_of(model):

@@ -12,7 +12,15 @@ from common.backbones import EmbeddingNet
 from common.checkpoints import ensure
 from common.metrics import accuracy, cosine_scores, fit_threshold, roc_auc
 from common.objectives import PairJudgment, TripletJudgment
-from common.protocol import evaluate, handed_on, new_model, similarity_of, train, validation_report
+from common.protocol import (
+    evaluate,
+    frozen_report,
+    handed_on,
+    new_model,
+    similarity_of,
+    train,
+    validation_report,
+)
 from common.retrieval import cmc, retrieval
 from common.sampling import Pictures, species_batches
 from common.siamese import SiameseNet
@@ -132,6 +140,15 @@ def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, 
     rated = cmc(found.embeddings[test], by_camera.labels[test], by_camera.cameras[test])
     assert report["cmc_at_1"] == pytest.approx(np.nanmean(rated["cmc_at_1"]))
     assert report["map"] == pytest.approx(np.nanmean(rated["average_precision"]))
+
+
+def test_the_frozen_backbone_is_judged_by_its_pooled_features(run, pictures, splits):
+    report = frozen_report(run, TINY, pictures, splits)
+    untrained = EmbeddingNet(TINY, 0)
+    untrained.load_state_dict(new_model(dataclasses.replace(run, embedding_size=0), TINY, run.seed).state_dict())
+    expected = evaluate(untrained.eval(), pictures, splits, "open_set").report["value"]
+    np.testing.assert_allclose(report.query("protocol == 'open_set'")["value"], expected)
+    assert set(report["approach"]) == {"frozen_backbone"} and set(report["protocol"]) == {"closed_set", "open_set"}
 
 
 def test_what_training_is_watched_by(run, pictures):
