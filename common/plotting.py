@@ -89,14 +89,19 @@ def scatter_side_by_side(panels: dict, labels, title: str, names: Sequence[str] 
 
 def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str) -> Figure:
     """Curves over epochs: one panel a column, one line a run; a column a run lacks is left out of it."""
-    figure, axes = plt.subplots(1, len(columns), figsize=(4.2 * len(columns), 3.4), squeeze=False)
-    for axis, column in zip(axes.flat, columns, strict=True):
+    wide = min(3, len(columns))
+    rows = -(-len(columns) // wide)
+    figure, axes = plt.subplots(rows, wide, figsize=(4.2 * wide, 3.2 * rows), squeeze=False)
+    for axis, column in zip(axes.flat, columns, strict=False):
         for name, history in runs.items():
             if column in history:
                 axis.plot(history["epoch"], history[column], marker="o", markersize=3, label=name)
         axis.set(xlabel="epoch", ylabel=column.replace("_", " "))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes.flat[-1].legend(fontsize=8)
+    for axis in axes.flat[len(columns) :]:
+        axis.axis("off")
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    axes.flat[-1].legend(handles, names, fontsize=8)
     return finish(figure, title)
 
 
@@ -119,7 +124,7 @@ def score_histogram(scores, same, threshold: float, title: str, score: str = "co
         axis.hist(np.asarray(scores)[np.asarray(same) == kind], bins=60, alpha=0.55, label=name, color=color)
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}, from validation")
     axis.set(xlabel=f"score ({score})", ylabel="pairs")
-    axis.legend()
+    axis.legend(fontsize=9, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return finish(figure, title)
 
 
