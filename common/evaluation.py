@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from common.backbones import embed
 from common.images import ImageSet
 from common.metrics import (
     Threshold,
@@ -23,6 +22,8 @@ def pair_auc(model, image_set: ImageSet, pairs) -> float:
 
 def embed_all(model, image_set: ImageSet, indices) -> np.ndarray:
     """Embed the pictures `indices` name, once each: float32 (N, D), rows of zeros for all others."""
+    from common.backbones import embed  # needed here only, and timm takes seconds to load
+
     indices = np.unique(indices)
     some = embed(model, image_set.images[indices])
     embeddings = np.zeros((len(image_set), some.shape[1]), np.float32)
