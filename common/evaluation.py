@@ -43,6 +43,7 @@ def pair_scores(model, embeddings, pairs, chunk: int = 4096) -> np.ndarray:
 
 def embed_all(model, image_set: ImageSet, indices) -> np.ndarray:
     """Embed the pictures `indices` name, once each: float32 (N, D), rows of zeros for all others."""
+
     indices = np.unique(indices)
     some = embed(model, image_set.images[indices])
     embeddings = np.zeros((len(image_set), some.shape[1]), np.float32)

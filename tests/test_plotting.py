@@ -15,6 +15,7 @@ from PIL import Image
 from traitlets.config import Config
 
 from common import curves, galleries, plotting
+from common.images import PARTS
 from common.losses import CenterLoss
 from common.metrics import Threshold
 
@@ -103,6 +104,15 @@ def test_a_contact_sheet_shows_every_picture_in_order():
         np.testing.assert_array_equal(axis.images[0].get_array(), image.transpose(1, 2, 0))
     maps = plotting.contact_sheet(np.stack([np.zeros((4, 5)), np.ones((4, 5))]), title="Maps")
     assert maps.axes[1].images[0].get_array().shape == (4, 5)
+
+
+def test_masks_are_painted_in_one_color_a_part():
+    parts = np.arange(4, dtype=np.uint8).reshape(1, 2, 2)
+    painted = plotting.paint_parts(parts)
+    assert painted.shape == (1, 3, 2, 2) and painted.dtype == np.uint8 and len(plotting.PART_COLORS) == len(PARTS)
+    background, leaf, petal, center = painted[0].reshape(3, 4).T.astype(int)
+    assert np.ptp(background) == 0 and leaf.argmax() == 1 and petal.argmin() == 1 and center.argmin() == 2
+    np.testing.assert_array_equal(plotting.paint_parts(parts[0]), painted[0])
 
 
 def test_bars_and_intervals_show_their_numbers():
@@ -257,7 +267,7 @@ def test_show_puts_a_png_with_its_alternative_text_and_caption(notebook):
     content = picture.data["image/png"]
     content = base64.b64decode(content) if isinstance(content, str) else content
     decoded = Image.open(io.BytesIO(content))
-    assert decoded.format == "PNG" and min(decoded.size) > 50
+    assert decoded.format == "PNG" and decoded.mode == "RGB" and min(decoded.size) > 50
     assert picture.metadata["image/png"]["alt"] == "Roses outnumber irises."
     assert caption.data["text/markdown"] == "*Roses outnumber irises.*"
     assert not plotting.plt.get_fignums(), "a shown figure is closed"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.images import PARTS
-from common.rendered import BACKGROUNDS, petal_ids, render, rendered_pictures, write_oxford
+from common.rendered import BACKGROUNDS, VERSION, petal_ids, render, rendered_pictures, write_oxford
 from common.species import COLOURS, FAMILIES, INFLORESCENCES, OUTLINES, class_sizes, draw_nuisances, species_table
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +111,41 @@ def test_a_picture_looks_alike_at_every_size():
         assert (large[::2, ::2] == small).mean() > 0.93
 
 
+def test_the_drawing_is_that_of_its_version():
+    """Whoever changes what is drawn must raise VERSION, or old caches would be taken for the new pictures."""
+    known = {  # (label, instance): mean red, green and blue, and the pixels of each part
+        (0, 0): ([137.8, 123.1, 106.7], [1808, 261, 1699, 328]),
+        (40, 3): ([117.9, 109.2, 68.9], [2963, 65, 1039, 29]),
+        (99, 12): ([135.7, 138.5, 116.5], [1612, 140, 2153, 191]),
+    }
+    assert VERSION == 6, "a new version: write down its numbers here"
+    for (label, instance), (colors, parts) in known.items():
+        picture = render(TABLE[label], instance, SIZE)
+        np.testing.assert_allclose(picture.image.mean((1, 2)), colors, atol=1, err_msg="raise VERSION")
+        np.testing.assert_allclose(np.bincount(picture.parts.ravel(), minlength=4), parts, atol=12)
+
+
 # --- interventions ---
+
+@pytest.mark.parametrize("part, value", [("petals", 2), ("center", 3), ("leaves", 1)])
+def test_a_mask_covers_its_part_and_no_more(part, value):
+    """Without the part every pixel of its mask is another (no mask too large), and none beyond its blur (none too
+    small). The same masks, moved by a quarter of the picture, fail both."""
+    def shares(moved):
+        inside, beyond = [], []
+        for number in range(12):
+            species = TABLE[17 * number % 102]
+            picture, other = render(species, number, SIZE), render(species, number, SIZE, without=part)
+            mask, differs = np.roll(picture.parts == value, moved, 1), changed(picture, other)
+            inside.append(differs[mask])
+            beyond.append(differs[~near(mask, reach(picture))])
+        return np.concatenate(inside).mean(), np.concatenate(beyond).mean()
+
+    inside, beyond = shares(0)
+    assert inside > 0.99 and beyond == 0
+    inside, beyond = shares(SIZE // 4)
+    assert inside < 0.9 and beyond > 0
+
 
 @settings(max_examples=25, deadline=None)
 @given(examples, st.sampled_from(["petals", "center", "leaves"]))
