@@ -68,7 +68,7 @@ class EmbeddingNet(nn.Module):
 
     def score_embeddings(self, first: Tensor, second: Tensor) -> Tensor:
         """Cosine similarity (B,) of two batches of embeddings (B, D)."""
-        return F.cosine_similarity(first, second)
+        return F.cosine_similarity(first, second, dim=-1)
 
     def score(self, first: Tensor, second: Tensor) -> Tensor:
         """How similar two batches of pictures (B, 3, H, W) in [0, 1] are: (B,), higher is more similar."""
