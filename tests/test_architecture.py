@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 # From the ground up; a file imports only from rows above it.
 ROWS = """
 files folders config decoding images species painting plants rendered datasets splits sampling
-backbones losses metrics evaluation baselines notebooks ledger checkpoints training selection attacks explain plotting
+backbones losses metrics evaluation baselines notebooks ledger checkpoints training selection
+ascent attacks sanity robust_evaluation robust explain plotting
 """
 ORDER = ROWS.split()
 MOST_LINES = 250
