@@ -79,3 +79,7 @@ class Classification(nn.Module):
             "cross_entropy": F.cross_entropy(model.classify(embeddings), labels),
             "center": center + self.center_loss.center_step(embeddings, labels),
         }
+
+    def attack_loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """What an attack in adversarial training raises: the cross-entropy alone, since centers follow slowly."""
+        return F.cross_entropy(model.classify(model(images)), labels)
