@@ -41,6 +41,10 @@ class Classification(nn.Module):
             "center": center + self.center_loss.center_step(embeddings, labels),
         }
 
+    def attack_loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """What an attack in adversarial training raises: the cross-entropy alone, since centers follow slowly."""
+        return F.cross_entropy(model.classify(model(images)), labels)
+
 
 class PairJudgment(nn.Module):
     """Judge pairs of a batch, same and different ones counting half each; joined with center loss by a weight.

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 ROWS = """
 files folders profiles config decoding images species painting plants rendered downloads picture_files oxford caltech
 people datasets pairs splits sampling small_cnn backbones siamese losses mining objectives metrics retrieval evaluation
-index baselines notebooks ledger checkpoints training protocol selection attacks explain plotting curves galleries
+index baselines notebooks ledger checkpoints training protocol selection ascent attacks sanity
+robust_evaluation robust explain plotting curves galleries
 """
 ORDER = ROWS.split()
 MOST_LINES = 250
