@@ -1,6 +1,6 @@
 """Why two pictures look alike, as maps: the gradient-weighted activation of a pair's score, in both directions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -57,11 +57,24 @@ def pair_cam(model, first: Tensor, second: Tensor, layer: str | None = None, sam
         ValueError: a map that is zero everywhere or not finite, with the reason.
     """
     layer = layer or target_layer(model, first)
+    return both_directions(lambda score, images: cam(score, images, layer), model, first, second, same)
+
+
+def both_directions(explain: Callable, model: nn.Module, first: Tensor, second: Tensor, same=None):
+    """Explain the first pictures with the second held fixed, and the reverse, CHUNK pictures at a time.
+
+    Args:
+        explain: (`PairScore`, pictures (B, 3, H, W)) -> maps (B, h, w).
+        model, first, second, same: as in `pair_cam`.
+
+    Returns:
+        Two float32 arrays (B, h, w), negated where `same` is 0.
+    """
     signs = np.ones((len(first), 1, 1)) if same is None else 2 * np.reshape(same, (-1, 1, 1)) - 1
     sides = []
     for place, (images, others) in enumerate(((first, second), (second, first))):
         parts = zip(images.split(CHUNK), embeddings(model, others).split(CHUNK))
-        maps = [cam(PairScore(model, held, place), part, layer) for part, held in parts]
+        maps = [explain(PairScore(model, held, place), part) for part, held in parts]
         sides.append((signs * np.concatenate(maps)).astype(np.float32))
     return tuple(sides)
 
@@ -113,6 +126,17 @@ def activations_and_gradients(score: nn.Module, images: Tensor, layer: str) -> t
     if found[0] is None:
         raise ValueError(f"stage {layer!r} hands out {tuple(gradient.shape)}, which has no locations; name another")
     return tuple(found)
+
+
+@torch.no_grad()
+def activations(model: nn.Module, images: Tensor, layer: str) -> Tensor:
+    """What a stage of the backbone hands out, (B, C, h, w), for float pictures (B, 3, H, W) in [0, 1]."""
+    backbone, found = embedding_net(model).backbone, []
+    with evaluating(model), recording(backbone, [layer]) as outputs:
+        for part in images.split(CHUNK):
+            model(part)
+            found.append(by_location(outputs[layer], backbone))
+    return torch.cat(found)
 
 
 def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parent.parent
 # From the ground up; a file imports only from rows above it.
 ROWS = """
 files folders config decoding images species painting plants rendered datasets splits sampling
-backbones losses metrics evaluation baselines notebooks ledger checkpoints training selection attacks explain plotting
+backbones losses metrics evaluation baselines notebooks ledger checkpoints training selection attacks
+explain integrated_gradients decomposition localization concepts interventions faithfulness randomization
+plotting drawing
 """
 ORDER = ROWS.split()
 MOST_LINES = 250
