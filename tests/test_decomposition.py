@@ -34,7 +34,7 @@ def slow_terms(model, first, second):
         sides = []
         for image in (first, second):
             features = net.backbone.forward_features((image[None] - net.mean) / net.std)[0].double()
-            places = [features[:, row, column] for row in range(features.shape[1]) for column in range(features.shape[2])]
+            places = [features[:, place // 2, place % 2] for place in range(4)]
             sides.append([(head(place[None] / len(places))[0] - offset) for place in places])
         lengths = [(sum(side) + offset).norm() for side in sides]
         matrix = [[one @ other / lengths[0] / lengths[1] for other in sides[1]] for one in sides[0]]
