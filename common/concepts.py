@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import false_discovery_control, ttest_ind
+from scipy.stats import false_discovery_control, ttest_ind_from_stats
 from sklearn.decomposition import NMF
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -60,11 +60,13 @@ def concept_vectors(present, absent, seeds: int = 10, chance: bool = False) -> t
         Vectors (S, C) of length 1, and accuracies (S,) on the flowers held out, which no classifier has seen.
 
     Raises:
-        ValueError: shapes that differ, or fewer than 10 flowers.
+        ValueError: shapes that differ, fewer than 10 flowers, or activations that do not.
     """
     present, absent = np.asarray(present, float), np.asarray(absent, float)
     if present.shape != absent.shape or len(present) < 10:
         raise ValueError(f"present {present.shape} and absent {absent.shape} must show the same 10 flowers or more")
+    if np.array_equal(present, absent):
+        raise ValueError("the concept changes no activation at this stage, so no direction leads to it")
     vectors, accuracies = [], []
     for seed in range(seeds):
         generator = np.random.default_rng([seed, chance])
@@ -126,4 +128,5 @@ def _p_value(scores: np.ndarray, random: np.ndarray) -> float:
     """Welch's t-test; scores that never vary have no variance to test with, and are compared as they are."""
     if scores.std() == random.std() == 0:
         return float(scores[0] == random[0])
-    return float(ttest_ind(scores, random, equal_var=False).pvalue)
+    both = [statistic for one in (scores, random) for statistic in (one.mean(), one.std(ddof=1), len(one))]
+    return float(ttest_ind_from_stats(*both, equal_var=False).pvalue)

@@ -55,8 +55,8 @@ def correspondences(first, second, terms: pd.DataFrame, grid: tuple[int, int], t
     for color, width, (_, term) in zip(sns.color_palette(COLORS, len(terms)), widths, terms.iterrows(), strict=True):
         ends = [(term[[f"{side}_row", f"{side}_column"]].to_numpy() + 0.5) * step for side in ("first", "second")]
         points = [(end[1] - 0.5, end[0] - 0.5) for end in ends]
-        line = dict(color=color, linewidth=width, alpha=0.85, arrowstyle="-")
-        figure.add_artist(ConnectionPatch(*points, "data", "data", axes[0], axes[1], **line))
+        line = ConnectionPatch(*points, "data", "data", axesA=axes[0], axesB=axes[1], color=color, linewidth=width)
+        figure.add_artist(line)
         for axis, (x, y) in zip(axes, points, strict=True):
             axis.plot(x, y, "o", color=color, markersize=7, markeredgecolor="white")
     figure.suptitle(title)

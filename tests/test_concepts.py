@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from explained import cosine_model, pair_model, pixels
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from common import concepts
 from common.concepts import concept_vectors, factorize, pooled_activations, sensitivities, tcav
@@ -67,9 +65,9 @@ def test_a_planted_direction_is_found():
     vectors, accuracies = concept_vectors(*clouds(), seeds=4)
     assert vectors.shape == (4, 5) and accuracies.shape == (4,)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
-    assert vectors[:, 0].min() > 0.95 and accuracies.min() > 0.85
+    assert vectors[:, 0].min() > 0.9 and accuracies.min() > 0.85
     backward, _ = concept_vectors(*reversed(clouds()), seeds=4)
-    assert backward[:, 0].max() < -0.95, "from absent to present"
+    assert backward[:, 0].max() < -0.9, "from absent to present"
     assert len(np.unique(vectors[:, 1].round(9))) == 4, "every seed holds others out"
 
 
@@ -87,14 +85,28 @@ def test_random_concepts_are_told_apart_by_chance_only():
     assert vectors[:, 0].min() < 0 < vectors[:, 0].max()
 
 
-@settings(deadline=None, max_examples=10)
-@given(st.integers(0, 99))
-def test_a_flower_is_either_trained_on_or_held_out(seed):
-    """Flowers that are all alike but for an even or odd number: only one held out with its pair is judged fairly."""
-    generator = np.random.default_rng(seed)
-    same = generator.standard_normal((12, 3))
-    _, accuracies = concept_vectors(same, same, seeds=3)
-    assert (accuracies == 0.5).all(), "present and absent are equal, so one of each two is right"
+def test_a_flower_is_either_trained_on_or_held_out(monkeypatch):
+    """With both of its pictures: else a classifier would be judged on flowers it knows."""
+    used, made = [], concepts.make_pipeline
+
+    def watched(*steps):
+        classifier = made(*steps)
+        fit, score = classifier.fit, classifier.score
+        classifier.fit = lambda x, y: used.append((set(x[:, 1].round().astype(int)), len(x))) or fit(x, y)
+        classifier.score = lambda x, y: used.append((set(x[:, 1].round().astype(int)), len(x))) or score(x, y)
+        return classifier
+
+    monkeypatch.setattr(concepts, "make_pipeline", watched)
+    numbers = np.arange(20.0)
+    concept_vectors(np.stack([numbers * 0 + 1, numbers + 0.1], 1), np.stack([numbers * 0, numbers - 0.1], 1), seeds=3)
+    for (trained, many), (held_out, few) in zip(used[::2], used[1::2], strict=True):
+        assert trained | held_out == set(range(20)) and not trained & held_out and (many, few) == (28, 12)
+    assert len({tuple(sorted(held_out)) for held_out, _ in used[1::2]}) == 3
+
+
+def test_a_concept_that_changes_nothing_is_refused():
+    with pytest.raises(ValueError, match="changes no activation"):
+        concept_vectors(np.ones((12, 2)), np.ones((12, 2)))
 
 
 @pytest.mark.parametrize("present, absent", [(np.ones((9, 2)), np.ones((9, 2))), (np.ones((12, 2)), np.ones((11, 2)))])
@@ -138,6 +150,9 @@ def test_captum_agrees(tmp_path):
     vectors = concept_vectors(present, absent, 1)[0]
 
     class Ours(concept.Classifier):
+        def __init__(self):
+            pass
+
         def train_and_eval(self, loader, *arguments, **options):
             return {"accs": torch.tensor(1.0)}
 
@@ -151,7 +166,7 @@ def test_captum_agrees(tmp_path):
     gradient = LayerGradientXActivation(score, None, multiply_by_inputs=False)
     peer = concept.TCAV(score, [f"model.backbone.{LAYER}"], classifier=Ours(), layer_attr_method=gradient,
                         save_path=str(tmp_path))
-    sets = [concept.Concept(place, name, torch.utils.data.DataLoader(images, batch_size=12))
+    sets = [concept.Concept(place, name, torch.utils.data.DataLoader(images, batch_size=4))
             for place, (name, images) in enumerate(pictures.items())]
     found = next(iter(peer.interpret(FIRST, [sets], target=0).values()))[f"model.backbone.{LAYER}"]["sign_count"]
     ours = (sensitivities(model, FIRST, SECOND, LAYER) @ vectors[0] > 0).mean()

@@ -41,7 +41,7 @@ def test_backgrounds_are_a_concept_too():
     masks = render(TABLE[0], 0, SIZE).parts
     assert (sky[0] != soil[0]).any(0)[masks == 0].mean() > 0.9
     np.testing.assert_array_equal(sky[1], render(TABLE[0], 1, SIZE, background="sky").image)
-    with pytest.raises(ValueError, match="moon.*choose from"):
+    with pytest.raises(ValueError, match=r"moon.*choose from"):
         concept_pictures(TABLE[:1], SIZE, 1, background="moon")
 
 
@@ -53,8 +53,7 @@ def test_each_intervention_touches_the_part_it_names():
             seen.add((name, part))
             changed = (image != picture.image).any(0)
             assert changed.any(), "what changes nothing is left out"
-            shares = [(changed & (picture.parts == value)).sum() / max(1, (picture.parts == value).sum()) for value in range(4)]
-            assert shares[PARTS.index(part)] > 0.3, (name, shares)
+            assert changed[picture.parts == PARTS.index(part)].mean() > 0.3, name
     parts = {"no petals": "petal", "no center": "center", "no leaves": "leaf"}
     assert seen == set({**parts, "other color": "petal", "other background": "background"}.items())
 
@@ -74,7 +73,8 @@ def test_effects_are_drops_of_the_score(model):
     assert set(table.picture) == {0, 1} and set(table.part) <= set(PARTS) and (table["drop"] != 0).any()
     for row in table.itertuples():
         species, instance = flowers[row.picture]
-        images = np.stack([render(species, instance, SIZE).image, interventions(species, instance, SIZE)[row.intervention][1]])
+        changed = interventions(species, instance, SIZE)[row.intervention][1]
+        images = np.stack([render(species, instance, SIZE).image, changed])
         with torch.no_grad():
             scores = model.score(as_float(torch.from_numpy(images)), others[[row.picture] * 2])
         assert row.drop == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
@@ -88,19 +88,20 @@ def test_mass_is_shared_out_to_the_parts():
 
 def test_agreement_is_spearmans_correlation():
     effects = pd.DataFrame({
-        "picture": [0, 0, 1, 1], "intervention": list("abab"), "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.2],
+        "picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.2],
     })  # fmt: skip
     mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
     row = agreement(effects, mass, 50)
     assert row["value"] == pytest.approx(1.0) and row["n"] == 2
     assert row["low"] == pytest.approx(1.0) and row["high"] == pytest.approx(1.0)
-    assert agreement(effects, mass[::-1], 20)["value"] == pytest.approx(0.8)  # ranks 3 1 4 2 against 4 1 3 2
+    assert agreement(effects, mass[::-1], 20)["value"] == pytest.approx(0.6)  # ranks 4 1 3 2 against 3 2 4 1
     assert agreement(effects, 1 - mass, 20)["value"] == pytest.approx(-1.0)
 
 
 def test_agreement_of_noise_has_an_interval_around_zero():
     generator = np.random.default_rng(0)
-    effects = pd.DataFrame({"picture": np.repeat(range(60), 2), "part": ["petal", "leaf"] * 60, "drop": generator.random(120)})
+    effects = pd.DataFrame({"picture": np.repeat(range(60), 2), "part": ["petal", "leaf"] * 60})
+    effects["drop"] = generator.random(120)
     row = agreement(effects, generator.random((60, 4)), 100)
     assert row["low"] < 0 < row["high"] and row["high"] - row["low"] < 0.6
 
@@ -115,8 +116,8 @@ def test_squares_give_the_label_away_and_touch_nothing_else():
     assert not moved.any()
     colors = [{tuple(color) for color in picture[:, square].T} for picture, square in zip(planted, where, strict=True)]
     assert all(len(color) == 1 for color in colors)
-    by_label = {label: {next(iter(color)) for color, mine in zip(colors, labels, strict=True) if mine == label} for label in range(4)}
-    assert all(len(color) == 1 for color in by_label.values()) and len(set.union(*by_label.values())) == 4
+    by_label = [set.union(*colors[label::4]) for label in range(4)]
+    assert all(len(color) == 1 for color in by_label) and len(set.union(*by_label)) == 4
     corners = {(bool(square[0, 0]), bool(square[0, -1]), bool(square[-1, 0]), bool(square[-1, -1])) for square in where}
     assert len(corners) > 1 and all(sum(corner) == 1 for corner in corners), "place alone gives nothing away"
     assert (plant_square(images, labels, seed=1)[1] != where).any()
