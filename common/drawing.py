@@ -13,7 +13,7 @@ SPEAKS_FOR, COLORS = "RdBu_r", "colorblind"  # red speaks for the answer, blue a
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Pictures with their signed maps laid over: red speaks for the answer, blue against it.
+    """Pictures in gray with their signed maps laid over: red speaks for the answer, blue against it.
 
     A map is scaled here, and only here: by its own largest absolute value, so that 0 stays colorless.
 
@@ -27,7 +27,7 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
     Raises:
         ValueError: a map that is zero everywhere or not finite; it would be drawn as an empty picture.
     """
-    figure, axes = _pictures(images, titles, columns)
+    figure, axes = _pictures(_gray(images), titles, columns)
     for axis, image, one in zip(axes, images, np.asarray(maps, float), strict=True):
         largest = np.abs(one).max()
         if not (np.isfinite(largest) and largest > 0):
@@ -52,10 +52,12 @@ def correspondences(first, second, terms: pd.DataFrame, grid: tuple[int, int], t
     figure, axes = _pictures([first, second], ["first picture", "second picture"], 2, 3.2)
     step = np.array(np.shape(first)[1:]) / grid
     widths = 1 + 4 * terms["contribution"].clip(lower=0) / terms["contribution"].abs().max()
-    for color, width, (_, term) in zip(sns.color_palette(COLORS, len(terms)), widths, terms.iterrows(), strict=True):
+    colors = sns.color_palette(COLORS, len(terms))
+    for place, (color, width, (_, term)) in enumerate(zip(colors, widths, terms.iterrows(), strict=True)):
         ends = [(term[[f"{side}_row", f"{side}_column"]].to_numpy() + 0.5) * step for side in ("first", "second")]
         points = [(end[1] - 0.5, end[0] - 0.5) for end in ends]
         line = ConnectionPatch(*points, "data", "data", axesA=axes[0], axesB=axes[1], color=color, linewidth=width)
+        line.set_connectionstyle("arc3", rad=0.08 * (place + 1) * (-1) ** place)  # so that lines in a row stay apart
         figure.add_artist(line)
         for axis, (x, y) in zip(axes, points, strict=True):
             axis.plot(x, y, "o", color=color, markersize=7, markeredgecolor="white")
@@ -64,7 +66,7 @@ def correspondences(first, second, terms: pd.DataFrame, grid: tuple[int, int], t
 
 
 def concepts(images, maps, titles: Sequence[str], title: str) -> Figure:
-    """Pictures whose locations are tinted by their strongest concept, in the same color in every picture.
+    """Pictures in gray, tinted by each location's strongest concept, in the same color in every picture.
 
     Args:
         images: uint8 (N, 3, H, W).
@@ -74,7 +76,7 @@ def concepts(images, maps, titles: Sequence[str], title: str) -> Figure:
     """
     maps = np.asarray(maps, float)
     count = maps.shape[1]
-    figure, axes = _pictures(images, titles, len(images), 2.6)
+    figure, axes = _pictures(_gray(images), titles, len(images), 2.6)
     strength = maps / np.maximum(maps.max((0, 2, 3), keepdims=True), np.finfo(float).tiny)
     palette = np.array(sns.color_palette(COLORS, count))
     for axis, image, one in zip(axes, images, strength, strict=True):
@@ -98,6 +100,12 @@ def _pictures(images, titles, columns: int, cell: float = 2.0) -> tuple[Figure, 
         axis.imshow(np.moveaxis(image, 0, -1))
         axis.set_title(name, fontsize=9)
     return figure, axes.flat[: len(images)]
+
+
+def _gray(images) -> np.ndarray:
+    """uint8 (N, 3, H, W) without their colors, which would mix with those of a map."""
+    gray = np.tensordot([0.299, 0.587, 0.114], np.asarray(images, float), (0, 1))
+    return np.repeat(gray.round().astype(np.uint8)[:, None], 3, 1)
 
 
 def _extent(image) -> tuple[float, float, float, float]:
