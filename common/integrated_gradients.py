@@ -1,6 +1,5 @@
-"""Integrated gradients of a pair's score: maps whose sum is what a picture's detail adds to it."""
+"""Integrated gradients of a pair's score: maps whose sum is what a picture's content adds to it."""
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,15 +9,13 @@ from common.explain import both_directions, check_maps, evaluating
 STEPS = 16  # of the path; the sum then misses the score's change by a few percent
 
 
-def blurred(images: Tensor) -> Tensor:
-    """Float pictures (B, 3, H, W) out of focus (a Gaussian of an eighth of the side): "nothing to see here"."""
-    sigma = min(images.shape[2:]) / 8
-    soft = [cv2.GaussianBlur(one, (0, 0), sigma) for one in images.detach().cpu().permute(0, 2, 3, 1).numpy()]
-    return torch.from_numpy(np.stack(soft)).permute(0, 3, 1, 2).to(images)
+def plain(images: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) of one color each, the mean of the picture's: blurring alone would keep colors in place."""
+    return images.mean((2, 3), keepdim=True).expand_as(images)
 
 
 def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor, same=None, block: int = 4):
-    """Maps of the first picture given the second, and the reverse, each from the blurred picture to the sharp one.
+    """Maps of the first picture given the second, and the reverse, each on the way from plain color to picture.
 
     Sundararajan et al. 2017, equation 1 as a midpoint sum over STEPS steps. A gradient at one point says how the score
     would change next; where a score is saturated that is little. Added up along a path it says what made the score.
@@ -31,7 +28,7 @@ def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor, s
 
     Returns:
         Two float32 arrays (B, H / block, W / block), signed and unscaled; each map sums to the score of the picture
-        minus that of the blurred picture, but for the error of the sum.
+        minus that of `plain`, but for the error of the sum.
 
     Raises:
         ValueError: a map that is zero everywhere or not finite, or a `block` that does not divide the sides.
@@ -42,8 +39,8 @@ def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor, s
 
 
 def _along_path(score: nn.Module, images: Tensor, block: int) -> np.ndarray:
-    """What each block of pixels adds to the score between the blurred pictures and the sharp ones."""
-    start, total = blurred(images), torch.zeros_like(images)
+    """What each block of pixels adds to the score on the way from plain color to the picture."""
+    start, total = plain(images), torch.zeros_like(images)
     with evaluating(score), torch.enable_grad():
         for step in range(STEPS):
             between = torch.lerp(start, images.detach(), (step + 0.5) / STEPS).requires_grad_()

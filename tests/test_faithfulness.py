@@ -9,8 +9,7 @@ from explained import cosine_model, pair_model, pixels
 from torch import nn
 
 from common.explain import PairScore
-from common.faithfulness import area, curve, faithfulness_report, max_sensitivity, road
-from common.integrated_gradients import blurred
+from common.faithfulness import area, blurred, curve, faithfulness_report, max_sensitivity, road
 
 SIDE = 16
 
@@ -143,3 +142,11 @@ def test_sensitivity_worked_by_hand():
     assert (max_sensitivity(lambda images: np.ones((2, 4, 4)), gray) == 0).all()
     more = max_sensitivity(lambda images: images.mean(1).numpy(), gray, radius=0.1, draws=10)
     assert (more >= found).all(), "the worst of more draws"
+
+
+def test_blurring_keeps_the_mean_and_takes_the_detail():
+    images = pixels(3, 32)
+    soft = blurred(images)
+    assert soft.shape == images.shape and soft.dtype == images.dtype and soft.min() >= 0 and soft.max() <= 1
+    torch.testing.assert_close(soft.mean((2, 3)), images.mean((2, 3)), atol=0.05, rtol=0)
+    assert (soft.std((2, 3)) < 0.8 * images.std((2, 3))).all()
