@@ -12,7 +12,8 @@ ROWS = """
 files folders profiles config decoding images species painting plants rendered downloads picture_files oxford caltech
 people datasets pairs splits sampling small_cnn backbones siamese losses mining objectives metrics retrieval evaluation
 index baselines notebooks ledger checkpoints training protocol selection ascent attacks sanity
-robust_evaluation robust explain plotting curves galleries
+robust_evaluation robust explain integrated_gradients decomposition localization concepts interventions faithfulness
+randomization plotting curves galleries drawing
 """
 ORDER = ROWS.split()
 MOST_LINES = 250

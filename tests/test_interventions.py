@@ -1,0 +1,123 @@
+"""Ground truth: concept sets that differ in one factor, parts taken away, agreement with maps, planted squares."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from explained import cosine_model, pair_model
+
+from common.images import PARTS
+from common.interventions import (
+    agreement,
+    concept_pictures,
+    intervention_effects,
+    interventions,
+    part_mass,
+    plant_square,
+)
+from common.rendered import render
+from common.sampling import as_float
+from common.species import species_table
+
+TABLE = species_table(6)
+SIZE = 32
+
+
+def test_concept_pictures_differ_in_their_factor_only():
+    few, many = (concept_pictures(TABLE[:2], SIZE, 3, petals=petals) for petals in (4, 16))
+    assert few.shape == (6, 3, SIZE, SIZE) and few.dtype == np.uint8
+    expected = render(replace(TABLE[1], petals=4), 2, SIZE).image
+    np.testing.assert_array_equal(few[5], expected)
+    assert all((one != other).any() for one, other in zip(few, many, strict=True))
+    np.testing.assert_array_equal(concept_pictures(TABLE[:2], SIZE, 3, petals=4), few)
+    later = concept_pictures(TABLE[:2], SIZE, 1, seed=2, petals=4)
+    np.testing.assert_array_equal(later[1], few[5])
+
+
+def test_backgrounds_are_a_concept_too():
+    sky, soil = (concept_pictures(TABLE[:1], SIZE, 2, background=background) for background in ("sky", "soil"))
+    masks = render(TABLE[0], 0, SIZE).parts
+    assert (sky[0] != soil[0]).any(0)[masks == 0].mean() > 0.9
+    np.testing.assert_array_equal(sky[1], render(TABLE[0], 1, SIZE, background="sky").image)
+    with pytest.raises(ValueError, match=r"moon.*choose from"):
+        concept_pictures(TABLE[:1], SIZE, 1, background="moon")
+
+
+def test_each_intervention_touches_the_part_it_names():
+    seen = set()
+    for instance in range(4):
+        picture, made = render(TABLE[0], instance, 64), interventions(TABLE[0], instance, 64)
+        for name, (part, image) in made.items():
+            seen.add((name, part))
+            changed = (image != picture.image).any(0)
+            assert changed.any(), "what changes nothing is left out"
+            assert changed[picture.parts == PARTS.index(part)].mean() > 0.3, name
+    parts = {"no petals": "petal", "no center": "center", "no leaves": "leaf"}
+    assert seen == set({**parts, "other color": "petal", "other background": "background"}.items())
+
+
+def test_what_is_not_there_cannot_be_taken_away():
+    bare = next(instance for instance in range(50) if not (render(TABLE[0], instance, SIZE).parts == 1).any())
+    assert "no leaves" not in interventions(TABLE[0], bare, SIZE)
+
+
+@pytest.mark.parametrize("model", [cosine_model(), pair_model()], ids=["cosine", "pair head"])
+def test_effects_are_drops_of_the_score(model):
+    flowers = [(TABLE[0], 0), (TABLE[1], 3)]
+    others = np.stack([render(species, instance + 10, SIZE).image for species, instance in flowers])
+    others = as_float(torch.from_numpy(others))
+    table = intervention_effects(model, flowers, others)
+    assert list(table.columns) == ["picture", "intervention", "part", "drop"]
+    assert set(table.picture) == {0, 1} and set(table.part) <= set(PARTS) and (table["drop"] != 0).any()
+    for row in table.itertuples():
+        species, instance = flowers[row.picture]
+        changed = interventions(species, instance, SIZE)[row.intervention][1]
+        images = np.stack([render(species, instance, SIZE).image, changed])
+        with torch.no_grad():
+            scores = model.score(as_float(torch.from_numpy(images)), others[[row.picture] * 2])
+        assert row.drop == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
+
+
+def test_mass_is_shared_out_to_the_parts():
+    maps = np.array([[[4.0, -1.0], [1.0, 5.0]], [[-1.0, -1.0], [-1.0, 0.0]]])
+    parts = np.array([[[0, 1], [2, 2]], [[0, 1], [2, 3]]], np.uint8)
+    np.testing.assert_allclose(part_mass(maps, parts), [[0.4, 0, 0.6, 0], [0, 0, 0, 0]])
+
+
+def test_agreement_is_spearmans_correlation():
+    effects = pd.DataFrame({
+        "picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.2],
+    })  # fmt: skip
+    mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
+    row = agreement(effects, mass, 50)
+    assert row["value"] == pytest.approx(1.0) and row["n"] == 2
+    assert row["low"] == pytest.approx(1.0) and row["high"] == pytest.approx(1.0)
+    assert agreement(effects, mass[::-1], 20)["value"] == pytest.approx(0.6)  # ranks 4 1 3 2 against 3 2 4 1
+    assert agreement(effects, 1 - mass, 20)["value"] == pytest.approx(-1.0)
+
+
+def test_agreement_of_noise_has_an_interval_around_zero():
+    generator = np.random.default_rng(0)
+    effects = pd.DataFrame({"picture": np.repeat(range(60), 2), "part": ["petal", "leaf"] * 60})
+    effects["drop"] = generator.random(120)
+    row = agreement(effects, generator.random((60, 4)), 100)
+    assert row["low"] < 0 < row["high"] and row["high"] - row["low"] < 0.6
+
+
+def test_squares_give_the_label_away_and_touch_nothing_else():
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 20, 24), np.uint8)
+    labels, before = np.arange(12) % 4, images.copy()
+    planted, where = plant_square(images, labels)
+    assert planted.dtype == np.uint8 and (where.sum((1, 2)) == 25).all()
+    np.testing.assert_array_equal(images, before)
+    moved = np.where(where[:, None], 0, planted) != np.where(where[:, None], 0, images)
+    assert not moved.any()
+    colors = [{tuple(color) for color in picture[:, square].T} for picture, square in zip(planted, where, strict=True)]
+    assert all(len(color) == 1 for color in colors)
+    by_label = [set.union(*colors[label::4]) for label in range(4)]
+    assert all(len(color) == 1 for color in by_label) and len(set.union(*by_label)) == 4
+    corners = {(bool(square[0, 0]), bool(square[0, -1]), bool(square[-1, 0]), bool(square[-1, -1])) for square in where}
+    assert len(corners) > 1 and all(sum(corner) == 1 for corner in corners), "place alone gives nothing away"
+    assert (plant_square(images, labels, seed=1)[1] != where).any()
