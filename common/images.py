@@ -3,6 +3,7 @@
 Every data set, drawn or photographed, becomes one `ImageSet`: a memory-mapped uint8 array with its labels.
 """
 
+import csv
 import hashlib
 import json
 import re
@@ -78,8 +79,12 @@ def cached(cache: Path, name: str, key: dict, class_names: list[str],
 
 def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[Picture], progress) -> None:
     """Stream pictures into `folder`: raw arrays, a table of files, and `meta.json`, which is written last."""
-    rows, hashes, splits, factors, shape, masks = [], [], [], [], None, 0
-    with open(folder / "images.bin", "wb") as images, open(folder / "parts.bin", "wb") as parts:
+    rows, hashes, splits, factors, shape, masks, described = [], [], [], None, None, 0, 0
+    with (
+        open(folder / "images.bin", "wb") as images,
+        open(folder / "parts.bin", "wb") as parts,
+        open(folder / "factors.csv", "w", newline="", encoding="utf-8") as table,
+    ):
         for picture in pictures:
             progress.update()
             rows.append([getattr(picture, column) for column in COLUMNS])
@@ -93,7 +98,12 @@ def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[P
             images.write(data)
             hashes.append(hashlib.sha256(data).hexdigest()[:16])
             splits.append(picture.split)
-            factors.append(picture.factors)
+            if picture.factors:  # written as they come: forty numbers a picture would fill the memory
+                if factors is None:
+                    factors = csv.DictWriter(table, picture.factors)
+                    factors.writeheader()
+                factors.writerow(picture.factors)
+                described += 1
             if picture.parts is not None:
                 parts.write(np.ascontiguousarray(picture.parts, dtype=np.uint8).tobytes())
                 masks += 1
@@ -101,15 +111,14 @@ def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[P
     if not hashes:
         raise ValueError(f"{name}: none of its {len(files)} pictures can be decoded. "
                          + "; ".join(f"{row.path}: {row.problem}" for row in files.head(3).itertuples()))
-    if masks not in (0, len(hashes)):
-        raise ValueError(f"{name}: {masks} of {len(hashes)} pictures have a part mask; all or none must")
+    for count, what in ((masks, "a part mask"), (described, "factors")):
+        if count not in (0, len(hashes)):
+            raise ValueError(f"{name}: {count} of {len(hashes)} pictures have {what}; all or none must")
     used = sorted(set(files.label[files.problem == ""]))
     files["label"] = files.label.map({old: new for new, old in enumerate(used)}).fillna(-1).astype(int)
     files.to_csv(folder / "files.csv", index=False, errors="surrogateescape")
-    if any(factors):
-        pd.DataFrame(factors).to_csv(folder / "factors.csv", index=False)
     meta = {"shape": [len(hashes), *shape], "class_names": [class_names[label] for label in used],
-            "hashes": hashes, "splits": splits, "masks": masks, "factors": any(factors),
+            "hashes": hashes, "splits": splits, "masks": masks, "factors": bool(described),
             "sizes": {path.name: path.stat().st_size for path in folder.iterdir()}}
     (folder / "meta.json").write_text(json.dumps(meta))
 

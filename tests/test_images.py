@@ -358,6 +358,7 @@ def test_a_class_without_a_good_picture_is_dropped_and_labels_close_up(tmp_path)
     ([Picture(None, 0, "a.png", problem="empty")], "a.png: empty"),
     ([*made(2), *made(1, size=9)], r"0.png.*\(3, 9, 9\)"),
     ([*made(2), *made(1, parts=None)], "2 of 3 pictures have a part mask"),
+    ([*made(2), *made(1, factors=None)], "2 of 3 pictures have factors"),
     (made(2, image=np.zeros((3, 8, 8), np.float32)), "float32")])
 def test_sets_that_make_no_sense_are_refused(tmp_path, pictures, message):
     with pytest.raises(ValueError, match=message):
