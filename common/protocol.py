@@ -115,8 +115,12 @@ def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str) -> Evalu
         The `Evaluation`; its report has the rows of `verification_report` and `retrieval_report` of the
         test and, for pictures by several cameras, of `reid_report`.
     """
+    embeddings = embed_all(model, image_set, np.concatenate([*splits.parts[protocol].values()]))
+    return _judge(model, embeddings, image_set, splits, protocol)
+
+
+def _judge(model, embeddings, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
     part, pairs = splits.parts[protocol], splits.pairs[protocol]
-    embeddings = embed_all(model, image_set, np.concatenate([*part.values()]))
     scores = {name: pair_scores(model, embeddings, listed) for name, listed in pairs.items()}
     threshold = fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
     reports = [verification_report(scores["test"], pairs["test"], threshold)]
@@ -133,9 +137,10 @@ def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Sp
     Returns:
         The reports of `evaluate` on its pooled features for each protocol, ready for the ledger.
     """
-    untrained = new_model(replace(config, embedding_size=0), backbone, config.seed)
+    untrained = new_model(replace(config, embedding_size=0), backbone, config.seed).to(config.device)
+    embeddings = embed_all(untrained, image_set, np.arange(len(image_set)))
     reports = [
-        evaluate(untrained.to(config.device), image_set, splits, protocol).report.assign(protocol=protocol)
+        _judge(untrained, embeddings, image_set, splits, protocol).report.assign(protocol=protocol)
         for protocol in splits.protocols
     ]
     return pd.concat(reports).assign(approach="frozen_backbone", seed=config.seed, train_seconds=0.0)
