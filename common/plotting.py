@@ -132,7 +132,7 @@ def score_histogram(scores, same, threshold: float, title: str, score: str = "co
         axis.hist(np.asarray(scores)[np.asarray(same) == kind], bins=60, alpha=0.55, label=name, color=color)
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}, from validation")
     axis.set(xlabel=f"score ({score})", ylabel="pairs")
-    axis.legend(fontsize=9, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    axis.legend(fontsize=9, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return finish(figure, title)
 
 
