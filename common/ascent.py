@@ -7,6 +7,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from common.backbones import evaluation_mode
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
@@ -15,14 +17,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     In evaluation mode BatchNorm statistics stay, and gradients are taken by the pictures alone, so that
     parameters and their `.grad` stay too.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(model), torch.enable_grad():
+        yield
 
 
 def climb(harm: Callable[..., Tensor], pictures: list[Tensor], eps: float, steps: int, restarts: int, seed: int):

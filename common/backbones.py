@@ -135,15 +135,22 @@ def stages(backbone: nn.Module) -> list[str]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Put a model into evaluation mode without gradients, give its device, and restore its mode at the end."""
-    training = model.training
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is in the mode it was in, after an error too."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield next(model.parameters()).device
+        yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Put a model into evaluation mode without gradients, give its device, and restore its modes at the end."""
+    with evaluation_mode(model), torch.inference_mode():
+        yield next(model.parameters()).device
 
 
 def embed(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndarray:

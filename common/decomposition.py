@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.backbones import EmbeddingNet
-from common.explain import by_location, embedding_net, evaluating
+from common.backbones import EmbeddingNet, evaluation_mode
+from common.explain import by_location, embedding_net
 
 TOLERANCE = 1e-5  # of a score; what float32 leaves of it is a hundredth of that
 
@@ -79,7 +79,7 @@ def decompose(model: nn.Module, first: Tensor, second: Tensor) -> Decomposition:
     """
     net, count = embedding_net(model), len(first)
     images = torch.cat([first, second])
-    with evaluating(model):
+    with evaluation_mode(model):
         features = _features(net, images)
         score = model.score(first, second)
         _verify(model, net, images, features, score)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.backbones import EmbeddingNet, stages
+from common.backbones import EmbeddingNet, evaluation_mode, stages
 
 SIDE = 7  # locations a map should have along its shorter side to tell parts of a flower apart
 CHUNK = 32  # pictures explained at a time, which bounds memory
@@ -120,7 +120,7 @@ def activations_and_gradients(score: nn.Module, images: Tensor, layer: str) -> t
     """
     backbone = embedding_net(score).backbone
     images = images.detach().clone().requires_grad_()  # so that there is a gradient though all parameters be frozen
-    with evaluating(score), torch.enable_grad(), recording(backbone, [layer]) as outputs:
+    with evaluation_mode(score), torch.enable_grad(), recording(backbone, [layer]) as outputs:
         (gradient,) = torch.autograd.grad(score(images).sum(), outputs[layer])
     found = [by_location(tensor.detach(), backbone) for tensor in (outputs[layer], gradient)]
     if found[0] is None:
@@ -132,7 +132,7 @@ def activations_and_gradients(score: nn.Module, images: Tensor, layer: str) -> t
 def activations(model: nn.Module, images: Tensor, layer: str) -> Tensor:
     """What a stage of the backbone hands out, (B, C, h, w), for float pictures (B, 3, H, W) in [0, 1]."""
     backbone, found = embedding_net(model).backbone, []
-    with evaluating(model), recording(backbone, [layer]) as outputs:
+    with evaluation_mode(model), recording(backbone, [layer]) as outputs:
         for part in images.split(CHUNK):
             model(part)
             found.append(by_location(outputs[layer], backbone))
@@ -154,7 +154,7 @@ def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:
     """
     backbone, sizes = embedding_net(model).backbone, {}
     one = images[:1].detach().clone().requires_grad_()
-    with evaluating(model), torch.enable_grad(), recording(backbone, stages(backbone)) as outputs:
+    with evaluation_mode(model), torch.enable_grad(), recording(backbone, stages(backbone)) as outputs:
         total = model(one).square().sum()
         found = {name: output for name, output in outputs.items() if by_location(output, backbone) is not None}
         gradients = torch.autograd.grad(total, list(found.values()), allow_unused=True) if found else ()
@@ -190,7 +190,7 @@ def enlarge(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
 @torch.no_grad()
 def embeddings(model: nn.Module, images: Tensor) -> Tensor:
     """Embeddings (B, D) of float pictures (B, 3, H, W) in evaluation mode; the model's mode is restored."""
-    with evaluating(model):
+    with evaluation_mode(model):
         return torch.cat([model(part) for part in images.split(CHUNK)])
 
 
@@ -200,18 +200,6 @@ def embedding_net(model: nn.Module) -> EmbeddingNet:
     if found is None:
         raise ValueError(f"{type(model).__name__} holds no EmbeddingNet, whose stages could be explained")
     return found
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in, after an error too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pytorch_grad_cam.metrics.road import ROADCombined
 from sklearn.metrics import auc
 from torch import Tensor, nn
 
-from common.explain import PairScore, embeddings, evaluating
+from common.backbones import evaluation_mode
+from common.explain import PairScore, embeddings
 from common.localization import mean_with_interval
 from common.metrics import bootstrap
 
@@ -42,7 +43,7 @@ def curve(score: nn.Module, images: Tensor, maps, insert: bool, steps: int = STE
     rank = torch.from_numpy(np.argsort(order, axis=1)).reshape(len(images), 1, *images.shape[2:]).to(images.device)
     start, end = (blurred(images), images) if insert else (images, blurred(images))
     shares = np.linspace(0, 1, steps + 1) * rank[0].numel()
-    with evaluating(score):
+    with evaluation_mode(score):
         return np.stack([_scores(score, torch.where(rank < share, end, start)) for share in shares], 1)
 
 
@@ -76,7 +77,7 @@ def road(score: nn.Module, images: Tensor, maps, seed: int = 0) -> np.ndarray:
         float (B,): half the mean difference of the score; positive is good, 0 is a map that says nothing.
     """
     maps = np.asarray(maps, np.float32)
-    with evaluating(score), torch.random.fork_rng(devices=[]):
+    with evaluation_mode(score), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ROADCombined()(images, maps, [torch.squeeze] * len(images), score)
 

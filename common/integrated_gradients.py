@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.explain import both_directions, check_maps, evaluating
+from common.backbones import evaluation_mode
+from common.explain import both_directions, check_maps
 
 STEPS = 16  # of the path; the sum then misses the score's change by a few percent
 
@@ -41,7 +42,7 @@ def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor, s
 def _along_path(score: nn.Module, images: Tensor, block: int) -> np.ndarray:
     """What each block of pixels adds to the score on the way from plain color to the picture."""
     start, total = plain(images), torch.zeros_like(images)
-    with evaluating(score), torch.enable_grad():
+    with evaluation_mode(score), torch.enable_grad():
         for step in range(STEPS):
             between = torch.lerp(start, images.detach(), (step + 0.5) / STEPS).requires_grad_()
             total += torch.autograd.grad(score(between).sum(), between)[0] / STEPS

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from common.explain import embeddings, evaluating
+from common.backbones import evaluation_mode
+from common.explain import embeddings
 from common.images import PARTS
 from common.metrics import bootstrap
 from common.painting import rgb
@@ -77,7 +78,7 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
             images.append(image)
     table = pd.DataFrame(rows)
     first = embeddings(model, as_float(torch.from_numpy(np.stack(images))).to(others.device))
-    with evaluating(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         second = embeddings(model, others)[table["picture"].tolist()]
         table["score"] = model.score_embeddings(first, second).cpu().numpy()
     before = table[table["part"] == ""].set_index("picture")["score"]
