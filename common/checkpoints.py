@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from common import notebooks
 from common.backbones import EmbeddingNet
 from common.config import Config, describe
 from common.files import write_whole
@@ -94,6 +93,8 @@ def ensure(config: Config, name: str) -> Path:
     path = config.directory / name
     if path.exists():
         return path
+    from common import notebooks  # here, since what runs notebooks takes three seconds to import
+
     if name not in notebooks.OWNERS:
         raise ValueError(f"no notebook makes {name!r}; known are: {', '.join(notebooks.OWNERS)}")
     owner = notebooks.OWNERS[name]

@@ -43,6 +43,7 @@ class Config:
     batch_size: int
     learning_rate: float
     frozen_share: float
+    augmentation: float
     seeds: int
     pretrained: bool
     embedding_size: int

@@ -100,6 +100,7 @@ def train(
     return fit(
         model, objective, loader, optimizers, config.epochs, validate, schedulers,
         patience=config.epochs // 2 if keep == "best" else None, seed=seed, device=config.device, keep=keep,
+        augmentation=config.augmentation,
     )  # fmt: skip
 
 

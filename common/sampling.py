@@ -179,29 +179,31 @@ def as_float(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def augment(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator | None = None, strength: float = 1.0) -> Tensor:
     """Vary each picture of a batch in its own way: flip, shift, turn, zoom, brightness and contrast.
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
         generator: source of the random numbers, on the CPU.
+        strength: scales every change but the flip, 0 or more.
 
     Returns:
         float (B, 3, H, W) in [0, 1], differentiable in `images`.
     """
     count = len(images)
 
-    def uniform(low, high):
-        return (torch.rand(count, generator=generator) * (high - low) + low).to(images)
+    def uniform(low, high, center=0.0):
+        drawn = torch.rand(count, generator=generator) * (high - low) + low
+        return (center + strength * drawn).to(images)
 
-    angle, zoom = uniform(-math.pi / 12, math.pi / 12), uniform(0.75, 1.05)
-    flip = uniform(-1, 1).sign()
+    angle, zoom = uniform(-math.pi / 12, math.pi / 12), uniform(-0.25, 0.05, 1.0)
+    flip = (torch.rand(count, generator=generator) * 2 - 1).sign().to(images)
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()
     rows = [torch.stack([cosine * flip, -sine, uniform(-0.15, 0.15)], 1)]
     rows += [torch.stack([sine * flip, cosine, uniform(-0.15, 0.15)], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), images.shape, align_corners=False)
     varied = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    contrast, brightness = (uniform(low, high)[:, None, None, None] for low, high in ((0.8, 1.2), (-0.1, 0.1)))
+    contrast, brightness = (uniform(*bounds)[:, None, None, None] for bounds in ((-0.2, 0.2, 1.0), (-0.1, 0.1)))
     mean = varied.mean(dim=(1, 2, 3), keepdim=True)
     return ((varied - mean) * contrast + mean + brightness).clamp(0, 1)
 

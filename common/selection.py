@@ -149,7 +149,7 @@ def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pi
     objective = Classification(len(species), config.embedding_size).to(config.device)
     validate = partial(pair_auc, image_set=image_set, pairs=pairs)
     history = fit(model, objective, loader, [optimizer], epochs, validate, [scheduler], None, config.seed,
-                  config.device)  # fmt: skip
+                  config.device, augmentation=config.augmentation)  # fmt: skip
     scores = cosine_scores(embed_all(model, image_set, part["validation"]), pairs)
     return {"scores": scores, "seconds": history["seconds"].iloc[-1], "pictures": int(history["images"].iloc[-1])}
 

@@ -64,6 +64,7 @@ def fit(
     device: str = "cpu",
     resume: Path | None = None,
     keep: str = "best",
+    augmentation: float = 1.0,
 ) -> pd.DataFrame:
     """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch, or its last.
 
@@ -86,6 +87,7 @@ def fit(
             and it is removed at the end.
         keep: "best" returns to the best validated epoch; "last" trusts the schedule, for where validation
             is too small to choose by.
+        augmentation: strength of `augment`.
 
     Returns:
         One row an epoch: epoch, each term, loss, what is watched, validation, learning_rate, spread, images, seconds.
@@ -99,8 +101,8 @@ def fit(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
     on_device = accelerator.prepare(TrainingStep(model, objective).to(memory_format=torch.channels_last))
     batches = accelerator.prepare(loader)
-    augmentation = torch.Generator().manual_seed(seed)
-    generators = [generator for generator in (loader.generator, augmentation) if generator is not None]
+    varying = torch.Generator().manual_seed(seed)
+    generators = [generator for generator in (loader.generator, varying) if generator is not None]
     stateful = [model, objective, *optimizers, *schedulers]
     history, best = _restore(resume, stateful, generators)
     progress = tqdm(range(len(history), epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process)
@@ -108,7 +110,7 @@ def fit(
         if _stale(history, patience):
             break
         started = time.perf_counter()
-        row = _run_epoch(on_device, batches, optimizers, schedulers, accelerator, augmentation)
+        row = _run_epoch(on_device, batches, optimizers, schedulers, accelerator, varying, augmentation)
         numbers = validate(model)
         numbers = numbers if isinstance(numbers, dict) else {"validation": numbers}
         numbers = {name: float(value) for name, value in numbers.items()}
@@ -161,11 +163,11 @@ def check_collapse(history: list[dict], stuck_at: dict | None, window: int = 4, 
             )
 
 
-def _run_epoch(step, batches, optimizers, schedulers, accelerator, generator) -> dict[str, float]:
+def _run_epoch(step, batches, optimizers, schedulers, accelerator, generator, strength) -> dict[str, float]:
     step.train()
     rate, totals, images = optimizers[0].param_groups[0]["lr"], {}, 0
     for batch in batches:
-        inputs = [augment(as_float(part), generator) if part.dtype == torch.uint8 else part for part in batch]
+        inputs = [augment(as_float(part), generator, strength) if part.dtype == torch.uint8 else part for part in batch]
         with accelerator.autocast():
             terms = step(*inputs)
             loss = sum(terms.values())

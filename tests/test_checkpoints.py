@@ -9,7 +9,7 @@ import pytest
 import torch
 from made_up import TINY, config, image_set, model
 
-from common import checkpoints
+from common import notebooks
 from common.checkpoints import ensure, load, save
 from common.metrics import Threshold
 from common.siamese import SiameseNet
@@ -164,7 +164,7 @@ def test_an_interruption_while_saving_leaves_the_old_checkpoint(run, pictures, m
 
 
 def test_ensure_returns_what_is_there_without_running_anything(run, monkeypatch):
-    monkeypatch.setattr(checkpoints.notebooks, "run", lambda *_: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("nothing is missing"))
     run.directory.mkdir(parents=True)
     (run.directory / NAME).touch()
     assert ensure(run, NAME) == run.directory / NAME
@@ -179,7 +179,7 @@ def test_ensure_runs_the_notebook_that_owns_a_missing_file(run, monkeypatch, cap
         config.directory.mkdir(parents=True)
         (config.directory / name).touch()
 
-    monkeypatch.setattr(checkpoints.notebooks, "run", write)
+    monkeypatch.setattr(notebooks, "run", write)
     assert ensure(run, name) == run.directory / name
     assert ran == [([owner], run)], "that notebook alone, under the same configuration"
     assert name in capsys.readouterr().out
@@ -188,20 +188,20 @@ def test_ensure_runs_the_notebook_that_owns_a_missing_file(run, monkeypatch, cap
 
 
 def test_ensure_complains_when_the_notebook_did_not_make_the_file(run, monkeypatch):
-    monkeypatch.setattr(checkpoints.notebooks, "run", lambda *_: None)
+    monkeypatch.setattr(notebooks, "run", lambda *_: None)
     with pytest.raises(FileNotFoundError, match=f"R3 ran but did not write .*{NAME}"):
         ensure(run, NAME)
 
 
 def test_ensure_refuses_what_no_notebook_makes(run, monkeypatch):
-    monkeypatch.setattr(checkpoints.notebooks, "run", lambda *_: pytest.fail("nothing to run"))
+    monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("nothing to run"))
     with pytest.raises(ValueError, match=r"no notebook makes 'best\.pth'; known are: splits\.json, .*" + NAME):
         ensure(run, "best.pth")
 
 
 def test_every_file_handed_on_has_an_owner_among_the_notebooks():
-    prefixes = {name.split("_")[0] for name in checkpoints.notebooks.NOTEBOOKS}
-    owners = checkpoints.notebooks.OWNERS
+    prefixes = {name.split("_")[0] for name in notebooks.NOTEBOOKS}
+    owners = notebooks.OWNERS
     assert set(owners.values()) <= prefixes
     kinds, approaches = ("best", "robust"), ("center_loss", "siamese_network", "triplet_loss")
     assert {f"{kind}_model_{approach}.pth" for kind in kinds for approach in approaches} <= set(owners)

@@ -171,7 +171,7 @@ def test_grayscale_is_yes_or_no(words, gray):
     "given, name",
     [
         ({}, "rendered-quick"),
-        (dict(image_size=64, epochs=12, seeds=1, grayscale=False), "rendered-quick"),  # the profile's own numbers
+        (dict(image_size=64, epochs=10, seeds=1, grayscale=False), "rendered-quick"),  # the profile's own numbers
         (dict(profile="standard", dataset="caltech101", epochs=2, image_size=96), "caltech101-standard-epochs2-size96"),
         (dict(seeds=2, grayscale=True, backbone="small_cnn"), "rendered-quick-small_cnn-seeds2-grayscale"),
         (dict(dataset="att_faces", embedding_size=2), "att_faces-quick-embedding2"),

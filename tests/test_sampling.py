@@ -228,6 +228,15 @@ def test_brightness_and_contrast_vary_within_their_bounds():
     assert means.min() >= 0.4 - 1e-6 and means.max() <= 0.6 + 1e-6
     assert means.std() > 0.04
     assert augment(flat, seeded(0)).std((1, 2, 3)).max() < 1e-5, "a flat picture stays flat, without a border"
+    weaker = augment(flat, seeded(0), 0.5).mean((1, 2, 3))
+    torch.testing.assert_close(weaker - 0.5, (means - 0.5) / 2)
+
+
+def test_without_strength_pictures_are_flipped_at_most():
+    images = pixels()
+    varied = augment(images, seeded(0), 0.0)
+    for before, after in zip(images, varied, strict=True):
+        assert min((after - shown).abs().max() for shown in (before, before.flip(2))) < 1e-5
 
 
 def test_augmentation_is_differentiable():
