@@ -12,7 +12,6 @@ import statistics
 import time
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from common.checkpoints import ensure, load
 from common.config import setup
 from common.datasets import load_images
 from common.metrics import accuracy
+from common.pairs import some_pairs
 from common.robust_evaluation import attacked_scores
 from common.splits import read_splits
 
@@ -160,8 +160,7 @@ def attackers(name: str, count: int) -> None:
     config = setup()
     pictures = load_images(config)
     pairs = read_splits(ensure(config, "splits.json"), pictures).pairs["closed_set"]["test"]
-    half, chosen = len(pairs) // 2, np.random.default_rng(0).choice(len(pairs) // 2, count // 2, replace=False)
-    pairs = np.concatenate([pairs[chosen], pairs[half + chosen]])
+    pairs = some_pairs(pairs, count)
     model, threshold, _ = load(ensure(config, name), pictures, config.device)
     rivals = {
         "none": partial(noise, eps=0.0, draws=1),

@@ -39,6 +39,20 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
     return pairs.astype(np.int64)
 
 
+def some_pairs(pairs, count: int) -> np.ndarray:
+    """The first `count` pairs of a list (P, 3), half same and half different; as `make_pairs` draws, a random sample.
+
+    Raises:
+        ValueError: a count that is odd or below 2. Where there are fewer pairs, all of the rarer kind are taken.
+    """
+    if count < 2 or count % 2:
+        raise ValueError(f"{count} pairs cannot be half same and half different; give an even number")
+    pairs = np.asarray(pairs)
+    kinds = [pairs[pairs[:, 2] == same] for same in (1, 0)]
+    half = min(count // 2, *map(len, kinds))
+    return np.concatenate([kind[:half] for kind in kinds])
+
+
 def check_pairs(pairs, allowed, labels, name: str) -> None:
     """Raise ValueError, with every fault found, where a list breaks the rules of `make_pairs`.
 

@@ -151,6 +151,14 @@ def confusion(matrix, names: Sequence[str], title: str) -> Figure:
     return finish(figure, title)
 
 
+def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
+    """A table of shares, 0 to 1, as colored cells with their numbers."""
+    figure, axis = plt.subplots(figsize=(0.9 * table.shape[1] + 2.5, 0.5 * table.shape[0] + 2))
+    sns.heatmap(table, vmin=0, vmax=1, annot=True, fmt=".2f", cmap="viridis", ax=axis)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return finish(figure, title)
+
+
 def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
     """Named points, one for each row, with those no other beats in both (smaller x, larger y) joined."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2))

@@ -1,6 +1,7 @@
 """The protocol every approach obeys: one budget to be trained under, one way to be tested."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -70,6 +71,7 @@ def train(
     splits: Splits,
     protocol: str,
     seed: int,
+    validate: Callable | None = None,
 ) -> pd.DataFrame:
     """Train a model for one objective with the optimizers, schedules and epochs that all approaches share.
 
@@ -85,6 +87,7 @@ def train(
         loader: batches of training pictures.
         image_set, splits, protocol: what it is validated on.
         seed: of augmentation.
+        validate: measures the model after each epoch, as `fit` takes it; default: `validation_report`.
 
     Returns:
         The history, as `fit` returns it.
@@ -92,10 +95,11 @@ def train(
     steps = config.epochs * len(loader)
     optimizer, scheduler = one_cycle(model, config.learning_rate, steps)
     optimizers, schedulers = [optimizer], [scheduler]
-    if centers := list(objective.parameters()):
+    if centers := [parameter for parameter in objective.parameters() if parameter.requires_grad]:
         optimizers.append(torch.optim.SGD(centers, lr=0.5))
         schedulers.append(torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[-1], steps))
-    validate = partial(validation_report, image_set=image_set, pairs=splits.pairs[protocol]["validation"])
+    pairs = splits.pairs[protocol]["validation"]
+    validate = validate or partial(validation_report, image_set=image_set, pairs=pairs)
     keep = "best" if protocol == "closed_set" else "last"
     return fit(
         model, objective, loader, optimizers, config.epochs, validate, schedulers,

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from common.attacks import pgd
+from common.backbones import evaluation_mode
 from common.evaluation import verification_report
 from common.images import ImageSet
 from common.metrics import Threshold, roc_auc
@@ -45,6 +46,27 @@ def pair_batch(image_set: ImageSet, pairs, device="cpu"):
     pictures = (torch.from_numpy(np.array(image_set.images[pairs[:, side]])) for side in (0, 1))
     first, second = (as_float(batch.to(device)) for batch in pictures)
     return first, second, torch.as_tensor(pairs[:, 2], device=device)
+
+
+def transfer_table(models: dict, first, second, same, attack: Callable) -> pd.DataFrame:
+    """ROC-AUC of each model on what was made to hurt each other one.
+
+    Args:
+        models: name -> model.
+        first, second, same: of `pgd`.
+        attack: called as `attack(model, first, second, same)`, such as `partial(pgd, eps=4 / 255)`.
+
+    Returns:
+        One row for each model attacked ("made for"), one column for each model that judges.
+    """
+    table = pd.DataFrame(index=[*models], columns=[*models], dtype=float)
+    for made_for, source in models.items():
+        found = attack(source, first, second, same)
+        for judge, target in models.items():
+            with evaluation_mode(target), torch.no_grad():
+                scores = target.score(found.first, found.second).float().cpu().numpy()
+            table.loc[made_for, judge] = roc_auc(scores, same.cpu().numpy())
+    return table
 
 
 def robust_report(

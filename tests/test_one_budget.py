@@ -22,6 +22,7 @@ from common.protocol import (
     validation_report,
 )
 from common.retrieval import cmc, retrieval
+from common.robust import AdversarialTraining
 from common.sampling import Pictures, species_batches
 from common.siamese import SiameseNet
 from common.splits import make_splits, save_splits
@@ -93,8 +94,20 @@ def test_centers_have_an_optimizer_and_a_schedule_of_their_own(run, pictures, sp
     assert trained == len(list(model.parameters()))
     assert schedulers[0].total_steps == schedulers[1].T_max == run.epochs * len(loader)
     assert given["patience"] == run.epochs // 2 and given["keep"] == "best"
+    assert given["augmentation"] == run.augmentation
     small_training(run, pictures, splits, "closed_set", TripletJudgment())
     assert len(given["a"][3]) == 1  # nothing of the objective's own to optimize
+    robust = AdversarialTraining(TripletJudgment(), new_model(run, TINY, 0), 0.01, 1, 0.1)
+    small_training(run, pictures, splits, "closed_set", robust)
+    assert len(given["a"][3]) == 1  # the standard model that is held is not trained
+
+
+def test_another_validation_takes_the_place_of_the_usual_one(run, pictures, splits):
+    model = new_model(run, TINY, 0)
+    loader = species_batches(Pictures(pictures, splits.parts["closed_set"]["train"]), 4, 4, 0)
+    scores = iter([0.2, 0.7, 0.1])
+    given = (run, model, TripletJudgment(), loader, pictures, splits, "closed_set", 0)
+    assert train(*given, validate=lambda model: next(scores))["validation"].tolist() == [0.2, 0.7, 0.1]
 
 
 def test_precision_recall_and_f1_are_in_the_history(run, pictures, splits):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_up import all_pairs
 
 from common import pairs as pairs_module
-from common.pairs import check_pairs, make_pairs
+from common.pairs import check_pairs, make_pairs, some_pairs
 
 SEEDS = st.integers(0, 2**20)
 
@@ -62,3 +62,17 @@ def test_all_faults_of_a_list_are_named_at_once():
         check_pairs(np.array([[0, 1, 1], [1, 0, 1], [3, 3, 0]]), np.arange(3), labels, "bad pairs")
     faults = ("outside its split", "with itself", "wrong label", "unequal number", "same pair twice")
     assert str(raised.value).startswith("bad pairs hold ") and all(fault in str(raised.value) for fault in faults)
+
+
+def test_some_pairs_are_the_first_of_each_kind():
+    pairs = make_pairs(np.repeat(np.arange(4), 5), np.arange(20), 60, 0)
+    some = some_pairs(pairs, 10)
+    assert some.tolist() == [*pairs[:5].tolist(), *pairs[30:35].tolist()] and some[:, 2].tolist() == [1] * 5 + [0] * 5
+    np.testing.assert_array_equal(some_pairs(pairs, 1000), pairs)
+    assert some_pairs(pairs[2:33], 20).tolist() == [*pairs[2:5].tolist(), *pairs[30:33].tolist()], "3 of each are left"
+
+
+@pytest.mark.parametrize("count", [0, 3, -2])
+def test_some_pairs_are_half_and_half(count):
+    with pytest.raises(ValueError, match="give an even number"):
+        some_pairs(np.array([[0, 1, 1], [0, 2, 0]]), count)

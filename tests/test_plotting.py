@@ -49,6 +49,7 @@ FIGURES = {
         {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}, ["loss", "map_at_r", "center"], "A title"
     ),
     "score_histogram": lambda: plotting.score_histogram(np.linspace(-1, 1, 15), LABELS == 1, 0.25, "A title"),
+    "heatmap": lambda: plotting.heatmap(pd.DataFrame(np.eye(2), NAMES[:2], NAMES[1:3]), "A title", "across", "down"),
     "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], "A title"),
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", "A title", "cost (ms)", "gain"),
     "intervals": lambda: plotting.intervals(RANGES, "A title", "ROC-AUC", "approach"),
@@ -150,6 +151,14 @@ def test_the_score_histogram_counts_both_kinds_and_marks_the_threshold():
     shown = [text.get_text() for text in axis.get_legend().get_texts()]
     assert {"different species", "same species"} < set(shown) and len(shown) == 3
     assert set(axis.lines[0].get_xdata()) == {0.25} and "0.25" in axis.lines[0].get_label()
+
+
+def test_a_heatmap_writes_its_numbers_where_they_belong():
+    table = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], ["one", "two"], ["left", "right"])
+    axis = plotting.heatmap(table, "A title", "across", "down").axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0.10", "0.20", "0.30", "0.40"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["left", "right"]
+    assert axis.get_xlabel() == "across" and axis.get_ylabel() == "down"
 
 
 def test_confusion_has_true_species_in_rows():

@@ -17,7 +17,7 @@ from common.ledger import ALLOWED, COLUMNS
 from common.metrics import Threshold, accuracy_by_kind, roc_auc
 from common.objectives import Classification
 from common.robust import AdversarialTraining, RobustSelection, semi_hard_loss
-from common.robust_evaluation import attacked_scores, pair_batch, robust_report
+from common.robust_evaluation import attacked_scores, pair_batch, robust_report, transfer_table
 from common.sampling import Pictures, batches
 from common.training import Collapse, fit, one_cycle
 
@@ -333,3 +333,22 @@ def test_nothing_is_reported_behind_the_gate(pictures):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         robust_report(model, pictures, pairs, THRESHOLD, (EPS,), steps=1, restarts=1, rounds=5)
+
+
+def test_transfer_is_judged_by_each_model_on_what_was_made_for_each(pictures):
+    torch.manual_seed(0)
+    models = {"one": Network(dimensions=2), "two": Network(dimensions=16)}
+    pairs = all_pairs(pictures.labels, np.arange(0, 48, 5))
+    first, second, same = pair_batch(pictures, pairs)
+    attack = partial(pgd, eps=EPS / 3, steps=3, restarts=1)
+    table = transfer_table(models, first, second, same, attack)
+    assert table.index.tolist() == table.columns.tolist() == ["one", "two"]
+    for source in models:
+        made = attack(models[source], first, second, same)
+        for target in models:
+            found = transfer(
+                models[source], models[target], first, second, same, eps=EPS / 3, steps=3, restarts=1
+            ).scores
+            assert table.loc[source, target] == pytest.approx(roc_auc(found.numpy(), pairs[:, 2]))
+        assert table.loc[source, source] == pytest.approx(roc_auc(made.scores.numpy(), pairs[:, 2]))
+    assert table.loc["one", "two"] != table.loc["two", "one"]
