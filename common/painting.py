@@ -18,7 +18,17 @@ DISTANCE = 4.0  # of the viewer from a flower, in the flower's radii
 def generator(*key: int) -> np.random.Generator:
     """Return the random numbers of up to five whole numbers below 2^24; much faster to make than default_rng's."""
     number = sum(part % 2**24 << 24 * place for place, part in enumerate(key))
-    return np.random.Generator(np.random.Philox(key=number))
+    return np.random.Generator(np.random.Philox(_Key(number)))
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """A Philox key as its seed: Philox(key=number) gives the same, but asks the system for randomness first."""
+
+    def __init__(self, number):
+        self.words = np.array([number % 2**64, number >> 64], np.uint64)
+
+    def generate_state(self, n_words, dtype=np.uint32):
+        return self.words
 
 
 def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -189,9 +199,6 @@ class Scene:
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
         matrix[..., 2] += matrix[..., 1] * first[:, None]
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
-        matrix = np.linalg.inv(
-            matrix + 1e-9 * np.eye(3)
-        )  # seen exactly from the side, a piece has no inverse
         low, high, shade, value = low.tolist(), high.tolist(), each[1].tolist(), each[2].astype(int).tolist()
         for i in np.argsort(each[0], kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
@@ -200,11 +207,10 @@ class Scene:
                 )
 
     def _paint_piece(self, look, matrix, x0, y0, x1, y1, shade, value):
-        patch = cv2.warpPerspective(
-            look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        )
+        look = cv2.convertScaleAbs(look, alpha=shade)
+        patch = cv2.warpPerspective(look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST)
         mask = cv2.extractChannel(patch, 3)
-        cv2.copyTo(cv2.convertScaleAbs(patch, alpha=shade), mask, self.canvas[y0:y1, x0:x1])
+        cv2.copyTo(patch, mask, self.canvas[y0:y1, x0:x1])
         ids = self.ids[y0 // SCALE : -(-y1 // SCALE), x0 // SCALE : -(-x1 // SCALE)]
         np.copyto(ids, value, where=mask[::SCALE, ::SCALE] > 0)
 
