@@ -13,6 +13,7 @@ import numpy as np
 LEAF, CENTER, PETAL = 1, 3, 4  # values of the id canvas; petals are counted from PETAL upwards
 SCALE = 2  # the canvas is painted at twice the picture's size, then averaged down
 DISTANCE = 4.0  # of the viewer from a flower, in the flower's radii
+CORNERS = np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]])  # of the unit square, homogeneous, in columns
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -127,12 +128,11 @@ class Scene:
     """A canvas to paint pieces on, and what is seen there.
 
     canvas: uint8 (P, P, 4), RGBA. ids: uint16 (P / SCALE, P / SCALE): 0, LEAF, CENTER, or from PETAL on a number for
-    each petal. image: uint8 (P, P, 3), the first canvas. light: (3,) unit vector towards the light.
+    each petal. light: (3,) unit vector towards the light.
     """
 
-    def __init__(self, image: np.ndarray, light: np.ndarray):
-        self.pixels, self.light, self.batches, self.petals = len(image), light, [], 0
-        self.canvas = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    def __init__(self, canvas: np.ndarray, light: np.ndarray):
+        self.canvas, self.pixels, self.light, self.batches, self.petals = canvas, len(canvas), light, [], 0
         self.ids = np.zeros((self.pixels // SCALE, self.pixels // SCALE), np.uint16)
 
     def add(self, heads: Heads, textures, azimuth, elevation, length, width,
@@ -145,66 +145,62 @@ class Scene:
         up for petals. dim: brightness, broadcast to (B, n, S).
         """
         center, radius, frame, depth = heads
-        right, down, axis = (frame[:, None, i] for i in range(3))
-        cos, sin = np.cos(azimuth)[..., None], np.sin(azimuth)[..., None]
-        radial, across = cos * right + sin * down, (cos * down - sin * right) * (length * width)[..., None]
-        cos, sin = np.cos(elevation)[..., None], np.sin(elevation)[..., None]
-        outwards, upwards = radial[:, :, None], axis[:, :, None]
-        run, normal = cos * outwards + sin * upwards, cos * upwards - sin * outwards
-        strips = elevation.shape[2]
-        run *= (length / strips)[..., None, None]
-        origin = (base * radial + height * axis)[:, :, None] + np.cumsum(run, 2) - run
-        middle = origin[..., 2] + run[..., 2] / 2
-        towards = normal[..., 2] > 0
-        light = np.maximum((normal @ self.light) * np.where(towards, 1, -1), 0)
-        shade = dim * (0.70 + 0.36 * light) * np.where(towards, 1, 0.88) * (1 + 0.15 * middle.clip(-1, 1))
-        h, w = textures[0].shape[:2]
-        matrix = np.empty((*run.shape, 3))  # from texture pixels to places, in head radii
-        matrix[..., 0] = across[:, :, None] / w
-        matrix[..., 1] = run * (strips / h)
-        matrix[..., 2] = (
-            origin - run * np.arange(strips)[:, None] + matrix[..., 0] * (0.5 - w / 2) + matrix[..., 1] * 0.5
-        )
-        matrix[..., 2, :] /= -DISTANCE
-        matrix[..., 2, 2] += 1
-        matrix[..., :2, :] *= (radius * self.pixels)[:, None, None, None, None]
-        matrix[..., :2, :] += (center * self.pixels - 0.5)[:, None, None, :, None] * matrix[..., 2:, :]
-        each = np.empty((4, *run.shape[:3]))  # depth, shade, id and strip
+        (rows, columns), strips = textures[0].shape[:2], elevation.shape[2]
+        cos, sin, out, up = np.cos(azimuth)[..., None], np.sin(azimuth)[..., None], np.cos(elevation), np.sin(elevation)
+        # Each strip's way across, its way along and where it starts, in the directions of its head's frame
+        strip = np.zeros((len(radius), 3, *elevation.shape[1:], 3))
+        breadth, step = (length * width)[..., None], (length / strips)[..., None]
+        across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
+        across[:, 0], across[:, 1] = -sin * breadth, cos * breadth
+        run[:, 0], run[:, 1], run[:, 2] = out * cos * step, out * sin * step, up * step
+        start[:, 0], start[:, 1], start[:, 2] = base * cos, base * sin, height
+        if strips > 1:
+            start += run.cumsum(3) - run
+        # seen in perspective, in homogeneous pixels
+        spot = np.ones((len(radius), 3, 1))
+        spot[:, :2, 0] = center * self.pixels - 0.5
+        view = spot * (frame[:, None, :, 2] / -DISTANCE)
+        view[:, :2] += (radius * self.pixels)[:, None, None] * frame[..., :2].swapaxes(1, 2)
+        strip = (view @ strip.reshape(len(radius), 3, -1)).reshape(strip.shape)
+        across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
+        middle = -DISTANCE * (start[:, 2] + run[:, 2] / 2)
+        each = np.empty((5, *elevation.shape))  # depth, shade, id, width and height
+        step = np.arange(strips)
+        first, last = step * rows // strips, np.minimum(rows, (step + 1) * rows // strips + 1)
+        start += spot[..., None]
+        start += across * (0.5 / columns - 0.5) + run * ((first + 0.5) * strips / rows - step)
+        run *= (last - first) * (strips / rows)
+        right, down, axis = (frame @ np.array([self.light, [0, 0, 1]]).T).transpose(1, 2, 0)[..., None, None]
+        light, front = out * axis - up * (cos * right + sin * down)
+        front = front > 0
+        light = np.maximum(np.where(front, light, -light), 0)
         each[0] = depth[:, None, None] + middle * radius[:, None, None] + lift
-        each[1], each[3] = shade, np.arange(strips)
-        each[2] = value
+        each[1] = dim * (0.70 + 0.36 * light) * np.where(front, 1, 0.88) * (1 + 0.15 * middle.clip(-1, 1))
+        each[2], each[3], each[4] = value, columns, last - first
         if value >= PETAL:
             each[2] += self.petals + np.arange(azimuth.size).reshape(*azimuth.shape, 1)
             self.petals += azimuth.size
-        looks = [textures[i % len(textures)] for i in range(azimuth.size) for _ in range(strips)]
-        self.batches.append(
-            (matrix.reshape(-1, 3, 3), each.reshape(4, -1), np.full(len(looks), strips), looks)
-        )
+        parts = [[one[i:j] for i, j in zip(first, last)] for one in textures]
+        looks = [look for i in range(azimuth.size) for look in parts[i % len(parts)]]
+        self.batches.append((strip.transpose(0, 2, 3, 1, 4).reshape(-1, 3, 3), each.reshape(5, -1), looks))
 
     def paint(self):
         """Paint the pieces added since the last time, the farthest first."""
         if not self.batches:
             return
-        matrix, each, strips, looks = zip(*self.batches)
-        matrix, each, strips = np.concatenate(matrix), np.concatenate(each, 1), np.concatenate(strips)
+        matrix, each, looks = zip(*self.batches)
+        matrix, each = np.concatenate(matrix), np.concatenate(each, 1)
         looks, self.batches = [one for batch in looks for one in batch], []
-        height, width = np.array([one.shape[:2] for one in looks]).T
-        strip = each[3].astype(int)
-        first, last = strip * height // strips, np.minimum(height, (strip + 1) * height // strips + 1)
-        zero, one = np.zeros_like(first), np.ones((len(first), 4))
-        xs, ys = np.stack([zero, width, zero, width], 1), np.stack([first, first, last, last], 1)
-        corners = matrix @ np.stack([xs, ys, one], 1)
+        corners = matrix @ CORNERS
         corners = corners[:, :2] / corners[:, 2:]
         low = np.clip(corners.min(2) - 1, 0, self.pixels).astype(int) // SCALE * SCALE
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
-        matrix[..., 2] += matrix[..., 1] * first[:, None]
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
+        matrix[..., :2] /= each[3:].T[:, None]
         low, high, shade, value = low.tolist(), high.tolist(), each[1].tolist(), each[2].astype(int).tolist()
         for i in np.argsort(each[0], kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
-                self._paint_piece(
-                    looks[i][first[i] : last[i]], matrix[i], *low[i], *high[i], shade[i], value[i]
-                )
+                self._paint_piece(looks[i], matrix[i], *low[i], *high[i], shade[i], value[i])
 
     def _paint_piece(self, look, matrix, x0, y0, x1, y1, shade, value):
         look = cv2.convertScaleAbs(look, alpha=shade)
@@ -212,7 +208,7 @@ class Scene:
         mask = cv2.extractChannel(patch, 3)
         cv2.copyTo(patch, mask, self.canvas[y0:y1, x0:x1])
         ids = self.ids[y0 // SCALE : -(-y1 // SCALE), x0 // SCALE : -(-x1 // SCALE)]
-        np.copyto(ids, value, where=mask[::SCALE, ::SCALE] > 0)
+        ids[mask[::SCALE, ::SCALE].astype(bool)] = value
 
     def line(self, points, width, colors):
         """Draw a stem through `points` (n, 2), in picture widths; `colors` go from its edge to its middle."""

@@ -35,12 +35,12 @@ def palette_of(species: Species, nuisances: dict, recolour: str | None = None) -
 
 def frames(nodding: float, tilt: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Return (B, 3, 3) rows right, down, axis of flowers that lean by `tilt` toward `direction` (B, radians)."""
-    axis = np.stack([np.sin(tilt) * np.cos(direction), np.sin(tilt) * np.sin(direction), np.cos(tilt)], 1)
-    cos, sin = np.cos(nodding), np.sin(nodding)
-    axis = axis @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    down = np.array([0, 1, 0.3]) - (axis @ [0, 1, 0.3])[:, None] * axis
-    down /= np.linalg.norm(down, axis=1, keepdims=True)
-    return np.stack([np.cross(down, axis), down, axis], 1)
+    cos, sin, y, z = np.cos(nodding), np.sin(nodding), np.sin(tilt) * np.sin(direction), np.cos(tilt)
+    axis = np.array([np.sin(tilt) * np.cos(direction), cos * y - sin * z, sin * y + cos * z])
+    down = np.array([[0], [1], [0.3]]) - (axis[1] + 0.3 * axis[2]) * axis
+    down /= np.sqrt((down**2).sum(0))
+    right = down[[1, 2, 0]] * axis[[2, 0, 1]] - down[[2, 0, 1]] * axis[[1, 2, 0]]
+    return np.array([right, down, axis]).transpose(2, 0, 1)
 
 
 def _layout(species: Species, rng) -> np.ndarray:
@@ -172,8 +172,7 @@ def occlude(scene: Scene, nuisances: dict, palette: dict, rng):
     n = nuisances["occluders"]
     if not n:
         return
-    front = Scene(np.zeros((scene.pixels, scene.pixels, 3), np.uint8), scene.light)
-    front.canvas[..., 3] = 0
+    front = Scene(np.zeros_like(scene.canvas), scene.light)
     side, zero, one = rng.uniform(0, 2 * np.pi, n), np.zeros(n), np.ones((n, 1))
     place = 0.5 + 0.75 * np.column_stack([np.cos(side), np.sin(side)])
     azimuth = (side + np.pi + rng.normal(0, 0.6, n))[:, None]
@@ -181,8 +180,9 @@ def occlude(scene: Scene, nuisances: dict, palette: dict, rng):
     around = Heads(place, 0.75 + zero, frames(0, zero, zero), zero)
     front.add(around, [leaf], azimuth, 0 * one[..., None], one, 0.16)
     front.paint()
-    scene.ids = np.where(front.ids > 0, front.ids, scene.ids)
-    front.canvas[..., 3] = np.where(front.canvas[..., 3] > 0, 255, 0)
+    np.copyto(scene.ids, front.ids, where=front.ids > 0)
+    front.canvas[..., 3] = 255 * (front.canvas[..., 3] > 0).astype(np.uint8)
     front.blur(0.004 + 0.3 * nuisances["background_blur"])
-    alpha = front.canvas[..., 3:] / np.float32(255)
-    scene.canvas = (scene.canvas * (1 - alpha) + front.canvas).clip(0, 255).astype(np.uint8)
+    seen = front.canvas[..., 3] > 0
+    leaves = front.canvas[seen]
+    scene.canvas[seen] = scene.canvas[seen] * (1 - leaves[:, 3:] / np.float32(255)) + leaves

@@ -76,7 +76,7 @@ def _content(species, nuisances, size, seed, without=(), recolour=None, backgrou
     palette = palette_of(species, nuisances, recolour)
     kind = background or nuisances["background"]
     behind = _backdrop(kind, nuisances["green"], size, stream(1))
-    scene = Scene(cv2.resize(behind, (SCALE * size, SCALE * size)), light)
+    scene = Scene(cv2.resize(cv2.cvtColor(behind, cv2.COLOR_RGB2RGBA), (SCALE * size, SCALE * size)), light)
     if kind == "foliage":
         add_foliage(scene, palette, stream(8))
         scene.paint()
@@ -85,9 +85,9 @@ def _content(species, nuisances, size, seed, without=(), recolour=None, backgrou
     if "leaves" not in without:
         add_leaves(scene, species, nuisances, palette, stems, heads, stream(3))
         scene.paint()
-    main = np.repeat(np.arange(len(stems)) == 0, len(heads.radius) // len(stems))
-    for number, chosen in enumerate((~main, main)):
-        if chosen.any():  # all but the main flower is a little out of focus
+    main = len(heads.radius) // len(stems)  # heads of the main flower; all others are a little out of focus
+    for number, chosen in enumerate((slice(main, None), slice(main))):
+        if number or len(stems) > 1:
             scene.blur(0.25 * nuisances["background_blur"] * number)
             some = Heads(*(part[chosen] for part in heads))
             add_flowers(scene, species, nuisances, palette, some, without, stream(4 + number))
@@ -97,7 +97,7 @@ def _content(species, nuisances, size, seed, without=(), recolour=None, backgrou
     image = cv2.resize(scene.canvas, (size, size), interpolation=cv2.INTER_AREA)
     if nuisances["blur"]:
         image = cv2.GaussianBlur(image, (0, 0), 0.25 + nuisances["blur"] * size)
-    return image[..., :3], scene.ids
+    return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), scene.ids
 
 
 def _photograph(content: np.ndarray, nuisances: dict, rng) -> tuple[np.ndarray, bytes]:
