@@ -144,61 +144,66 @@ class Scene:
         where pieces begin, outwards and along the axis. lift: added to the depth. value: written into `ids`, counting
         up for petals. dim: brightness, broadcast to (B, n, S).
         """
-        center, radius, frame, depth = heads
         (rows, columns), strips = textures[0].shape[:2], elevation.shape[2]
-        cos, sin, out, up = np.cos(azimuth)[..., None], np.sin(azimuth)[..., None], np.cos(elevation), np.sin(elevation)
-        # Each strip's way across, its way along and where it starts, in the directions of its head's frame
-        strip = np.zeros((len(radius), 3, *elevation.shape[1:], 3))
-        breadth, step = (length * width)[..., None], (length / strips)[..., None]
-        across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
-        across[:, 0], across[:, 1] = -sin * breadth, cos * breadth
-        run[:, 0], run[:, 1], run[:, 2] = out * cos * step, out * sin * step, up * step
-        start[:, 0], start[:, 1], start[:, 2] = base * cos, base * sin, height
-        if strips > 1:
-            start += run.cumsum(3) - run
-        # seen in perspective, in homogeneous pixels
-        spot = np.ones((len(radius), 3, 1))
-        spot[:, :2, 0] = center * self.pixels - 0.5
-        view = spot * (frame[:, None, :, 2] / -DISTANCE)
-        view[:, :2] += (radius * self.pixels)[:, None, None] * frame[..., :2].swapaxes(1, 2)
-        strip = (view @ strip.reshape(len(radius), 3, -1)).reshape(strip.shape)
-        across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
-        middle = -DISTANCE * (start[:, 2] + run[:, 2] / 2)
-        each = np.empty((5, *elevation.shape))  # depth, shade, id, width and height
-        step = np.arange(strips)
-        first, last = step * rows // strips, np.minimum(rows, (step + 1) * rows // strips + 1)
-        start += spot[..., None]
-        start += across * (0.5 / columns - 0.5) + run * ((first + 0.5) * strips / rows - step)
-        run *= (last - first) * (strips / rows)
-        right, down, axis = (frame @ np.array([self.light, [0, 0, 1]]).T).transpose(1, 2, 0)[..., None, None]
-        light, front = out * axis - up * (cos * right + sin * down)
-        front = front > 0
-        light = np.maximum(np.where(front, light, -light), 0)
-        each[0] = depth[:, None, None] + middle * radius[:, None, None] + lift
-        each[1] = dim * (0.70 + 0.36 * light) * np.where(front, 1, 0.88) * (1 + 0.15 * middle.clip(-1, 1))
-        each[2], each[3], each[4] = value, columns, last - first
+        count, cos, sin, step = np.arange(strips), np.cos(elevation), np.sin(elevation), (length / strips)[..., None]
+        first, last = count * rows // strips, np.minimum(rows, (count + 1) * rows // strips + 1)
+        if strips > 1:  # each begins where the one before it ends
+            base, height = base + (cos.cumsum(2) - cos) * step, height + (sin.cumsum(2) - sin) * step
         if value >= PETAL:
-            each[2] += self.petals + np.arange(azimuth.size).reshape(*azimuth.shape, 1)
+            value = value + self.petals + np.arange(azimuth.size).reshape(*azimuth.shape, 1)
             self.petals += azimuth.size
-        parts = [[one[i:j] for i, j in zip(first, last)] for one in textures]
-        looks = [look for i in range(azimuth.size) for look in parts[i % len(parts)]]
-        self.batches.append((strip.transpose(0, 2, 3, 1, 4).reshape(-1, 3, 3), each.reshape(5, -1), looks))
+        each = (azimuth[..., None], (length * width)[..., None], step, cos, sin, base, height, dim)
+        each += (heads.depth[:, None, None] + lift, value, columns, last - first)
+        each += (rows / strips, (first + 0.5) * strips / rows - count, np.arange(len(heads.depth))[:, None, None])
+        table = np.empty((len(each), *elevation.shape))
+        for row, one in zip(table, each):
+            row[...] = one
+        cut = [[one[i:j] for i, j in zip(first, last)] for one in textures]
+        looks = [look for i in range(azimuth.size) for look in cut[i % len(cut)]]
+        table[-1] += sum(len(other.depth) for other, *_ in self.batches)
+        self.batches.append((heads, table.reshape(len(each), -1), looks))
+
+    def _place(self, heads, azimuth, breadth, step, cos, sin, base, height, dim, columns, rows, first, head):
+        """Return matrices from texture to canvas pixels (N, 3, 3), heights above the heads (N) and brightness (N)."""
+        # Each strip's way across, its way along and where it starts, in the directions of its head's frame
+        strip, right, down = np.zeros((len(azimuth), 3, 3)), np.cos(azimuth), np.sin(azimuth)
+        across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
+        across[:, 0], across[:, 1] = -down * breadth, right * breadth
+        run[:, 0], run[:, 1], run[:, 2] = cos * step * right, cos * step * down, sin * step
+        start[:, 0], start[:, 1], start[:, 2] = base * right, base * down, height
+        # seen in perspective, in homogeneous pixels
+        spot = np.ones((len(heads.radius), 3, 1))
+        spot[:, :2, 0] = heads.center * self.pixels - 0.5
+        view = spot * (heads.frame[:, None, :, 2] / -DISTANCE)
+        view[:, :2] += (heads.radius * self.pixels)[:, None, None] * heads.frame[..., :2].swapaxes(1, 2)
+        matrix = view[head] @ strip
+        middle = -DISTANCE * (matrix[:, 2, 2] + matrix[:, 2, 1] / 2)
+        matrix[..., :2] /= np.array([columns, rows]).T[:, None]
+        matrix[..., 2:] += spot[head] + matrix[..., :2] @ np.array([0.5 - columns / 2, first * rows]).T[..., None]
+        toward = heads.frame @ np.array([self.light, [0, 0, 1]]).T
+        x, y, axis = toward[head].transpose(1, 2, 0)
+        light, front = cos * axis - sin * (right * x + down * y)
+        light = 0.70 + 0.36 * np.maximum(light * np.sign(front), 0)
+        return matrix, middle, dim * light * np.where(front > 0, 1, 0.88) * (1 + 0.15 * middle.clip(-1, 1))
 
     def paint(self):
         """Paint the pieces added since the last time, the farthest first."""
         if not self.batches:
             return
-        matrix, each, looks = zip(*self.batches)
-        matrix, each = np.concatenate(matrix), np.concatenate(each, 1)
+        heads, table, looks = zip(*self.batches)
+        heads, table = Heads(*map(np.concatenate, zip(*heads))), np.concatenate(table, 1)
         looks, self.batches = [one for batch in looks for one in batch], []
-        corners = matrix @ CORNERS
+        (depth, value, width, height), head = table[8:12], table[14].astype(int)
+        matrix, middle, shade = self._place(heads, *table[:8], width, *table[12:14], head)
+        depth += middle * heads.radius[head]
+        xs, ys = np.outer([0, 1, 0, 1], width).T, np.outer([0, 0, 1, 1], height).T
+        corners = matrix @ np.stack([xs, ys, np.ones_like(xs)], 1)
         corners = corners[:, :2] / corners[:, 2:]
         low = np.clip(corners.min(2) - 1, 0, self.pixels).astype(int) // SCALE * SCALE
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
-        matrix[..., :2] /= each[3:].T[:, None]
-        low, high, shade, value = low.tolist(), high.tolist(), each[1].tolist(), each[2].astype(int).tolist()
-        for i in np.argsort(each[0], kind="stable").tolist():
+        low, high, shade, value = low.tolist(), high.tolist(), shade.tolist(), value.astype(int).tolist()
+        for i in np.argsort(depth, kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
                 self._paint_piece(looks[i], matrix[i], *low[i], *high[i], shade[i], value[i])
 
@@ -220,7 +225,8 @@ class Scene:
         self.ids[mask[::SCALE, ::SCALE] > 0] = LEAF
 
     def blur(self, sigma: float):
-        """Blur what is painted so far by `sigma`, in picture widths."""
+        """Blur what is there so far by `sigma`, in picture widths."""
+        self.paint()
         sigma, half = sigma * self.pixels / 2, self.pixels // 2
         if sigma > 0.3:  # at half the resolution, where blurring costs an eighth
             small = cv2.resize(self.canvas, (half, half), interpolation=cv2.INTER_AREA)

@@ -8,6 +8,7 @@ import numpy as np
 from common.painting import CENTER, PETAL, Heads, Scene, disc_pattern, pattern, rgb, texture
 from common.species import COLOURS, Species
 
+BEHIND = -10.0  # depth below that of every flower
 MOST = 64  # petals in one layer; random numbers are drawn for so many, so that a changed count moves no other draw
 
 
@@ -155,7 +156,8 @@ def add_leaves(scene: Scene, species: Species, nuisances: dict, palette: dict, s
     look, tall = (species.leaf_outline, 0.3, 0.4, 0.7, 0, 0, species.leaf_width), int(np.log2(scene.pixels)) - 1
     leaf = [texture(pattern(*look, variant, 2**tall), palette["leaf"]) for variant in range(2)]
     around = Heads(place, np.full(n, 0.5 * species.leaf_size), frames(0, *lean.T), np.zeros(n))
-    scene.add(around, leaf, azimuth, raised[..., None] + [0.3, -0.3], np.ones((n, 1)), species.leaf_width)
+    one = np.ones((n, 1))
+    scene.add(around, leaf, azimuth, raised[..., None] + [0.3, -0.3], one, species.leaf_width, lift=BEHIND)
 
 
 def add_foliage(scene: Scene, palette: dict, rng, n: int = 12):

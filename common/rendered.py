@@ -79,19 +79,17 @@ def _content(species, nuisances, size, seed, without=(), recolour=None, backgrou
     scene = Scene(cv2.resize(cv2.cvtColor(behind, cv2.COLOR_RGB2RGBA), (SCALE * size, SCALE * size)), light)
     if kind == "foliage":
         add_foliage(scene, palette, stream(8))
-        scene.paint()
     scene.blur(nuisances["background_blur"])
     stems, heads = heads_of(species, nuisances, stream(2))
     if "leaves" not in without:
         add_leaves(scene, species, nuisances, palette, stems, heads, stream(3))
-        scene.paint()
-    main = len(heads.radius) // len(stems)  # heads of the main flower; all others are a little out of focus
-    for number, chosen in enumerate((slice(main, None), slice(main))):
-        if number or len(stems) > 1:
-            scene.blur(0.25 * nuisances["background_blur"] * number)
-            some = Heads(*(part[chosen] for part in heads))
-            add_flowers(scene, species, nuisances, palette, some, without, stream(4 + number))
-            scene.paint()
+    each = len(heads.radius) // len(stems)
+    main, others = Heads(*(part[:each] for part in heads)), Heads(*(part[each:] for part in heads))
+    if len(stems) > 1:
+        add_flowers(scene, species, nuisances, palette, others, without, stream(4))
+    scene.blur(0.25 * nuisances["background_blur"])  # all but the main flower is a little out of focus
+    add_flowers(scene, species, nuisances, palette, main, without, stream(5))
+    scene.paint()
     if "leaves" not in without:
         occlude(scene, nuisances, palette, stream(6))
     image = cv2.resize(scene.canvas, (size, size), interpolation=cv2.INTER_AREA)
