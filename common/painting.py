@@ -154,7 +154,8 @@ class Scene:
             self.petals += azimuth.size
         each = (azimuth[..., None], (length * width)[..., None], step, cos, sin, base, height, dim)
         each += (heads.depth[:, None, None] + lift, value, columns, last - first)
-        each += (rows / strips, (first + 0.5) * strips / rows - count, np.arange(len(heads.depth))[:, None, None])
+        share, begin = (last - first) * strips / rows, (first + 0.5) * strips / rows - count
+        each += (share, begin, np.arange(len(heads.depth))[:, None, None])
         table = np.empty((len(each), *elevation.shape))
         for row, one in zip(table, each):
             row[...] = one
@@ -163,8 +164,8 @@ class Scene:
         table[-1] += sum(len(other.depth) for other, *_ in self.batches)
         self.batches.append((heads, table.reshape(len(each), -1), looks))
 
-    def _place(self, heads, azimuth, breadth, step, cos, sin, base, height, dim, columns, rows, first, head):
-        """Return matrices from texture to canvas pixels (N, 3, 3), heights above the heads (N) and brightness (N)."""
+    def _place(self, heads, azimuth, breadth, step, cos, sin, base, height, dim, columns, share, begin, head):
+        """Return matrices from shares of a texture to canvas pixels (N, 3, 3), heights (N) and brightness (N)."""
         # Each strip's way across, its way along and where it starts, in the directions of its head's frame
         strip, right, down = np.zeros((len(azimuth), 3, 3)), np.cos(azimuth), np.sin(azimuth)
         across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
@@ -178,8 +179,8 @@ class Scene:
         view[:, :2] += (heads.radius * self.pixels)[:, None, None] * heads.frame[..., :2].swapaxes(1, 2)
         matrix = view[head] @ strip
         middle = -DISTANCE * (matrix[:, 2, 2] + matrix[:, 2, 1] / 2)
-        matrix[..., :2] /= np.array([columns, rows]).T[:, None]
-        matrix[..., 2:] += spot[head] + matrix[..., :2] @ np.array([0.5 - columns / 2, first * rows]).T[..., None]
+        matrix[..., 2:] += spot[head] + matrix[..., :2] @ np.array([0.5 / columns - 0.5, begin]).T[..., None]
+        matrix[..., 1] *= share[:, None]
         toward = heads.frame @ np.array([self.light, [0, 0, 1]]).T
         x, y, axis = toward[head].transpose(1, 2, 0)
         light, front = cos * axis - sin * (right * x + down * y)
@@ -193,15 +194,15 @@ class Scene:
         heads, table, looks = zip(*self.batches)
         heads, table = Heads(*map(np.concatenate, zip(*heads))), np.concatenate(table, 1)
         looks, self.batches = [one for batch in looks for one in batch], []
-        (depth, value, width, height), head = table[8:12], table[14].astype(int)
-        matrix, middle, shade = self._place(heads, *table[:8], width, *table[12:14], head)
+        (depth, value, columns), head = table[8:11], table[14].astype(int)
+        matrix, middle, shade = self._place(heads, *table[:8], columns, *table[12:14], head)
         depth += middle * heads.radius[head]
-        xs, ys = np.outer([0, 1, 0, 1], width).T, np.outer([0, 0, 1, 1], height).T
-        corners = matrix @ np.stack([xs, ys, np.ones_like(xs)], 1)
+        corners = matrix @ CORNERS
         corners = corners[:, :2] / corners[:, 2:]
         low = np.clip(corners.min(2) - 1, 0, self.pixels).astype(int) // SCALE * SCALE
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
+        matrix[..., :2] /= table[10:12].T[:, None]
         low, high, shade, value = low.tolist(), high.tolist(), shade.tolist(), value.astype(int).tolist()
         for i in np.argsort(depth, kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
@@ -215,13 +216,15 @@ class Scene:
         ids = self.ids[y0 // SCALE : -(-y1 // SCALE), x0 // SCALE : -(-x1 // SCALE)]
         ids[mask[::SCALE, ::SCALE].astype(bool)] = value
 
-    def line(self, points, width, colors):
-        """Draw a stem through `points` (n, 2), in picture widths; `colors` go from its edge to its middle."""
-        points, mask = [(points * self.pixels * 16).astype(np.int32)], np.zeros(self.canvas.shape[:2], np.uint8)
-        for i, color in enumerate(colors):
-            thick = max(SCALE, round(width * self.pixels * (1 - i / len(colors))))
-            cv2.polylines(self.canvas, points, False, (*color.tolist(), 255), thick, cv2.LINE_8, 4)
-            cv2.polylines(mask, points, False, 1, thick, cv2.LINE_8, 4)
+    def draw_stems(self, lines, colors):
+        """Draw stems: lines are pairs of points (n, 2) and width; `colors` go from a stem's edge to its middle."""
+        mask = np.zeros(self.canvas.shape[:2], np.uint8)
+        for points, width in lines:
+            points = [(points * self.pixels * 16).astype(np.int32)]
+            for i, color in enumerate(colors):
+                thick = max(SCALE, round(width * self.pixels * (1 - i / len(colors))))
+                cv2.polylines(self.canvas, points, False, (*color.tolist(), 255), thick, cv2.LINE_8, 4)
+                cv2.polylines(mask, points, False, 1, thick, cv2.LINE_8, 4)
         self.ids[mask[::SCALE, ::SCALE] > 0] = LEAF
 
     def blur(self, sigma: float):

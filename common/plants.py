@@ -3,6 +3,9 @@
 A head is one flower. A stem carries one head, or an inflorescence of several.
 """
 
+import math
+
+import cv2
 import numpy as np
 
 from common.painting import CENTER, PETAL, Heads, Scene, disc_pattern, pattern, rgb, texture
@@ -81,7 +84,7 @@ def heads_of(species: Species, nuisances: dict, rng) -> tuple[np.ndarray, Heads]
 def add_flowers(scene: Scene, species: Species, nuisances: dict, palette: dict, heads: Heads, without, rng):
     """Add the petals, sepals and center of every head to the scene; `without` names parts to leave out."""
     cup = species.cup + nuisances["openness"]
-    tall = int(2 ** np.clip(np.round(np.log2(heads.radius.max() * scene.pixels) - 0.2), 3, 8))
+    tall = 2 ** min(max(round(math.log2(heads.radius.max() * scene.pixels) - 0.2), 3), 8)
     spin = np.radians(nuisances["rotation"]) * (0.08 if species.bilateral else 1) + np.pi / 2
     spin = spin + (species.bilateral == 0) * np.arange(len(heads.radius))[:, None]
     loose = nuisances["jitter"] * rng.normal(0, 1, (4, len(heads.radius), species.layers, MOST))
@@ -141,13 +144,15 @@ def add_leaves(scene: Scene, species: Species, nuisances: dict, palette: dict, s
     colors, bends = palette["leaf"][::4], rng.normal(0, 0.06, 4)
     # The stem's end, seen from the inflorescence's middle, and where side branches leave the stem.
     rise = dict(single=0.0, cluster=0.3, umbel=0.9, spike=-0.9)[species.inflorescence]
-    for (x, y, scale, _), bend, ends in list(zip(stems, bends, np.split(heads.center, len(stems))))[::-1]:
+    lines = []
+    for (x, y, scale, _), bend, ends in list(zip(stems, bends, heads.center.reshape(len(stems), -1, 2)))[::-1]:
         top = np.array([x, y + rise * scale])
         middle = (top + foot) / 2 + [bend, 0]
-        scene.line((1 - t) ** 2 * top + 2 * t * (1 - t) * middle + t**2 * foot, 0.06 * scale, colors)
+        lines.append(((1 - t) ** 2 * top + 2 * t * (1 - t) * middle + t**2 * foot, 0.06 * scale))
         for end in ends if len(ends) > 1 else ():
             start = (x, end[1] - 0.1 * scale) if species.inflorescence == "spike" else top
-            scene.line(np.array([start, end]), 0.025 * scale, colors)
+            lines.append((np.array([start, end]), 0.025 * scale))
+    scene.draw_stems(lines, colors)
     n = nuisances["leaves"]
     if not n:
         return
@@ -185,6 +190,9 @@ def occlude(scene: Scene, nuisances: dict, palette: dict, rng):
     np.copyto(scene.ids, front.ids, where=front.ids > 0)
     front.canvas[..., 3] = 255 * (front.canvas[..., 3] > 0).astype(np.uint8)
     front.blur(0.004 + 0.3 * nuisances["background_blur"])
-    seen = front.canvas[..., 3] > 0
-    leaves = front.canvas[seen]
-    scene.canvas[seen] = scene.canvas[seen] * (1 - leaves[:, 3:] / np.float32(255)) + leaves
+    opacity = cv2.extractChannel(front.canvas, 3)
+    x, y, wide, high = cv2.boundingRect(opacity)
+    if wide:
+        box = np.s_[y : y + high, x : x + wide]
+        through = cv2.merge([1 - opacity[box] / np.float32(255)] * 4)
+        scene.canvas[box] = scene.canvas[box] * through + front.canvas[box]

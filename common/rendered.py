@@ -46,7 +46,7 @@ def _backdrop(kind: str, green: float, pixels: int, rng) -> np.ndarray:
     cells = 40 if kind == "soil" else 9
     coarse, fine = rng.random((4, 4), np.float32), rng.random((cells, cells), np.float32)
     mix = 0.65 * _noise(coarse, pixels) + 0.35 * _noise(fine, pixels)
-    image = cv2.convertScaleAbs(cv2.transform(mix, np.stack([light - dark, dark], 1)))
+    image = cv2.merge([cv2.convertScaleAbs(mix, alpha=float(b - a), beta=float(a)) for a, b in zip(dark, light)])
     strokes = rng.random((60, 5))
     colors = dark + (light * 1.25 - dark) * strokes[:, 4:]
     if kind == "grass":
