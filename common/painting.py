@@ -13,7 +13,7 @@ import numpy as np
 LEAF, CENTER, PETAL = 1, 3, 4  # values of the id canvas; petals are counted from PETAL upwards
 SCALE = 2  # the canvas is painted at twice the picture's size, then averaged down
 DISTANCE = 4.0  # of the viewer from a flower, in the flower's radii
-CORNERS = np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]])  # of the unit square, homogeneous, in columns
+CORNERS = np.array([[0.0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]])  # of the unit square, homogeneous, in columns
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -152,28 +152,27 @@ class Scene:
         if value >= PETAL:
             value = value + self.petals + np.arange(azimuth.size).reshape(*azimuth.shape, 1)
             self.petals += azimuth.size
-        each = (azimuth[..., None], (length * width)[..., None], step, cos, sin, base, height, dim)
-        each += (heads.depth[:, None, None] + lift, value, columns, last - first)
         share, begin = (last - first) * strips / rows, (first + 0.5) * strips / rows - count
-        each += (share, begin, np.arange(len(heads.depth))[:, None, None])
+        head = np.arange(len(heads.depth)) + sum(len(other.depth) for other, *_ in self.batches)
+        each = (columns, last - first, azimuth[..., None], (length * width)[..., None], step, cos, sin, base, height)
+        each += (share, begin, heads.depth[:, None, None] + lift, dim, head[:, None, None], value)
         table = np.empty((len(each), *elevation.shape))
         for row, one in zip(table, each):
             row[...] = one
         cut = [[one[i:j] for i, j in zip(first, last)] for one in textures]
         looks = [look for i in range(azimuth.size) for look in cut[i % len(cut)]]
-        table[-1] += sum(len(other.depth) for other, *_ in self.batches)
         self.batches.append((heads, table.reshape(len(each), -1), looks))
 
-    def _place(self, heads, azimuth, breadth, step, cos, sin, base, height, dim, columns, share, begin, head):
-        """Return matrices from shares of a texture to canvas pixels (N, 3, 3), heights (N) and brightness (N)."""
+    def _place(self, heads, columns, _, azimuth, breadth, step, cos, sin, base, height, share, begin, depth, dim, head):
+        """Return matrices from the unit square to canvas pixels (N, 3, 3), depths (N) and brightness (N) of pieces."""
         # Each strip's way across, its way along and where it starts, in the directions of its head's frame
         strip, right, down = np.zeros((len(azimuth), 3, 3)), np.cos(azimuth), np.sin(azimuth)
         across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
         across[:, 0], across[:, 1] = -down * breadth, right * breadth
         run[:, 0], run[:, 1], run[:, 2] = cos * step * right, cos * step * down, sin * step
         start[:, 0], start[:, 1], start[:, 2] = base * right, base * down, height
-        # seen in perspective, in homogeneous pixels
-        spot = np.ones((len(heads.radius), 3, 1))
+        # seen in perspective, in homogeneous pixels; the texture's pixels are counted from their middles.
+        head, spot = head.astype(int), np.ones((len(heads.radius), 3, 1))
         spot[:, :2, 0] = heads.center * self.pixels - 0.5
         view = spot * (heads.frame[:, None, :, 2] / -DISTANCE)
         view[:, :2] += (heads.radius * self.pixels)[:, None, None] * heads.frame[..., :2].swapaxes(1, 2)
@@ -181,11 +180,11 @@ class Scene:
         middle = -DISTANCE * (matrix[:, 2, 2] + matrix[:, 2, 1] / 2)
         matrix[..., 2:] += spot[head] + matrix[..., :2] @ np.array([0.5 / columns - 0.5, begin]).T[..., None]
         matrix[..., 1] *= share[:, None]
-        toward = heads.frame @ np.array([self.light, [0, 0, 1]]).T
-        x, y, axis = toward[head].transpose(1, 2, 0)
+        # A piece's normal, towards the light and towards the viewer.
+        x, y, axis = (heads.frame @ np.array([self.light, [0, 0, 1]]).T)[head].transpose(1, 2, 0)
         light, front = cos * axis - sin * (right * x + down * y)
-        light = 0.70 + 0.36 * np.maximum(light * np.sign(front), 0)
-        return matrix, middle, dim * light * np.where(front > 0, 1, 0.88) * (1 + 0.15 * middle.clip(-1, 1))
+        shade = (0.70 + 0.36 * np.maximum(light * np.sign(front), 0)) * np.where(front > 0, 1, 0.88)
+        return matrix, depth + middle * heads.radius[head], dim * shade * (1 + 0.15 * middle.clip(-1, 1))
 
     def paint(self):
         """Paint the pieces added since the last time, the farthest first."""
@@ -194,16 +193,14 @@ class Scene:
         heads, table, looks = zip(*self.batches)
         heads, table = Heads(*map(np.concatenate, zip(*heads))), np.concatenate(table, 1)
         looks, self.batches = [one for batch in looks for one in batch], []
-        (depth, value, columns), head = table[8:11], table[14].astype(int)
-        matrix, middle, shade = self._place(heads, *table[:8], columns, *table[12:14], head)
-        depth += middle * heads.radius[head]
+        matrix, depth, shade = self._place(heads, *table[:-1])
         corners = matrix @ CORNERS
         corners = corners[:, :2] / corners[:, 2:]
         low = np.clip(corners.min(2) - 1, 0, self.pixels).astype(int) // SCALE * SCALE
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
-        matrix[..., :2] /= table[10:12].T[:, None]
-        low, high, shade, value = low.tolist(), high.tolist(), shade.tolist(), value.astype(int).tolist()
+        matrix[..., :2] /= table[:2].T[:, None]  # from the texture's pixels
+        low, high, shade, value = low.tolist(), high.tolist(), shade.tolist(), table[-1].astype(int).tolist()
         for i in np.argsort(depth, kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
                 self._paint_piece(looks[i], matrix[i], *low[i], *high[i], shade[i], value[i])
