@@ -200,6 +200,7 @@ class Scene:
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
         matrix[..., :2] /= table[:2].T[:, None]  # from the texture's pixels
+        matrix += 1e-9 * np.eye(3)  # seen exactly from the side, a piece has no inverse
         low, high, shade, value = low.tolist(), high.tolist(), shade.tolist(), table[-1].astype(int).tolist()
         for i in np.argsort(depth, kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
