@@ -192,7 +192,7 @@ def occlude(scene: Scene, nuisances: dict, palette: dict, rng):
     front.blur(0.004 + 0.3 * nuisances["background_blur"])
     opacity = cv2.extractChannel(front.canvas, 3)
     x, y, wide, high = cv2.boundingRect(opacity)
-    if wide:
+    if wide:  # a color is at most its opacity, so the sum is at most 255
         box = np.s_[y : y + high, x : x + wide]
         through = cv2.merge([1 - opacity[box] / np.float32(255)] * 4)
         scene.canvas[box] = scene.canvas[box] * through + front.canvas[box]
