@@ -13,12 +13,23 @@ import numpy as np
 LEAF, CENTER, PETAL = 1, 3, 4  # values of the id canvas; petals are counted from PETAL upwards
 SCALE = 2  # the canvas is painted at twice the picture's size, then averaged down
 DISTANCE = 4.0  # of the viewer from a flower, in the flower's radii
+CORNERS = np.array([[0.0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]])  # of the unit square, homogeneous, in columns
 
 
 def generator(*key: int) -> np.random.Generator:
     """Return the random numbers of up to five whole numbers below 2^24; much faster to make than default_rng's."""
     number = sum(part % 2**24 << 24 * place for place, part in enumerate(key))
-    return np.random.Generator(np.random.Philox(key=number))
+    return np.random.Generator(np.random.Philox(_Key(number)))
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """A Philox key as its seed: Philox(key=number) gives the same, but asks the system for randomness first."""
+
+    def __init__(self, number):
+        self.words = np.array([number % 2**64, number >> 64], np.uint64)
+
+    def generate_state(self, n_words, dtype=np.uint32):
+        return self.words
 
 
 def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -117,12 +128,11 @@ class Scene:
     """A canvas to paint pieces on, and what is seen there.
 
     canvas: uint8 (P, P, 4), RGBA. ids: uint16 (P / SCALE, P / SCALE): 0, LEAF, CENTER, or from PETAL on a number for
-    each petal. image: uint8 (P, P, 3), the first canvas. light: (3,) unit vector towards the light.
+    each petal. light: (3,) unit vector towards the light.
     """
 
-    def __init__(self, image: np.ndarray, light: np.ndarray):
-        self.pixels, self.light, self.batches, self.petals = len(image), light, [], 0
-        self.canvas = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    def __init__(self, canvas: np.ndarray, light: np.ndarray):
+        self.canvas, self.pixels, self.light, self.batches, self.petals = canvas, len(canvas), light, [], 0
         self.ids = np.zeros((self.pixels // SCALE, self.pixels // SCALE), np.uint16)
 
     def add(self, heads: Heads, textures, azimuth, elevation, length, width,
@@ -134,91 +144,90 @@ class Scene:
         where pieces begin, outwards and along the axis. lift: added to the depth. value: written into `ids`, counting
         up for petals. dim: brightness, broadcast to (B, n, S).
         """
-        center, radius, frame, depth = heads
-        right, down, axis = (frame[:, None, i] for i in range(3))
-        cos, sin = np.cos(azimuth)[..., None], np.sin(azimuth)[..., None]
-        radial, across = cos * right + sin * down, (cos * down - sin * right) * (length * width)[..., None]
-        cos, sin = np.cos(elevation)[..., None], np.sin(elevation)[..., None]
-        outwards, upwards = radial[:, :, None], axis[:, :, None]
-        run, normal = cos * outwards + sin * upwards, cos * upwards - sin * outwards
-        strips = elevation.shape[2]
-        run *= (length / strips)[..., None, None]
-        origin = (base * radial + height * axis)[:, :, None] + np.cumsum(run, 2) - run
-        middle = origin[..., 2] + run[..., 2] / 2
-        towards = normal[..., 2] > 0
-        light = np.maximum((normal @ self.light) * np.where(towards, 1, -1), 0)
-        shade = dim * (0.70 + 0.36 * light) * np.where(towards, 1, 0.88) * (1 + 0.15 * middle.clip(-1, 1))
-        h, w = textures[0].shape[:2]
-        matrix = np.empty((*run.shape, 3))  # from texture pixels to places, in head radii
-        matrix[..., 0] = across[:, :, None] / w
-        matrix[..., 1] = run * (strips / h)
-        matrix[..., 2] = (
-            origin - run * np.arange(strips)[:, None] + matrix[..., 0] * (0.5 - w / 2) + matrix[..., 1] * 0.5
-        )
-        matrix[..., 2, :] /= -DISTANCE
-        matrix[..., 2, 2] += 1
-        matrix[..., :2, :] *= (radius * self.pixels)[:, None, None, None, None]
-        matrix[..., :2, :] += (center * self.pixels - 0.5)[:, None, None, :, None] * matrix[..., 2:, :]
-        each = np.empty((4, *run.shape[:3]))  # depth, shade, id and strip
-        each[0] = depth[:, None, None] + middle * radius[:, None, None] + lift
-        each[1], each[3] = shade, np.arange(strips)
-        each[2] = value
+        (rows, columns), strips = textures[0].shape[:2], elevation.shape[2]
+        count, cos, sin, step = np.arange(strips), np.cos(elevation), np.sin(elevation), (length / strips)[..., None]
+        first, last = count * rows // strips, np.minimum(rows, (count + 1) * rows // strips + 1)
+        if strips > 1:  # each begins where the one before it ends
+            base, height = base + (cos.cumsum(2) - cos) * step, height + (sin.cumsum(2) - sin) * step
         if value >= PETAL:
-            each[2] += self.petals + np.arange(azimuth.size).reshape(*azimuth.shape, 1)
+            value = value + self.petals + np.arange(azimuth.size).reshape(*azimuth.shape, 1)
             self.petals += azimuth.size
-        looks = [textures[i % len(textures)] for i in range(azimuth.size) for _ in range(strips)]
-        self.batches.append(
-            (matrix.reshape(-1, 3, 3), each.reshape(4, -1), np.full(len(looks), strips), looks)
-        )
+        share, begin = (last - first) * strips / rows, (first + 0.5) * strips / rows - count
+        head = np.arange(len(heads.depth)) + sum(len(other.depth) for other, *_ in self.batches)
+        each = (columns, last - first, azimuth[..., None], (length * width)[..., None], step, cos, sin, base, height)
+        each += (share, begin, heads.depth[:, None, None] + lift, dim, head[:, None, None], value)
+        table = np.empty((len(each), *elevation.shape))
+        for row, one in zip(table, each):
+            row[...] = one
+        cut = [[one[i:j] for i, j in zip(first, last)] for one in textures]
+        looks = [look for i in range(azimuth.size) for look in cut[i % len(cut)]]
+        self.batches.append((heads, table.reshape(len(each), -1), looks))
+
+    def _place(self, heads, columns, _, azimuth, breadth, step, cos, sin, base, height, share, begin, depth, dim, head):
+        """Return matrices from the unit square to canvas pixels (N, 3, 3), depths (N) and brightness (N) of pieces."""
+        # Each strip's way across, its way along and where it starts, in the directions of its head's frame
+        strip, right, down = np.zeros((len(azimuth), 3, 3)), np.cos(azimuth), np.sin(azimuth)
+        across, run, start = strip[..., 0], strip[..., 1], strip[..., 2]
+        across[:, 0], across[:, 1] = -down * breadth, right * breadth
+        run[:, 0], run[:, 1], run[:, 2] = cos * step * right, cos * step * down, sin * step
+        start[:, 0], start[:, 1], start[:, 2] = base * right, base * down, height
+        # seen in perspective, in homogeneous pixels; the texture's pixels are counted from their middles.
+        head, spot = head.astype(int), np.ones((len(heads.radius), 3, 1))
+        spot[:, :2, 0] = heads.center * self.pixels - 0.5
+        view = spot * (heads.frame[:, None, :, 2] / -DISTANCE)
+        view[:, :2] += (heads.radius * self.pixels)[:, None, None] * heads.frame[..., :2].swapaxes(1, 2)
+        matrix = view[head] @ strip
+        middle = -DISTANCE * (matrix[:, 2, 2] + matrix[:, 2, 1] / 2)
+        matrix[..., 2:] += spot[head] + matrix[..., :2] @ np.array([0.5 / columns - 0.5, begin]).T[..., None]
+        matrix[..., 1] *= share[:, None]
+        # A piece's normal, towards the light and towards the viewer.
+        x, y, axis = (heads.frame @ np.array([self.light, [0, 0, 1]]).T)[head].transpose(1, 2, 0)
+        light, front = cos * axis - sin * (right * x + down * y)
+        shade = (0.70 + 0.36 * np.maximum(light * np.sign(front), 0)) * np.where(front > 0, 1, 0.88)
+        return matrix, depth + middle * heads.radius[head], dim * shade * (1 + 0.15 * middle.clip(-1, 1))
 
     def paint(self):
         """Paint the pieces added since the last time, the farthest first."""
         if not self.batches:
             return
-        matrix, each, strips, looks = zip(*self.batches)
-        matrix, each, strips = np.concatenate(matrix), np.concatenate(each, 1), np.concatenate(strips)
+        heads, table, looks = zip(*self.batches)
+        heads, table = Heads(*map(np.concatenate, zip(*heads))), np.concatenate(table, 1)
         looks, self.batches = [one for batch in looks for one in batch], []
-        height, width = np.array([one.shape[:2] for one in looks]).T
-        strip = each[3].astype(int)
-        first, last = strip * height // strips, np.minimum(height, (strip + 1) * height // strips + 1)
-        zero, one = np.zeros_like(first), np.ones((len(first), 4))
-        xs, ys = np.stack([zero, width, zero, width], 1), np.stack([first, first, last, last], 1)
-        corners = matrix @ np.stack([xs, ys, one], 1)
+        matrix, depth, shade = self._place(heads, *table[:-1])
+        corners = matrix @ CORNERS
         corners = corners[:, :2] / corners[:, 2:]
         low = np.clip(corners.min(2) - 1, 0, self.pixels).astype(int) // SCALE * SCALE
         high = np.clip(corners.max(2) + 2, 0, self.pixels).astype(int)
-        matrix[..., 2] += matrix[..., 1] * first[:, None]
         matrix[:, :2] -= low[..., None] * matrix[:, 2:]
-        matrix = np.linalg.inv(
-            matrix + 1e-9 * np.eye(3)
-        )  # seen exactly from the side, a piece has no inverse
-        low, high, shade, value = low.tolist(), high.tolist(), each[1].tolist(), each[2].astype(int).tolist()
-        for i in np.argsort(each[0], kind="stable").tolist():
+        matrix[..., :2] /= table[:2].T[:, None]  # from the texture's pixels
+        matrix += 1e-9 * np.eye(3)  # seen exactly from the side, a piece has no inverse
+        low, high, shade, value = low.tolist(), high.tolist(), shade.tolist(), table[-1].astype(int).tolist()
+        for i in np.argsort(depth, kind="stable").tolist():
             if low[i][0] < high[i][0] and low[i][1] < high[i][1]:
-                self._paint_piece(
-                    looks[i][first[i] : last[i]], matrix[i], *low[i], *high[i], shade[i], value[i]
-                )
+                self._paint_piece(looks[i], matrix[i], *low[i], *high[i], shade[i], value[i])
 
     def _paint_piece(self, look, matrix, x0, y0, x1, y1, shade, value):
-        patch = cv2.warpPerspective(
-            look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        )
+        look = cv2.convertScaleAbs(look, alpha=shade)
+        patch = cv2.warpPerspective(look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST)
         mask = cv2.extractChannel(patch, 3)
-        cv2.copyTo(cv2.convertScaleAbs(patch, alpha=shade), mask, self.canvas[y0:y1, x0:x1])
+        cv2.copyTo(patch, mask, self.canvas[y0:y1, x0:x1])
         ids = self.ids[y0 // SCALE : -(-y1 // SCALE), x0 // SCALE : -(-x1 // SCALE)]
-        np.copyto(ids, value, where=mask[::SCALE, ::SCALE] > 0)
+        ids[mask[::SCALE, ::SCALE].astype(bool)] = value
 
-    def line(self, points, width, colors):
-        """Draw a stem through `points` (n, 2), in picture widths; `colors` go from its edge to its middle."""
-        points, mask = [(points * self.pixels * 16).astype(np.int32)], np.zeros(self.canvas.shape[:2], np.uint8)
-        for i, color in enumerate(colors):
-            thick = max(SCALE, round(width * self.pixels * (1 - i / len(colors))))
-            cv2.polylines(self.canvas, points, False, (*color.tolist(), 255), thick, cv2.LINE_8, 4)
-            cv2.polylines(mask, points, False, 1, thick, cv2.LINE_8, 4)
+    def draw_stems(self, lines, colors):
+        """Draw stems: lines are pairs of points (n, 2) and width; `colors` go from a stem's edge to its middle."""
+        mask = np.zeros(self.canvas.shape[:2], np.uint8)
+        for points, width in lines:
+            points = [(points * self.pixels * 16).astype(np.int32)]
+            for i, color in enumerate(colors):
+                thick = max(SCALE, round(width * self.pixels * (1 - i / len(colors))))
+                cv2.polylines(self.canvas, points, False, (*color.tolist(), 255), thick, cv2.LINE_8, 4)
+                cv2.polylines(mask, points, False, 1, thick, cv2.LINE_8, 4)
         self.ids[mask[::SCALE, ::SCALE] > 0] = LEAF
 
     def blur(self, sigma: float):
-        """Blur what is painted so far by `sigma`, in picture widths."""
+        """Blur what is there so far by `sigma`, in picture widths."""
+        self.paint()
         sigma, half = sigma * self.pixels / 2, self.pixels // 2
         if sigma > 0.3:  # at half the resolution, where blurring costs an eighth
             small = cv2.resize(self.canvas, (half, half), interpolation=cv2.INTER_AREA)

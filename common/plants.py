@@ -3,11 +3,15 @@
 A head is one flower. A stem carries one head, or an inflorescence of several.
 """
 
+import math
+
+import cv2
 import numpy as np
 
 from common.painting import CENTER, PETAL, Heads, Scene, disc_pattern, pattern, rgb, texture
 from common.species import COLOURS, Species
 
+BEHIND = -10.0  # depth below that of every flower
 MOST = 64  # petals in one layer; random numbers are drawn for so many, so that a changed count moves no other draw
 
 
@@ -35,12 +39,12 @@ def palette_of(species: Species, nuisances: dict, recolour: str | None = None) -
 
 def frames(nodding: float, tilt: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Return (B, 3, 3) rows right, down, axis of flowers that lean by `tilt` toward `direction` (B, radians)."""
-    axis = np.stack([np.sin(tilt) * np.cos(direction), np.sin(tilt) * np.sin(direction), np.cos(tilt)], 1)
-    cos, sin = np.cos(nodding), np.sin(nodding)
-    axis = axis @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    down = np.array([0, 1, 0.3]) - (axis @ [0, 1, 0.3])[:, None] * axis
-    down /= np.linalg.norm(down, axis=1, keepdims=True)
-    return np.stack([np.cross(down, axis), down, axis], 1)
+    cos, sin, y, z = np.cos(nodding), np.sin(nodding), np.sin(tilt) * np.sin(direction), np.cos(tilt)
+    axis = np.array([np.sin(tilt) * np.cos(direction), cos * y - sin * z, sin * y + cos * z])
+    down = np.array([[0], [1], [0.3]]) - (axis[1] + 0.3 * axis[2]) * axis
+    down /= np.sqrt((down**2).sum(0))
+    right = down[[1, 2, 0]] * axis[[2, 0, 1]] - down[[2, 0, 1]] * axis[[1, 2, 0]]
+    return np.array([right, down, axis]).transpose(2, 0, 1)
 
 
 def _layout(species: Species, rng) -> np.ndarray:
@@ -80,7 +84,7 @@ def heads_of(species: Species, nuisances: dict, rng) -> tuple[np.ndarray, Heads]
 def add_flowers(scene: Scene, species: Species, nuisances: dict, palette: dict, heads: Heads, without, rng):
     """Add the petals, sepals and center of every head to the scene; `without` names parts to leave out."""
     cup = species.cup + nuisances["openness"]
-    tall = int(2 ** np.clip(np.round(np.log2(heads.radius.max() * scene.pixels) - 0.2), 3, 8))
+    tall = 2 ** min(max(round(math.log2(heads.radius.max() * scene.pixels) - 0.2), 3), 8)
     spin = np.radians(nuisances["rotation"]) * (0.08 if species.bilateral else 1) + np.pi / 2
     spin = spin + (species.bilateral == 0) * np.arange(len(heads.radius))[:, None]
     loose = nuisances["jitter"] * rng.normal(0, 1, (4, len(heads.radius), species.layers, MOST))
@@ -140,13 +144,15 @@ def add_leaves(scene: Scene, species: Species, nuisances: dict, palette: dict, s
     colors, bends = palette["leaf"][::4], rng.normal(0, 0.06, 4)
     # The stem's end, seen from the inflorescence's middle, and where side branches leave the stem.
     rise = dict(single=0.0, cluster=0.3, umbel=0.9, spike=-0.9)[species.inflorescence]
-    for (x, y, scale, _), bend, ends in list(zip(stems, bends, np.split(heads.center, len(stems))))[::-1]:
+    lines = []
+    for (x, y, scale, _), bend, ends in list(zip(stems, bends, heads.center.reshape(len(stems), -1, 2)))[::-1]:
         top = np.array([x, y + rise * scale])
         middle = (top + foot) / 2 + [bend, 0]
-        scene.line((1 - t) ** 2 * top + 2 * t * (1 - t) * middle + t**2 * foot, 0.06 * scale, colors)
+        lines.append(((1 - t) ** 2 * top + 2 * t * (1 - t) * middle + t**2 * foot, 0.06 * scale))
         for end in ends if len(ends) > 1 else ():
             start = (x, end[1] - 0.1 * scale) if species.inflorescence == "spike" else top
-            scene.line(np.array([start, end]), 0.025 * scale, colors)
+            lines.append((np.array([start, end]), 0.025 * scale))
+    scene.draw_stems(lines, colors)
     n = nuisances["leaves"]
     if not n:
         return
@@ -155,7 +161,8 @@ def add_leaves(scene: Scene, species: Species, nuisances: dict, palette: dict, s
     look, tall = (species.leaf_outline, 0.3, 0.4, 0.7, 0, 0, species.leaf_width), int(np.log2(scene.pixels)) - 1
     leaf = [texture(pattern(*look, variant, 2**tall), palette["leaf"]) for variant in range(2)]
     around = Heads(place, np.full(n, 0.5 * species.leaf_size), frames(0, *lean.T), np.zeros(n))
-    scene.add(around, leaf, azimuth, raised[..., None] + [0.3, -0.3], np.ones((n, 1)), species.leaf_width)
+    one = np.ones((n, 1))
+    scene.add(around, leaf, azimuth, raised[..., None] + [0.3, -0.3], one, species.leaf_width, lift=BEHIND)
 
 
 def add_foliage(scene: Scene, palette: dict, rng, n: int = 12):
@@ -172,8 +179,7 @@ def occlude(scene: Scene, nuisances: dict, palette: dict, rng):
     n = nuisances["occluders"]
     if not n:
         return
-    front = Scene(np.zeros((scene.pixels, scene.pixels, 3), np.uint8), scene.light)
-    front.canvas[..., 3] = 0
+    front = Scene(np.zeros_like(scene.canvas), scene.light)
     side, zero, one = rng.uniform(0, 2 * np.pi, n), np.zeros(n), np.ones((n, 1))
     place = 0.5 + 0.75 * np.column_stack([np.cos(side), np.sin(side)])
     azimuth = (side + np.pi + rng.normal(0, 0.6, n))[:, None]
@@ -181,8 +187,12 @@ def occlude(scene: Scene, nuisances: dict, palette: dict, rng):
     around = Heads(place, 0.75 + zero, frames(0, zero, zero), zero)
     front.add(around, [leaf], azimuth, 0 * one[..., None], one, 0.16)
     front.paint()
-    scene.ids = np.where(front.ids > 0, front.ids, scene.ids)
-    front.canvas[..., 3] = np.where(front.canvas[..., 3] > 0, 255, 0)
+    np.copyto(scene.ids, front.ids, where=front.ids > 0)
+    front.canvas[..., 3] = 255 * (front.canvas[..., 3] > 0).astype(np.uint8)
     front.blur(0.004 + 0.3 * nuisances["background_blur"])
-    alpha = front.canvas[..., 3:] / np.float32(255)
-    scene.canvas = (scene.canvas * (1 - alpha) + front.canvas).clip(0, 255).astype(np.uint8)
+    opacity = cv2.extractChannel(front.canvas, 3)
+    x, y, wide, high = cv2.boundingRect(opacity)
+    if wide:  # a color is at most its opacity, so the sum is at most 255
+        box = np.s_[y : y + high, x : x + wide]
+        through = cv2.merge([1 - opacity[box] / np.float32(255)] * 4)
+        scene.canvas[box] = scene.canvas[box] * through + front.canvas[box]

@@ -46,7 +46,7 @@ def _backdrop(kind: str, green: float, pixels: int, rng) -> np.ndarray:
     cells = 40 if kind == "soil" else 9
     coarse, fine = rng.random((4, 4), np.float32), rng.random((cells, cells), np.float32)
     mix = 0.65 * _noise(coarse, pixels) + 0.35 * _noise(fine, pixels)
-    image = cv2.convertScaleAbs(cv2.transform(mix, np.stack([light - dark, dark], 1)))
+    image = cv2.merge([cv2.convertScaleAbs(mix, alpha=float(b - a), beta=float(a)) for a, b in zip(dark, light)])
     strokes = rng.random((60, 5))
     colors = dark + (light * 1.25 - dark) * strokes[:, 4:]
     if kind == "grass":
@@ -76,28 +76,26 @@ def _content(species, nuisances, size, seed, without=(), recolour=None, backgrou
     palette = palette_of(species, nuisances, recolour)
     kind = background or nuisances["background"]
     behind = _backdrop(kind, nuisances["green"], size, stream(1))
-    scene = Scene(cv2.resize(behind, (SCALE * size, SCALE * size)), light)
+    scene = Scene(cv2.resize(cv2.cvtColor(behind, cv2.COLOR_RGB2RGBA), (SCALE * size, SCALE * size)), light)
     if kind == "foliage":
         add_foliage(scene, palette, stream(8))
-        scene.paint()
     scene.blur(nuisances["background_blur"])
     stems, heads = heads_of(species, nuisances, stream(2))
     if "leaves" not in without:
         add_leaves(scene, species, nuisances, palette, stems, heads, stream(3))
-        scene.paint()
-    main = np.repeat(np.arange(len(stems)) == 0, len(heads.radius) // len(stems))
-    for number, chosen in enumerate((~main, main)):
-        if chosen.any():  # all but the main flower is a little out of focus
-            scene.blur(0.25 * nuisances["background_blur"] * number)
-            some = Heads(*(part[chosen] for part in heads))
-            add_flowers(scene, species, nuisances, palette, some, without, stream(4 + number))
-            scene.paint()
+    each = len(heads.radius) // len(stems)
+    main, others = Heads(*(part[:each] for part in heads)), Heads(*(part[each:] for part in heads))
+    if len(stems) > 1:
+        add_flowers(scene, species, nuisances, palette, others, without, stream(4))
+    scene.blur(0.25 * nuisances["background_blur"])  # all but the main flower is a little out of focus
+    add_flowers(scene, species, nuisances, palette, main, without, stream(5))
+    scene.paint()
     if "leaves" not in without:
         occlude(scene, nuisances, palette, stream(6))
     image = cv2.resize(scene.canvas, (size, size), interpolation=cv2.INTER_AREA)
     if nuisances["blur"]:
         image = cv2.GaussianBlur(image, (0, 0), 0.25 + nuisances["blur"] * size)
-    return image[..., :3], scene.ids
+    return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), scene.ids
 
 
 def _photograph(content: np.ndarray, nuisances: dict, rng) -> tuple[np.ndarray, bytes]:

@@ -1,6 +1,6 @@
 """What a rendered species is: a point in a factor space of flower shapes, grouped into genera of look-alikes."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Species:
     def factors(self) -> dict:
         """Return the factors as a flat dict of numbers and strings (one row of a table)."""
         return {
-            key: "/".join(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+            key: "/".join(value) if isinstance(value, tuple) else value for key, value in vars(self).items()
         }
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.images import PARTS
+from common.painting import generator
 from common.rendered import BACKGROUNDS, VERSION, petal_ids, render, rendered_pictures, write_oxford
 from common.species import COLOURS, FAMILIES, INFLORESCENCES, OUTLINES, class_sizes, draw_nuisances, species_table
 
@@ -96,6 +97,12 @@ def test_threads_give_the_same_bytes():
     keys = [(label, instance) for label in (2, 11, 30) for instance in range(6)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda key: digest(*key), keys)) == [digest(*key) for key in keys]
+
+
+def test_random_numbers_are_those_of_philox():
+    key = 3 + (7 << 24) + (2**24 - 1 << 48) + (1 << 96)
+    expected = np.random.Generator(np.random.Philox(key=key)).normal(size=9)
+    np.testing.assert_array_equal(generator(3, 7, -1, 0, 1).normal(size=9), expected)
 
 
 def test_seeds_and_species_give_different_pictures():
