@@ -18,7 +18,8 @@ def test_committed_ledger_is_clean():
     ledger = pd.read_csv(LEDGER)
     assert list(ledger) == COLUMNS
     assert (ledger["split"] == "test").all() and set(ledger["threshold_from"].dropna()) == {"validation"}
-    assert not ledger.duplicated(["dataset", "profile", "approach", "variant", "protocol", "metric", "seed"]).any()
+    key = ["dataset", "profile", "approach", "variant", "protocol", "attack", "eps_255", "metric", "seed"]
+    assert not ledger.duplicated(key).any()
 
 
 def test_a_changed_value_changes_the_table(tmp_path):
