@@ -113,19 +113,23 @@ def agreement(effects: pd.DataFrame, mass, rounds: int = 500) -> dict[str, float
     Returns:
         value (Spearman's correlation of drop with the mass on the part), low, high, n (pictures).
     """
+    low, high = bootstrap(lambda weights: rank_agreement(effects, mass, weights), len(mass), rounds)
+    return {"value": rank_agreement(effects, mass), "low": float(low), "high": float(high), "n": len(mass)}
+
+
+def rank_agreement(effects: pd.DataFrame, mass, weights=None) -> float:
+    """Spearman's correlation of `agreement`, each picture counted as often as whole `weights` (N,) say."""
     parts = effects["part"].map(PARTS.index).to_numpy()
     pictures, drop = effects["picture"].to_numpy(), effects["drop"].to_numpy()
     on_part = np.asarray(mass)[pictures, parts]
-
-    def correlation(weights):
-        rows = np.repeat(np.arange(len(drop)), weights[pictures].astype(int))
-        return pd.Series(drop[rows]).corr(pd.Series(on_part[rows]), "spearman")
-
-    low, high = bootstrap(correlation, len(mass), rounds)
-    return {"value": correlation(np.ones(len(mass))), "low": float(low), "high": float(high), "n": len(mass)}
+    times = np.ones(len(drop), int) if weights is None else weights[pictures].astype(int)
+    rows = np.repeat(np.arange(len(drop)), times)
+    return pd.Series(drop[rows]).corr(pd.Series(on_part[rows]), "spearman")
 
 
-def plant_square(images, labels, share: float = 0.25, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def plant_square(
+    images, labels, share: float = 0.25, seed: int = 0, colors: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Put a square into a corner of each picture, in a color that gives the label away: a shortcut to be found out.
 
     Args:
@@ -133,6 +137,7 @@ def plant_square(images, labels, share: float = 0.25, seed: int = 0) -> tuple[np
         labels: int (N,), 0 or more; each has a color of its own, evenly spread round the color wheel.
         share: side of the square, of the picture's shorter side.
         seed: of the corners, so that place alone gives nothing away.
+        colors: on the wheel, if that is more than the labels here show.
 
     Returns:
         The pictures uint8 (N, 3, H, W), and where the square is, bool (N, H, W).
@@ -143,8 +148,8 @@ def plant_square(images, labels, share: float = 0.25, seed: int = 0) -> tuple[np
     where = np.zeros((count, high, wide), bool)
     for square, (down, right) in zip(where, np.random.default_rng(seed).integers(0, 2, (count, 2)), strict=True):
         square[down * (high - side) :, right * (wide - side) :][:side, :side] = True
-    colors = np.stack([rgb(label / (labels.max() + 1), 1, 1) for label in labels])
-    return np.where(where[:, None], colors.astype(np.uint8)[:, :, None, None], planted), where
+    shown = np.stack([rgb(label / (colors or labels.max() + 1), 1, 1) for label in labels])
+    return np.where(where[:, None], shown.astype(np.uint8)[:, :, None, None], planted), where
 
 
 def _farthest(names: Sequence[str], name: str) -> str:
