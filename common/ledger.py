@@ -110,9 +110,9 @@ def scoreboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFr
 def _summary(rows: pd.DataFrame) -> dict:
     mean, count = rows["value"].mean(), len(rows)
     spread = 1.96 * rows["value"].std() / np.sqrt(count) if count > 1 else 0.0
-    least, most = min(0.0, rows["low"].min()), max(1.0, rows["high"].max())
+    least = -1.0 if (rows["low"] < 0).any() else 0.0  # a correlation may fall below 0, a rate may not
     low = max(least, mean - np.hypot((rows["value"] - rows["low"]).mean(), spread))
-    high = min(most, mean + np.hypot((rows["high"] - rows["value"]).mean(), spread))
+    high = min(1.0, mean + np.hypot((rows["high"] - rows["value"]).mean(), spread))
     return {"mean": mean, "text": f"{mean:.3f} [{low:.3f}, {high:.3f}]"}
 
 
