@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.explain import PairScore, embeddings, enlarge
 from common.faithfulness import area, curve
 from common.images import PARTS
-from common.integrated_gradients import pair_integrated_gradients
+from common.integrated_gradients import along_path
 from common.interventions import intervention_effects, part_mass, rank_agreement
 from common.localization import relevance_mass
 from common.metrics import bootstrap
@@ -31,8 +31,8 @@ def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers:
         Metric -> measure, which takes how often each picture counts, whole numbers (N,): "insertion_area",
         "deletion_area", "relevance_mass" (on the flower) and "intervention_agreement".
     """
-    maps = enlarge(pair_integrated_gradients(model, first, second)[0], first.shape[2:])
     score = PairScore(model, embeddings(model, second))
+    maps = enlarge(along_path(score, first), first.shape[2:])
     inserted, deleted = (curve(score, first, maps, insert) for insert in (True, False))
     found = {
         "insertion_area": lambda weights: area(inserted, True, weights),

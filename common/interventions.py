@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from common.backbones import evaluation_mode
 from common.explain import embeddings
-from common.images import PARTS
+from common.images import PARTS, ImageSet
 from common.metrics import bootstrap
 from common.painting import rgb
 from common.rendered import render
 from common.sampling import as_float
-from common.species import BACKGROUNDS, COLOURS, Species
+from common.species import BACKGROUNDS, COLOURS, Species, species_table
 
 REMOVALS = {"petals": "petal", "center": "center", "leaves": "leaf"}  # what `render` leaves out -> part of the mask
 
@@ -59,6 +60,12 @@ def interventions(species: Species, instance: int, size: int) -> dict[str, tuple
     return {name: (part, image) for name, (part, image) in made.items() if (image != picture.image).any()}
 
 
+def flowers_of(image_set: ImageSet, indices, seed: int = 0) -> list[tuple[Species, int]]:
+    """Species and instance of rendered pictures, as `render` takes them; `seed` is that of their table of species."""
+    table, instances = species_table(len(image_set.class_names), seed), image_set.factors["instance"].to_numpy()
+    return [(table[image_set.labels[index]], int(instances[index])) for index in indices]
+
+
 def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: Tensor) -> pd.DataFrame:
     """By how much the score of each pair falls when one thing of its first flower is changed.
 
@@ -72,8 +79,7 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
     """
     rows, images, size = [], [], others.shape[-1]
     for picture, (species, instance) in enumerate(flowers):
-        changed = {"as it is": ("", render(species, instance, size).image), **interventions(species, instance, size)}
-        for name, (part, image) in changed.items():
+        for name, (part, image) in _versions(species, instance, size).items():
             rows.append({"picture": picture, "intervention": name, "part": part})
             images.append(image)
     table = pd.DataFrame(rows)
@@ -85,6 +91,12 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
     table = table[table["part"] != ""].reset_index(drop=True)
     table["drop"] = table["picture"].map(before) - table.pop("score")
     return table
+
+
+@lru_cache(maxsize=64)
+def _versions(species: Species, instance: int, size: int) -> dict[str, tuple[str, np.ndarray]]:
+    """A flower as it is and changed; kept, since drawing takes longer than asking one more model."""
+    return {"as it is": ("", render(species, instance, size).image), **interventions(species, instance, size)}
 
 
 def part_mass(maps, parts) -> np.ndarray:

@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from explained import cosine_model, pair_model
+from made_up import config
 
+from common.datasets import load_images
 from common.images import PARTS
 from common.interventions import (
     agreement,
     concept_pictures,
+    flowers_of,
     intervention_effects,
     interventions,
     part_mass,
@@ -139,3 +142,10 @@ def test_weights_count_pictures_as_often_as_they_say():
     assert rank_agreement(effects, mass, np.array([2.0, 0])) == pytest.approx(1.0)
     assert rank_agreement(effects, mass, np.array([0.0, 3])) == pytest.approx(-1.0)
     assert rank_agreement(effects, mass) == pytest.approx(0.8)  # ranks 4 1 2 3 against 4 1 3 2
+
+
+def test_rendered_pictures_are_drawn_again_from_their_species_and_instance(tmp_path):
+    run = replace(config(tmp_path), species=3, pictures_per_species=2, image_size=SIZE, seed=4)
+    images = load_images(run)
+    for index, flower in zip([5, 0], flowers_of(images, [5, 0], 4), strict=True):
+        np.testing.assert_array_equal(render(*flower, SIZE).image, images.images[index])
