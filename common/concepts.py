@@ -124,6 +124,21 @@ def tcav(model, first: Tensor, second: Tensor, concepts: dict, layer: str | None
     return table
 
 
+def tcav_cases(model, cases: dict, layer: str | None = None, **options) -> pd.DataFrame:
+    """TCAV of concepts that each have pairs of their own: does blue make a picture more like blue ones?
+
+    Args:
+        model, layer, options: as in `tcav`.
+        cases: name -> (first pictures, second pictures, (pictures with the concept, the same without)).
+
+    Returns:
+        The rows of `tcav`, one a case, with `p_adjusted` over all of them.
+    """
+    rows = [tcav(model, *pairs, {name: concept}, layer, **options) for name, (*pairs, concept) in cases.items()]
+    table = pd.concat(rows, ignore_index=True)
+    return table.assign(p_adjusted=false_discovery_control(table["p"]))
+
+
 def _p_value(scores: np.ndarray, random: np.ndarray) -> float:
     """Welch's t-test; scores that never vary have no variance to test with, and are compared as they are."""
     if scores.std() == random.std() == 0:

@@ -153,6 +153,14 @@ def reid_report(embeddings, labels, cameras=None, similarity=None, rounds: int =
     return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in found.items()])
 
 
+def named_right(model, images, labels) -> float:
+    """Share of uint8 pictures (N, 3, H, W) to which a model's classifier gives their labels (N,)."""
+    found = embed(model, images)
+    with evaluating(model) as device:
+        logits = model.classify(torch.from_numpy(found).to(device))
+    return float(np.equal(logits.argmax(1).cpu().numpy(), labels).mean())
+
+
 def class_report(predicted, labels, rounds: int = 1000) -> pd.DataFrame:
     """Share of pictures given their right species, as one row "class_accuracy" with its interval."""
     return pd.DataFrame([_mean_row("class_accuracy", np.equal(predicted, labels).astype(float), rounds)])

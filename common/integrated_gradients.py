@@ -36,11 +36,14 @@ def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor, s
     """
     if first.shape[2] % block or first.shape[3] % block:
         raise ValueError(f"block is {block}, which does not divide pictures of {tuple(first.shape[2:])} pixels")
-    return both_directions(lambda score, images: _along_path(score, images, block), model, first, second, same)
+    return both_directions(lambda score, images: along_path(score, images, block), model, first, second, same)
 
 
-def _along_path(score: nn.Module, images: Tensor, block: int) -> np.ndarray:
-    """What each block of pixels adds to the score on the way from plain color to the picture."""
+def along_path(score: nn.Module, images: Tensor, block: int = 4) -> np.ndarray:
+    """What each block of pixels adds to a model's output (B, 1) on the way from plain color to the picture.
+
+    For one direction of a pair, `score` is a `PairScore`; the rest is as in `pair_integrated_gradients`.
+    """
     start, total = plain(images), torch.zeros_like(images)
     with evaluation_mode(score), torch.enable_grad():
         for step in range(STEPS):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from common.backbones import evaluation_mode
 from common.explain import embeddings
-from common.images import PARTS
+from common.images import PARTS, ImageSet
 from common.metrics import bootstrap
 from common.painting import rgb
 from common.rendered import render
 from common.sampling import as_float
-from common.species import BACKGROUNDS, COLOURS, Species
+from common.species import BACKGROUNDS, COLOURS, Species, species_table
 
 REMOVALS = {"petals": "petal", "center": "center", "leaves": "leaf"}  # what `render` leaves out -> part of the mask
 
@@ -59,6 +60,12 @@ def interventions(species: Species, instance: int, size: int) -> dict[str, tuple
     return {name: (part, image) for name, (part, image) in made.items() if (image != picture.image).any()}
 
 
+def flowers_of(image_set: ImageSet, indices, seed: int = 0) -> list[tuple[Species, int]]:
+    """Species and instance of rendered pictures, as `render` takes them; `seed` is that of their table of species."""
+    table, instances = species_table(len(image_set.class_names), seed), image_set.factors["instance"].to_numpy()
+    return [(table[image_set.labels[index]], int(instances[index])) for index in indices]
+
+
 def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: Tensor) -> pd.DataFrame:
     """By how much the score of each pair falls when one thing of its first flower is changed.
 
@@ -72,8 +79,7 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
     """
     rows, images, size = [], [], others.shape[-1]
     for picture, (species, instance) in enumerate(flowers):
-        changed = {"as it is": ("", render(species, instance, size).image), **interventions(species, instance, size)}
-        for name, (part, image) in changed.items():
+        for name, (part, image) in _versions(species, instance, size).items():
             rows.append({"picture": picture, "intervention": name, "part": part})
             images.append(image)
     table = pd.DataFrame(rows)
@@ -85,6 +91,12 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
     table = table[table["part"] != ""].reset_index(drop=True)
     table["drop"] = table["picture"].map(before) - table.pop("score")
     return table
+
+
+@lru_cache(maxsize=64)
+def _versions(species: Species, instance: int, size: int) -> dict[str, tuple[str, np.ndarray]]:
+    """A flower as it is and changed; kept, since drawing takes longer than asking one more model."""
+    return {"as it is": ("", render(species, instance, size).image), **interventions(species, instance, size)}
 
 
 def part_mass(maps, parts) -> np.ndarray:
@@ -113,19 +125,23 @@ def agreement(effects: pd.DataFrame, mass, rounds: int = 500) -> dict[str, float
     Returns:
         value (Spearman's correlation of drop with the mass on the part), low, high, n (pictures).
     """
+    low, high = bootstrap(lambda weights: rank_agreement(effects, mass, weights), len(mass), rounds)
+    return {"value": rank_agreement(effects, mass), "low": float(low), "high": float(high), "n": len(mass)}
+
+
+def rank_agreement(effects: pd.DataFrame, mass, weights=None) -> float:
+    """Spearman's correlation of `agreement`, each picture counted as often as whole `weights` (N,) say."""
     parts = effects["part"].map(PARTS.index).to_numpy()
     pictures, drop = effects["picture"].to_numpy(), effects["drop"].to_numpy()
     on_part = np.asarray(mass)[pictures, parts]
-
-    def correlation(weights):
-        rows = np.repeat(np.arange(len(drop)), weights[pictures].astype(int))
-        return pd.Series(drop[rows]).corr(pd.Series(on_part[rows]), "spearman")
-
-    low, high = bootstrap(correlation, len(mass), rounds)
-    return {"value": correlation(np.ones(len(mass))), "low": float(low), "high": float(high), "n": len(mass)}
+    times = np.ones(len(drop), int) if weights is None else weights[pictures].astype(int)
+    rows = np.repeat(np.arange(len(drop)), times)
+    return pd.Series(drop[rows]).corr(pd.Series(on_part[rows]), "spearman")
 
 
-def plant_square(images, labels, share: float = 0.25, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def plant_square(
+    images, labels, share: float = 0.25, seed: int = 0, colors: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Put a square into a corner of each picture, in a color that gives the label away: a shortcut to be found out.
 
     Args:
@@ -133,6 +149,7 @@ def plant_square(images, labels, share: float = 0.25, seed: int = 0) -> tuple[np
         labels: int (N,), 0 or more; each has a color of its own, evenly spread round the color wheel.
         share: side of the square, of the picture's shorter side.
         seed: of the corners, so that place alone gives nothing away.
+        colors: on the wheel, if that is more than the labels here show.
 
     Returns:
         The pictures uint8 (N, 3, H, W), and where the square is, bool (N, H, W).
@@ -143,8 +160,8 @@ def plant_square(images, labels, share: float = 0.25, seed: int = 0) -> tuple[np
     where = np.zeros((count, high, wide), bool)
     for square, (down, right) in zip(where, np.random.default_rng(seed).integers(0, 2, (count, 2)), strict=True):
         square[down * (high - side) :, right * (wide - side) :][:side, :side] = True
-    colors = np.stack([rgb(label / (labels.max() + 1), 1, 1) for label in labels])
-    return np.where(where[:, None], colors.astype(np.uint8)[:, :, None, None], planted), where
+    shown = np.stack([rgb(label / (colors or labels.max() + 1), 1, 1) for label in labels])
+    return np.where(where[:, None], shown.astype(np.uint8)[:, :, None, None], planted), where
 
 
 def _farthest(names: Sequence[str], name: str) -> str:

@@ -22,6 +22,15 @@ ALLOWED = {
     "threshold_from": "validation",
     "attack": "fgsm pgd pgd_both noise transfer square",
 }
+HEADLINE = 4  # radius of the attack in the scoreboard, in 255ths (protocol rule 11)
+SCOREBOARD = {  # column -> metric
+    "verification: ROC-AUC": "roc_auc",
+    "retrieval: MAP@R": "map_at_r",
+    f"robustness: ROC-AUC under PGD, {HEADLINE}/255": "roc_auc",
+    "faithfulness: deletion area": "deletion_area",
+    "faithfulness: agreement with interventions": "intervention_agreement",
+    "localization: relevance mass": "relevance_mass",
+}
 REQUIRED = ("approach", "variant", "protocol", "split", "metric")
 
 
@@ -82,10 +91,27 @@ def leaderboard(results: pd.DataFrame, protocol: str = "closed_set", split: str 
     return ranked.reindex(columns=[*(m for m in shown if m in wide), "train_seconds", "seeds"]).fillna("")
 
 
+def scoreboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:
+    """The whole curriculum in one table: approach x variant, one column a question, best clean ROC-AUC first.
+
+    Test rows only, "mean [low, high]" as in `leaderboard`; what was not measured stays empty.
+    """
+    test = results[(results["protocol"] == protocol) & (results["split"] == "test")]
+    clean, attacked = test["attack"].isna(), (test["attack"] == "pgd") & (test["eps_255"] == HEADLINE)
+    columns = {}
+    for column, metric in SCOREBOARD.items():
+        chosen = test[(attacked if column.startswith("robustness") else clean) & (test["metric"] == metric)]
+        groups = chosen.groupby(["approach", "variant"])
+        columns[column] = pd.Series({key: _summary(rows)["text"] for key, rows in groups}, dtype=object)
+    order = test[clean & (test["metric"] == "roc_auc")].groupby(["approach", "variant"])["value"].mean()
+    return pd.DataFrame(columns).reindex(order.sort_values(ascending=False).index).fillna("")
+
+
 def _summary(rows: pd.DataFrame) -> dict:
     mean, count = rows["value"].mean(), len(rows)
     spread = 1.96 * rows["value"].std() / np.sqrt(count) if count > 1 else 0.0
-    low = max(0.0, mean - np.hypot((rows["value"] - rows["low"]).mean(), spread))
+    least = -1.0 if (rows["low"] < 0).any() else 0.0  # a correlation may fall below 0, a rate may not
+    low = max(least, mean - np.hypot((rows["value"] - rows["low"]).mean(), spread))
     high = min(1.0, mean + np.hypot((rows["high"] - rows["value"]).mean(), spread))
     return {"mean": mean, "text": f"{mean:.3f} [{low:.3f}, {high:.3f}]"}
 

@@ -36,6 +36,7 @@ OWNERS = {
     "robust_model_center_loss.pth": "R6",
     "robust_model_siamese_network.pth": "R6",
     "robust_model_triplet_loss.pth": "R6",
+    "report.html": "R7",
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)

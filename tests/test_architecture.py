@@ -13,7 +13,7 @@ files folders profiles config decoding images species painting plants rendered d
 people datasets pairs splits sampling small_cnn backbones siamese losses mining objectives metrics retrieval evaluation
 index baselines notebooks ledger checkpoints training protocol selection ascent attacks sanity
 robust_evaluation robust explain integrated_gradients decomposition localization concepts interventions faithfulness
-randomization plotting curves galleries drawing
+randomization grading report plotting curves galleries drawing
 """
 ORDER = ROWS.split()
 MOST_LINES = 250

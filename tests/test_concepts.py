@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from explained import cosine_model, pair_model, pixels
+from scipy.stats import false_discovery_control
 
 from common import concepts
-from common.concepts import concept_vectors, factorize, pooled_activations, sensitivities, tcav
+from common.concepts import concept_vectors, factorize, pooled_activations, sensitivities, tcav, tcav_cases
 from common.explain import activations
 
 FIRST, SECOND = pixels(4, 32, 1), pixels(4, 32, 2)
@@ -207,6 +208,18 @@ def test_scores_that_never_vary_are_compared_as_they_are():
     assert concepts._p_value(ones, ones) == 1 and concepts._p_value(ones, 0 * ones) == 0
     spread = np.linspace(0, 1, 10)
     assert concepts._p_value(ones, spread) < 0.01 < concepts._p_value(spread, spread[::-1])
+
+
+def test_cases_have_pairs_of_their_own_and_are_adjusted_together(monkeypatch):
+    sets = planted(monkeypatch, None)
+    slopes = {"toward": np.eye(5)[[0] * 30], "away": -np.eye(5)[[0] * 30]}
+    monkeypatch.setattr(concepts, "sensitivities", lambda model, first, second, layer: slopes[first])
+    chosen = {"a": ("toward", "real"), "b": ("away", "real"), "c": ("toward", "none")}
+    cases = {name: (first, None, sets[concept]) for name, (first, concept) in chosen.items()}
+    table = tcav_cases(None, cases, "any", seeds=20, rounds=20).set_index("concept")
+    assert table.value.to_dict() == {"a": 1.0, "b": 0.0, "c": pytest.approx(0.5, abs=0.4)}
+    np.testing.assert_allclose(table.p_adjusted, false_discovery_control(table.p))
+    assert (table.p_adjusted > table.p).any()
 
 
 def test_few_seeds_are_refused():

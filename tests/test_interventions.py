@@ -7,15 +7,19 @@ import pandas as pd
 import pytest
 import torch
 from explained import cosine_model, pair_model
+from made_up import config
 
+from common.datasets import load_images
 from common.images import PARTS
 from common.interventions import (
     agreement,
     concept_pictures,
+    flowers_of,
     intervention_effects,
     interventions,
     part_mass,
     plant_square,
+    rank_agreement,
 )
 from common.rendered import render
 from common.sampling import as_float
@@ -121,3 +125,27 @@ def test_squares_give_the_label_away_and_touch_nothing_else():
     corners = {(bool(square[0, 0]), bool(square[0, -1]), bool(square[-1, 0]), bool(square[-1, -1])) for square in where}
     assert len(corners) > 1 and all(sum(corner) == 1 for corner in corners), "place alone gives nothing away"
     assert (plant_square(images, labels, seed=1)[1] != where).any()
+
+
+def test_a_few_labels_get_the_colors_that_all_of_them_would():
+    images = np.zeros((4, 3, 20, 20), np.uint8)
+    every, where = plant_square(images, np.arange(4))
+    alone, same = plant_square(images[:2], [1, 1], colors=4)
+    (color,) = {tuple(color) for color in every[1][:, where[1]].T}
+    found = [alone[place][:, same[place]].T for place in (0, 1)]
+    assert {tuple(shown) for shown in np.concatenate(found)} == {color}
+
+
+def test_weights_count_pictures_as_often_as_they_say():
+    effects = pd.DataFrame({"picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.6]})
+    mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
+    assert rank_agreement(effects, mass, np.array([2.0, 0])) == pytest.approx(1.0)
+    assert rank_agreement(effects, mass, np.array([0.0, 3])) == pytest.approx(-1.0)
+    assert rank_agreement(effects, mass) == pytest.approx(0.8)  # ranks 4 1 2 3 against 4 1 3 2
+
+
+def test_rendered_pictures_are_drawn_again_from_their_species_and_instance(tmp_path):
+    run = replace(config(tmp_path), species=3, pictures_per_species=2, image_size=SIZE, seed=4)
+    images = load_images(run)
+    for index, flower in zip([5, 0], flowers_of(images, [5, 0], 4), strict=True):
+        np.testing.assert_array_equal(render(*flower, SIZE).image, images.images[index])

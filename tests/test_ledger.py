@@ -10,7 +10,7 @@ from made_up import config, image_set
 
 from common import ledger
 from common.config import ROOT
-from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record
+from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, scoreboard
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:common")
 
@@ -161,3 +161,24 @@ def test_the_command_prints_both_leaderboards(run, pictures, monkeypatch, capsys
     monkeypatch.setenv("SIMILARITY_PROFILE", "full")
     exec(compile(source, ledger.__file__, "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.count("no rows yet") == 2
+
+
+def test_scoreboard_asks_each_row_its_own_questions(run, pictures):
+    attacked = dict(attack="pgd", eps_255=4.0)
+    record(run, pictures, "R3", rows(row(0.9), row(0.5, metric="map_at_r"), row(0.7, approach="siamese")))
+    given = [row(0.3, **attacked), row(0.1, attack="pgd", eps_255=8.0), row(0.2, attack="fgsm", eps_255=4.0)]
+    record(run, pictures, "R6", rows(*given, row(0.8, variant="robust"), row(0.6, variant="robust", **attacked)))
+    odd = dict(metric="intervention_agreement", low=-0.4, high=0.1)
+    record(run, pictures, "R7", rows(row(-0.2, **odd), row(0.4, metric="deletion_area")))
+    record(run, pictures, "R5", rows(row(0.99, protocol="open_set"), row(0.98, split="validation")))
+    board = scoreboard(read_results(run))
+    center, siamese = ("center_loss", "standard"), ("siamese", "standard")
+    assert list(board.index) == [center, ("center_loss", "robust"), siamese]
+    assert list(board.loc[center]) == [
+        *("0.900 [0.880, 0.920]", "0.500 [0.480, 0.520]", "0.300 [0.280, 0.320]"),
+        *("0.400 [0.380, 0.420]", "-0.200 [-0.400, 0.100]", ""),
+    ]
+    assert board.loc[("center_loss", "robust")].iloc[2] == "0.600 [0.580, 0.620]"
+    assert list(board.loc[siamese]) == ["0.700 [0.680, 0.720]", *[""] * 5]
+    assert len(scoreboard(read_results(run), "open_set")) == 1
+    assert not len(scoreboard(read_results(run).iloc[:0]))
