@@ -107,6 +107,22 @@ def scoreboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFr
     return pd.DataFrame(columns).reindex(order.sort_values(ascending=False).index).fillna("")
 
 
+def robustness(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:
+    """ROC-AUC under PGD: approach x variant, one column a radius of 255, "mean [low, high]" as in `leaderboard`.
+
+    Test rows only; the columns "both, ..." change both pictures. Empty where no attack was measured.
+    """
+    chosen = (results["protocol"] == protocol) & (results["split"] == "test") & (results["metric"] == "roc_auc")
+    attacked = results[chosen & results["attack"].isin(["pgd", "pgd_both"])].sort_values(["attack", "eps_255"])
+    radii = attacked["eps_255"].map("{:g}/255".format)
+    names = radii.where(attacked["attack"] == "pgd", "both, " + radii)
+    groups = attacked.groupby(["approach", "variant", names.rename("radius")], sort=False)
+    cells = [(*key, _summary(rows)["text"]) for key, rows in groups]
+    table = pd.DataFrame(cells, columns=["approach", "variant", "radius", "text"])
+    wide = table.pivot(index=["approach", "variant"], columns="radius", values="text")
+    return wide.reindex(columns=names.unique()).rename_axis(columns=None)
+
+
 def _summary(rows: pd.DataFrame) -> dict:
     mean, count = rows["value"].mean(), len(rows)
     spread = 1.96 * rows["value"].std() / np.sqrt(count) if count > 1 else 0.0

@@ -10,7 +10,7 @@ from made_up import config, image_set
 
 from common import ledger
 from common.config import ROOT
-from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, scoreboard
+from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, robustness, scoreboard
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:common")
 
@@ -182,3 +182,17 @@ def test_scoreboard_asks_each_row_its_own_questions(run, pictures):
     assert list(board.loc[siamese]) == ["0.700 [0.680, 0.720]", *[""] * 5]
     assert len(scoreboard(read_results(run), "open_set")) == 1
     assert not len(scoreboard(read_results(run).iloc[:0]))
+
+
+def test_robustness_has_a_column_for_each_radius():
+    attacked = [row(0.3, attack="pgd", eps_255=4.0), row(0.5, attack="pgd", eps_255=4.0, seed=1)]
+    attacked += [row(0.2, attack="pgd", eps_255=8.0), row(0.7, attack="pgd", eps_255=1.0, variant="robust")]
+    attacked += [row(0.1, attack="pgd_both", eps_255=4.0), row(0.6, attack="noise", eps_255=4.0), row(0.9)]
+    attacked += [row(0.8, attack="pgd", eps_255=4.0, **odd) for odd in (dict(metric="eer"), dict(protocol="open_set"))]
+    table = robustness(rows(*attacked))
+    assert list(table) == ["1/255", "4/255", "8/255", "both, 4/255"]
+    center = table.loc[("center_loss", "standard")]
+    assert center["4/255"].startswith("0.400 [") and center["8/255"] == "0.200 [0.180, 0.220]"
+    assert center["both, 4/255"] == "0.100 [0.080, 0.120]" and pd.isna(center["1/255"])
+    assert table.loc[("center_loss", "robust"), "1/255"].startswith("0.700")
+    assert robustness(rows(row())).empty
