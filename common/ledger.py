@@ -114,13 +114,13 @@ def robustness(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFr
     """
     chosen = (results["protocol"] == protocol) & (results["split"] == "test") & (results["metric"] == "roc_auc")
     attacked = results[chosen & results["attack"].isin(["pgd", "pgd_both"])].sort_values(["attack", "eps_255"])
-    radii = attacked["eps_255"].map("{:g}/255".format)
-    names = radii.where(attacked["attack"] == "pgd", "both, " + radii)
-    groups = attacked.groupby(["approach", "variant", names.rename("radius")], sort=False)
+    kinds = attacked["attack"].map({"pgd": "", "pgd_both": "both, "})
+    names = [f"{kind}{eps:g}/255" for kind, eps in zip(kinds, attacked["eps_255"], strict=True)]
+    groups = attacked.assign(radius=names).groupby(["approach", "variant", "radius"], sort=False)
     cells = [(*key, _summary(rows)["text"]) for key, rows in groups]
     table = pd.DataFrame(cells, columns=["approach", "variant", "radius", "text"])
     wide = table.pivot(index=["approach", "variant"], columns="radius", values="text")
-    return wide.reindex(columns=names.unique()).rename_axis(columns=None)
+    return wide.reindex(columns=list(dict.fromkeys(names))).rename_axis(columns=None)
 
 
 def _summary(rows: pd.DataFrame) -> dict:
