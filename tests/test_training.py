@@ -11,6 +11,7 @@ from made_up import image_set
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from common import training
 from common.objectives import Classification, TripletJudgment
 from common.sampling import Pictures, batches, species_batches
 from common.training import Collapse, check_collapse, fit, one_cycle
@@ -364,3 +365,10 @@ def test_a_healthy_training_is_left_alone():
     for bad in (dict(loss=math.inf), dict(spread=math.nan), dict(spread=1e-5)):
         with pytest.raises(Collapse, match="try"):
             check_collapse([row(**bad)], None)
+
+
+def test_pictures_are_varied_as_strongly_as_asked(pictures, monkeypatch):
+    used, augment = set(), training.augment
+    monkeypatch.setattr(training, "augment", lambda *given: used.add(given[2]) or augment(*given))
+    fit(**arranged(pictures), validate=Script(1, 2), augmentation=0.5)
+    assert used == {0.5}
