@@ -370,5 +370,5 @@ def test_a_healthy_training_is_left_alone():
 def test_pictures_are_varied_as_strongly_as_asked(pictures, monkeypatch):
     used, augment = set(), training.augment
     monkeypatch.setattr(training, "augment", lambda *given: used.add(given[2]) or augment(*given))
-    fit(**arranged(pictures), validate=Script(1, 2), augmentation=0.5)
+    fit(**arranged(pictures, epochs=2), validate=Script(1, 2), augmentation=0.5)
     assert used == {0.5}
