@@ -113,7 +113,8 @@ def create_backbone(name: str, pretrained: bool = False, weights: Path | None = 
     fixed = image_size and timm.models.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size
     sized = dict(img_size=image_size) if fixed else {}
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **overlay, **sized)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **overlay, **sized)
+        return model.to(memory_format=torch.channels_last)  # a CPU convolves a quarter faster that way
     except Exception as error:
         if not pretrained:
             raise
