@@ -17,10 +17,9 @@ from PIL import Image
 from scipy.fft import dctn
 from tqdm.auto import tqdm
 
-from common.decoding import VERSION, DamagedPicture, Picture, in_gray, read_picture
+from common.decoding import PARTS, VERSION, DamagedPicture, Picture, in_gray, read_picture
 from common.folders import digest, remove, whole
 
-PARTS = ("background", "leaf", "petal", "center")  # the values 0..3 of a part mask
 COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
 __all__ = ["PARTS", "DamagedPicture", "ImageSet", "Picture", "cached", "find_duplicates", "read_picture"]
 SPLITS = ("train", "validation", "test")

@@ -12,13 +12,16 @@ from common.images import ImageSet
 from common.picture_files import opened, read_files, subfolders
 
 FILES = ("102flowers.tgz", "imagelabels.mat", "setid.mat")
+SEGMENTATIONS = "102segmentations.tgz"  # or the folder segmim that is in it; used where at hand, not downloaded
 SPLITS = {"trnid": "train", "valid": "validation", "tstid": "test"}
 
 
 def flowers102(config: Config) -> ImageSet:
     """The pictures of `config.data`, a folder or archive in the layout of Oxford's download, or of that download.
 
-    Raises ValueError where pictures, labels and splits do not belong together, FileNotFoundError where one is missing.
+    Where segmentations are at hand, `parts` is "petal" on the flower, which is not told apart further.
+    Raises ValueError where pictures, labels, splits and segmentations do not belong together, FileNotFoundError where
+    one is missing.
     """
     source = config.data or _downloaded(config.cache / "flowers102")
     top = opened(source, config.cache)
@@ -32,21 +35,37 @@ def flowers102(config: Config) -> ImageSet:
     splits = _splits(splits_file, len(labels))
     paths = [f"jpg/image_{number:05d}.jpg" for number in range(1, len(labels) + 1)]
     entries = [(path, int(label) - 1, split) for path, label, split in zip(paths, labels, splits)]
-    return read_files(config, root, source, _names(int(labels.max()), places), entries)
+    segmentations = _segmentations(places, labels_file, len(labels), config.cache)
+    return read_files(config, root, source, _names(int(labels.max()), places), entries, segmentations=segmentations)
 
 
 def _labels(file: Path, folder: Path) -> np.ndarray:
     """The 1-based species of image 1, 2, ...; raises ValueError unless each picture has exactly one."""
     labels = _matrix(file, "labels")
-    wanted = {f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)}
-    found = {path.name for path in folder.glob("*.jpg")}
-    if wanted != found:
-        odd = min(wanted ^ found)
-        raise ValueError(f"{file} has {len(labels)} labels, but {folder} has {len(found)} pictures; the first "
-                         f"that does not match is {odd}: take pictures and labels from the same download")
+    _numbered(folder, "image", "pictures", file, len(labels))
     if labels.min() < 1:
         raise ValueError(f"{file} has the label {labels.min()}, but species count from 1: fetch it again")
     return labels
+
+
+def _numbered(folder: Path, stem: str, what: str, labels_file: Path, count: int) -> list[Path]:
+    """The files of `folder`; raises ValueError unless there is exactly one for each of `count` labels."""
+    wanted = [f"{stem}_{number:05d}.jpg" for number in range(1, count + 1)]
+    found = {path.name for path in folder.glob("*.jpg")}
+    if found != set(wanted):
+        odd = min(found ^ set(wanted))
+        raise ValueError(f"{labels_file} has {count} labels, but {folder} has {len(found)} {what}; the first "
+                         f"that does not match is {odd}: take {what} and labels from the same download")
+    return [folder / name for name in wanted]
+
+
+def _segmentations(places: list[Path], labels_file: Path, count: int, cache: Path) -> list[Path] | None:
+    """The segmentation of picture 1 .. `count`, or None where there are none at all."""
+    folder = next((place / "segmim" for place in places if (place / "segmim").is_dir()), None)
+    archive = next((place / SEGMENTATIONS for place in places if (place / SEGMENTATIONS).is_file()), None)
+    if folder is None and archive is not None:
+        folder = unpack(archive, cache) / "segmim"
+    return folder and _numbered(folder, "segmim", "segmentations", labels_file, count)
 
 
 def _splits(file: Path, count: int) -> list[str | None]:

@@ -1,5 +1,6 @@
 """Picture files in folders and archives: found, listed, and decoded to an `ImageSet`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.config import Config
@@ -9,16 +10,24 @@ from common.images import ImageSet, cached
 
 
 def read_files(config: Config, root: Path, source: Path, class_names: list[str], entries: list[tuple],
-               squeeze: bool = False) -> ImageSet:
+               squeeze: bool = False, segmentations: list[Path] | None = None) -> ImageSet:
     """Decode `entries` (path below `root`, label, split), or open their cache, which notices every changed file.
 
-    `source` is the folder or archive the user named; `squeeze` shrinks pictures to the square instead of cropping.
+    `source` is the folder or archive the user named; `squeeze` shrinks pictures to the square instead of cropping;
+    `segmentations`, a file for each entry, become part masks.
     """
-    stats = [(root / path).stat() for path, _, _ in entries]
     key = {"source": str(source.resolve()), "size": config.image_size, "squeeze": squeeze, "entries": entries,
-           "files": [(stat.st_size, stat.st_mtime_ns) for stat in stats]}
+           "files": _stamps(root / path for path, _, _ in entries)}
+    if segmentations:
+        key["segmentations"] = _stamps(segmentations)
     return cached(config.cache, config.dataset_name, key, class_names,
-                  lambda: read_pictures(root, entries, config.image_size, squeeze), len(entries), config.grayscale)
+                  lambda: read_pictures(root, entries, config.image_size, squeeze, segmentations), len(entries),
+                  config.grayscale)
+
+
+def _stamps(files: Iterable[Path]) -> list[tuple[int, int]]:
+    """Size and time of each file, which change with it."""
+    return [(stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files)]
 
 
 def opened(source: Path, cache: Path) -> Path:
