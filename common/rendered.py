@@ -21,7 +21,7 @@ from common.painting import CENTER, PETAL, SCALE, Scene, generator, rgb, smooth
 from common.plants import MOST, Heads, add_flowers, add_foliage, add_leaves, heads_of, occlude, palette_of
 from common.species import BACKGROUNDS, COLOURS, Species, class_sizes, draw_nuisances, species_table
 
-VERSION = 6  # part of every picture's seed and of the cache key: raise it whenever a byte changes
+VERSION = 7  # part of every picture's seed and of the cache key: raise it whenever a byte changes
 
 
 def _noise(values: np.ndarray, pixels: int) -> np.ndarray:

@@ -130,11 +130,14 @@ def _draw(rng: np.random.Generator, value):
 
 
 def _genus(family: str, name: str, rng: np.random.Generator) -> Species:
-    """Draw the factors that the species of one genus start from."""
+    """Draw the factors that the species of one genus start from.
+
+    They share one or two colours, so that relatives are harder to tell apart than strangers.
+    """
     ranges = {**COMMON, **FAMILIES[family]}
-    pool = tuple(rng.permutation(ranges.pop("colours"))[:3].tolist())
+    colours = tuple(rng.permutation(ranges.pop("colours"))[: 1 + (rng.random() < 0.4)].tolist())
     factors = {key: _draw(rng, value) for key, value in ranges.items()}
-    return Species(name=name, genus=name, seed=0, label=0, colours=pool, **factors)
+    return Species(name=name, genus=name, seed=0, label=0, colours=colours, **factors)
 
 
 def _relative(genus: Species, name: str, seed: int, label: int, rng: np.random.Generator) -> Species:
@@ -154,10 +157,7 @@ def _relative(genus: Species, name: str, seed: int, label: int, rng: np.random.G
         accent=str(rng.choice(list(COLOURS))),
     )  # fmt: skip
     chosen = rng.choice(list(steps), size=int(rng.integers(4, 6)), replace=False)
-    colours = tuple(rng.permutation(genus.colours)[: 1 + (rng.random() < 0.6)].tolist())
-    return replace(
-        genus, name=name, seed=seed, label=label, colours=colours, **{key: steps[key] for key in chosen}
-    )
+    return replace(genus, name=name, seed=seed, label=label, **{key: steps[key] for key in chosen})
 
 
 def species_table(count: int = 102, seed: int = 0) -> list[Species]:
