@@ -141,7 +141,8 @@ def check_collapse(history: list[dict], stuck_at: dict | None, window: int = 4, 
 
     Raises:
         Collapse: all embeddings are equal, loss or validation is not finite, or a term stays at its
-            value in `stuck_at`; the message says what to try.
+            value in `stuck_at` while validation is hardly better than after the first epoch (the hardest
+            triplets of a good model may end near the margin too); the message says what to try.
     """
     latest = history[-1]
     if not all(math.isfinite(latest[name]) for name in ("loss", "spread", "validation")):
@@ -154,9 +155,11 @@ def check_collapse(history: list[dict], stuck_at: dict | None, window: int = 4, 
             f"epoch {latest['epoch']}: all pictures have nearly the same embedding (spread {latest['spread']:.1e}); "
             "try a lower learning rate, a smaller weight of the pulling term, or easier negatives"
         )
+    recent = history[-window:]
+    risen = max(row["validation"] for row in recent) - history[0]["validation"]
     for term, value in (stuck_at or {}).items():
-        recent = [row[term] for row in history[-window:]]
-        if value and len(recent) == window and all(abs(loss / value - 1) < tolerance for loss in recent):
+        stuck = value and len(recent) == window and all(abs(row[term] / value - 1) < tolerance for row in recent)
+        if stuck and risen < tolerance:
             raise Collapse(
                 f"{term} has stayed at {value:.3f}, as of a model that learned nothing, for {window} epochs; "
                 "try another learning rate, unfreeze more of the backbone, or check the labels"

@@ -360,6 +360,10 @@ def test_a_healthy_training_is_left_alone():
     check_collapse([row(0, cross_entropy=0.5), *rows], stuck)
     check_collapse([*rows, row(4, cross_entropy=chance)], None)
     check_collapse([row(loss=0.0)], {})
+    hardest = [row(epoch, cross_entropy=chance, validation=0.9) for epoch in range(2, 6)]
+    check_collapse([row(1, validation=0.6), *hardest], stuck)  # the loss says chance, but the model has learned
+    with pytest.raises(Collapse):
+        check_collapse([row(1, validation=0.89), *hardest], stuck)
     with pytest.raises(Collapse):
         check_collapse([row(cross_entropy=9.0), *rows, row(4, cross_entropy=1.01 * chance)], stuck)
     for bad in (dict(loss=math.inf), dict(spread=math.nan), dict(spread=1e-5)):
