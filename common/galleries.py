@@ -24,7 +24,8 @@ def pair_gallery(images, pairs, right, titles: Sequence[str], title: str, column
         columns: pairs in a row.
     """
     rows = -(-len(pairs) // columns)
-    size = (2.3 * CELL * columns, (CELL + 0.45) * rows + 0.5)
+    lines = 1 + max(text.count("\n") for text in titles)
+    size = (2.3 * CELL * columns, (CELL + 0.25 + 0.2 * lines) * rows + 0.5)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
