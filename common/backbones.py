@@ -46,6 +46,7 @@ class EmbeddingNet(nn.Module):
         super().__init__()
         self.arguments = dict(backbone=backbone, embedding_size=embedding_size, classes=classes, image_size=image_size)
         self.backbone = create_backbone(backbone, pretrained, weights, image_size)
+        self.backbone.to(memory_format=torch.channels_last)  # a CPU convolves up to a quarter faster that way
         data = timm.data.resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(data["mean"])[:, None, None])
         self.register_buffer("std", torch.tensor(data["std"])[:, None, None])
@@ -113,8 +114,7 @@ def create_backbone(name: str, pretrained: bool = False, weights: Path | None = 
     fixed = image_size and timm.models.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size
     sized = dict(img_size=image_size) if fixed else {}
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **overlay, **sized)
-        return model.to(memory_format=torch.channels_last)  # a CPU convolves a quarter faster that way
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **overlay, **sized)
     except Exception as error:
         if not pretrained:
             raise

@@ -107,12 +107,17 @@ def _nothing_at_zero(trial, attack):
 
 
 def _falls(trial, attack, eps, steps, base):
+    """In eps; and in steps at four times eps, since a robust model may withstand any number of them at eps itself."""
     clean, strong = trial.accuracy(trial.scores(trial.first, trial.second)), trial.accuracy(base)
-    radii = [trial.accuracy(trial.run(attack, share * eps, steps=steps)) for share in (0.5, 2)]
-    budgets = [trial.accuracy(trial.run(attack, eps, steps=count)) for count in (1, max(steps // 4, 2))]
+    double, wide = (trial.accuracy(trial.run(attack, min(times * eps, 1.0), steps=steps)) for times in (2, 4))
+    counts = 1, max(steps // 4, 2)
+    budgets = [trial.accuracy(trial.run(attack, min(4 * eps, 1.0), steps=count)) for count in counts]
     for name, course in (
-        (f"accuracy falls in eps (0, 1/2, 1, 2 times {eps:.4f})", [clean, radii[0], strong, radii[1]]),
-        (f"accuracy falls in steps (0, 1, {max(steps // 4, 2)}, {steps})", [clean, *budgets, strong]),
+        (f"accuracy falls in eps (0, 1, 2, 4 times {eps:.4f})", [clean, strong, double, wide]),
+        (
+            f"accuracy falls in steps (0, {counts[0]}, {counts[1]}, {steps}) at 4 times {eps:.4f}",
+            [clean, *budgets, wide],
+        ),
     ):
         falls = all(later <= earlier + trial.slack for earlier, later in pairwise(course))
         value = " > ".join(f"{value:.3f}" for value in course)
@@ -120,8 +125,8 @@ def _falls(trial, attack, eps, steps, base):
 
 
 def _large_eps(trial, attack, eps, steps):
-    value = trial.accuracy(trial.run(attack, min(8 * eps, 1.0), steps=2 * steps))
-    return _line(f"8 times {eps:.4f} leaves nothing", f"accuracy {value:.3f}", "< 0.01", value < 0.01)
+    value = trial.accuracy(trial.run(attack, min(16 * eps, 1.0), steps=2 * steps))
+    return _line(f"16 times {eps:.4f} leaves nothing", f"accuracy {value:.3f}", "< 0.01", value < 0.01)
 
 
 def _beats_one_step(trial, eps, base):

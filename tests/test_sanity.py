@@ -60,7 +60,7 @@ def suite(model=None, **options):
 
 def failed(**options):
     """Words of the lines that failed, shortened to tell them apart."""
-    short = dict(zero="eps = 0 ", eps="falls in eps", steps="falls in steps", large="8 times", fgsm="FGSM",
+    short = dict(zero="eps = 0 ", eps="falls in eps", steps="falls in steps", large="16 times", fgsm="FGSM",
                  converged="converged", noise="noise", search="gradient-free", transfer="transfer",
                  gradient="no gradient", both="both pictures", bounds="|change|")  # fmt: skip
     table = suite(**options)
@@ -135,8 +135,8 @@ def always_on(model, first, second, same, eps, **options):
 
 
 def one_step(model, first, second, same, eps, steps=8, restarts=1, which="first"):
-    """A single step of a tenth, whatever was asked."""
-    return fgsm(model, first, second, same, eps / 10, which)
+    """A single step of a twentieth, whatever was asked."""
+    return fgsm(model, first, second, same, eps / 20, which)
 
 
 def late(model, first, second, same, eps, steps=8, **options):
