@@ -272,6 +272,12 @@ def test_species_of_a_genus_share_most_factors():
     assert sizes.max() <= 3 and np.median(sizes) >= 2
 
 
+def test_species_of_a_genus_share_their_one_or_two_colors():
+    pools = {(species.genus, species.colours) for species in TABLE}
+    assert len(pools) == len({species.genus for species in TABLE})
+    assert {len(colors) for _, colors in pools} == {1, 2}
+
+
 def test_factors_are_in_range_and_all_families_are_drawn():
     assert {species.genus.split("-")[0] for species in TABLE} == set(FAMILIES)
     for species in TABLE:
