@@ -19,12 +19,12 @@ from common.training import Collapse
 
 
 class AdversarialTraining(nn.Module):
-    """An objective made robust: task(clean) + task(attacked) + weight * ||z(attacked) - z_frozen(clean)||^2.
+    """An objective made robust: a * task(clean) + task(attacked) + b * ||z(attacked) - z0(clean)||^2.
 
     The first two terms are those of Goodfellow et al. 2015, the inner attack is PGD (Madry et al. 2018) against the
     objective itself, and the last term, of Schlarmann et al. 2024 ("Robust CLIP"), holds embeddings where the
-    standard model has them. Every picture is attacked in its place, so clean and attacked batch line up with the
-    same labels. The radius grows linearly to eps, since a full attack at once destroys what was learned.
+    standard model, z0, has them. Every picture is attacked in its place, so clean and attacked batch line up with
+    the same labels. The radius grows linearly to eps, since a full attack at once destroys what was learned.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class AdversarialTraining(nn.Module):
         hold_weight: float,
         steps: int = 5,
         attack_loss: Callable | None = None,
+        clean_weight: float = 1.0,
     ):
         """
         Args:
@@ -43,39 +44,43 @@ class AdversarialTraining(nn.Module):
             standard: the model training starts from; a frozen copy is kept.
             eps: radius of the inner attack, in units of [0, 1].
             ramp_batches: batches until the radius is eps; a third of all (protocol rule 15).
-            hold_weight: of the term that holds embeddings.
+            hold_weight: b, of the term that holds embeddings.
             steps: of the inner attack.
             attack_loss: what the inner attack raises, `attack_loss(model, images, labels)` -> scalar or (B,);
                 default: the objective's own `attack_loss` where it has one, else the sum of its terms.
+            clean_weight: a, of the objective on clean pictures; 0, as in Madry et al. 2018, spares their pass.
 
         Raises:
             ValueError: a negative eps or weight, or a ramp or attack of less than one step.
         """
         super().__init__()
-        if eps < 0 or hold_weight < 0 or ramp_batches < 1 or steps < 1:
+        if min(eps, hold_weight, clean_weight) < 0 or ramp_batches < 1 or steps < 1:
             raise ValueError(
-                f"eps {eps} and hold_weight {hold_weight} must be 0 or more, "
+                f"eps {eps}, hold_weight {hold_weight} and clean_weight {clean_weight} must be 0 or more, "
                 f"ramp_batches {ramp_batches} and steps {steps} 1 or more"
             )
         self.objective, self.standard = objective, copy.deepcopy(standard).requires_grad_(False).eval()
         self.eps, self.ramp_batches, self.hold_weight, self.steps = eps, ramp_batches, hold_weight, steps
         self.attack_loss = attack_loss or getattr(objective, "attack_loss", None) or self._sum_of_terms
-        self.stuck_at = {f"clean_{name}": value for name, value in (getattr(objective, "stuck_at", None) or {}).items()}
+        self.clean_weight = clean_weight
+        stuck_at = (getattr(objective, "stuck_at", None) or {}) if clean_weight else {}
+        self.stuck_at = {f"clean_{name}": clean_weight * value for name, value in stuck_at.items()}
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))  # in the state, so that `fit` can resume
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The terms to add up, "clean_..." and "attacked_..." of the objective, and "hold"."""
+        """The terms to add up, "clean_..." (at weight 0 none) and "attacked_..." of the objective, and "hold"."""
         attacked = self.attack(model, images, labels)
         if self.training:
             self.batches += 1
-        clean_terms = self.objective(model, images, labels)
+        clean_terms = self.objective(model, images, labels) if self.clean_weight else {}
         attacked_terms, embeddings = self._terms_and_embeddings(model, attacked, labels)
         with torch.no_grad():
             held = self.standard(images)
-        hold = self.hold_weight * (embeddings - held).square().sum(1).mean()
-        kinds = {"clean": clean_terms, "attacked": attacked_terms}
-        named = {f"{kind}_{name}": term for kind, terms in kinds.items() for name, term in terms.items()}
-        return {**named, "hold": hold}
+        return {
+            **{f"clean_{name}": self.clean_weight * term for name, term in clean_terms.items()},
+            **{f"attacked_{name}": term for name, term in attacked_terms.items()},
+            "hold": self.hold_weight * (embeddings - held).square().sum(1).mean(),
+        }
 
     def attack(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The same pictures in the same order, each moved by at most the radius of this batch."""

@@ -93,6 +93,33 @@ def test_the_terms_are_those_of_the_protocol():
     assert training.stuck_at == {"clean_cross_entropy": pytest.approx(np.log(8))}
 
 
+def test_the_weight_of_the_clean_terms():
+    images, labels = batch()
+    found = {}
+    for weight in (0.0, 0.5, 1.0):
+        training, model = robust(Classification(8, 4, 0.1), Network(dimensions=4), clean_weight=weight)
+        torch.manual_seed(3)
+        found[weight] = {name: term.item() for name, term in training(model, images, labels).items()}
+        assert training.stuck_at == pytest.approx({"clean_cross_entropy": weight * np.log(8)} if weight else {})
+    for name in ("clean_cross_entropy", "clean_center"):
+        assert found[0.5][name] == pytest.approx(0.5 * found[1.0][name]) and name not in found[0.0]
+    assert found[0.0] == pytest.approx({name: found[1.0][name] for name in found[0.0]}), "the other terms stay"
+
+
+def test_without_clean_terms_the_clean_pictures_are_not_shown():
+    images, labels = batch()
+    seen = []
+
+    class Watched(Classification):
+        def forward(self, model, images, labels):
+            seen.append(images)
+            return super().forward(model, images, labels)
+
+    training, model = robust(Watched(8, 4), clean_weight=0)
+    training(model, images, labels)
+    assert len(seen) == 1 and not torch.equal(seen[0], images)
+
+
 def test_the_inner_attack_raises_the_objectives_own_loss_and_leaves_no_trace():
     images, labels = batch()
     training, model = robust()
@@ -178,7 +205,10 @@ def test_embeddings_are_made_once_unless_the_objective_embeds_twice():
     assert training(model, images, labels)["hold"].ndim == 0 and not model._forward_hooks
 
 
-@pytest.mark.parametrize("options", [dict(eps=-0.1), dict(hold_weight=-1.0), dict(ramp_batches=0), dict(steps=0)])
+SENSELESS = [dict(eps=-0.1), dict(hold_weight=-1.0), dict(clean_weight=-1.0), dict(ramp_batches=0), dict(steps=0)]
+
+
+@pytest.mark.parametrize("options", SENSELESS)
 def test_senseless_training_is_refused(options):
     with pytest.raises(ValueError, match=r"must be 0 or more, ramp_batches .* 1 or more"):
         robust(**options)
