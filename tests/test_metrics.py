@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made_up import all_pairs
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from common import metrics
 from common.metrics import (
@@ -107,6 +107,15 @@ def test_weights_count_as_repetitions(case, data):
         repeated = measure(np.repeat(scores, weights), np.repeat(same, weights))
         assert measure(scores, same, weights.astype(float)) == pytest.approx(repeated, abs=1e-9)
     assert roc_auc(scores, same, weights) == pytest.approx(slow_auc(scores, same, weights))
+
+
+@slow
+@given(judged(most=60), st.data())
+def test_weighted_auc_agrees_with_scikit_learn(case, data):
+    scores, same = case
+    weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(same), max_size=len(same))), float)
+    assume(all(weights[same == kind].any() for kind in (0, 1)))
+    assert roc_auc(scores, same, weights) == pytest.approx(roc_auc_score(same, scores, sample_weight=weights))
 
 
 @slow
