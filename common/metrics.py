@@ -159,7 +159,7 @@ def _one_sided(same, weights) -> bool:
 
 
 def _auc_and_eer(scores, same, weights) -> tuple[float, float]:
-    """Both from one ROC curve, by hand: in a bootstrap of hundreds, scikit-learn's input checks take most of the time."""
+    """Both from one ROC curve, by hand: a bootstrap makes hundreds, and scikit-learn's checks would take most of it."""
     _check_pairs(scores, same)
     if _one_sided(same, weights):
         return float("nan"), float("nan")
