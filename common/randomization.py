@@ -13,17 +13,27 @@ from common.backbones import stages
 from common.explain import embedding_net
 from common.localization import mean_with_interval
 
+OFF = 0.01  # gains that start below this all but switch their block off
+
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The same model at random weights, as before training: a control that no localization goes without.
+    """The same model at random weights: a control that no localization goes without.
+
+    Many networks begin their training with every residual block switched off, by a gain of 0 (Goyal et al. 2017,
+    section 5.1) or nearly 0 (LayerScale, Touvron et al. 2021). Such a block hands on what it gets, so that its
+    random weights would destroy nothing. Here those gains are 1.
 
     Args:
         model: has `arguments`, which rebuild it.
         seed: of the weights.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         fresh = type(model)(**model.arguments)
+        for name, gain in fresh.named_parameters():
+            one_each = gain.ndim and gain.numel() == len(gain)  # channel
+            if one_each and not name.endswith("bias") and gain.abs().max() < OFF:
+                gain.fill_(1)
     return fresh.to(next(model.parameters()).device).eval()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from explained import cosine_model, pair_model, pixels
 
-from common.backbones import stages
+from common.backbones import EmbeddingNet, stages
 from common.explain import pair_cam
 from common.randomization import randomization_report, untrained
 
@@ -32,6 +32,19 @@ def test_the_untrained_twin_has_other_weights_by_its_seed(model):
     assert not torch.equal(twin.state_dict()[name], other.state_dict()[name])
     assert not torch.equal(twin.state_dict()[name], before[name])
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name, block", [("test_resnet", "layer1.0"), ("test_convnext", "stages.0.blocks.0")])
+def test_random_weights_of_a_residual_block_are_at_work(name, block):
+    """As timm makes these networks, their blocks hand on what they get, whatever their weights are."""
+    model = EmbeddingNet(name, 8).eval()
+    for one, at_work in ((model, False), (untrained(model), True)):
+        other, donor = copy.deepcopy(one), untrained(model, seed=1).backbone.get_submodule(block)
+        matrices = {key: weight for key, weight in donor.state_dict().items() if weight.squeeze().ndim > 1}
+        other.backbone.get_submodule(block).load_state_dict(matrices, strict=False)
+        with torch.no_grad():
+            before, after = one.pooled(FIRST), other.pooled(FIRST)
+        assert matrices and bool((after - before).norm() > 1e-3 * before.norm()) == at_work
 
 
 @both
