@@ -28,8 +28,8 @@ def roc(curves: dict, title: str, threshold: Threshold | None = None) -> Figure:
     axis.plot([0, 1], [1, 0], "-", color="lightgray", linewidth=1, zorder=0, label="errors of both kinds equal (dots)")
     if threshold:
         on_same, on_different = accuracy_by_kind(*next(iter(curves.values())), threshold)
-        label = f"threshold {threshold.value:.2f}, from {threshold.fitted_on}"
-        axis.plot(1 - on_different, on_same, "X", color="black", markersize=10, label=label)
+        label = f"threshold {threshold.value:.2f} of {next(iter(curves))}, from {threshold.fitted_on}"
+        axis.plot(1 - on_different, on_same, "x", color="black", markersize=10, label=label)
     axis.set(xlabel="false accept rate (share of different pairs)", ylabel="true accept rate (share of same pairs)")
     axis.legend(fontsize=8, loc="lower right")
     return finish(figure, title)
@@ -46,7 +46,7 @@ def precision_recall(curves: dict, title: str) -> Figure:
     for name, (scores, same) in curves.items():
         precision, recall, _ = precision_recall_curve(same, scores)
         label = f"{name}: average precision {average_precision_score(same, scores):.3f}"
-        axis.plot(recall, precision, drawstyle="steps-post", label=label)
+        axis.plot(recall[:-1], precision[:-1], drawstyle="steps-post", label=label)  # the last point is a convention
     for share in sorted({float(np.mean(same)) for _, same in curves.values()}):
         axis.axhline(share, color="gray", linestyle=":", label=f"chance: {share:.3f} of the pairs are same")
     axis.set(xlabel="recall (share of same pairs called same)", ylabel="precision (share right of pairs called same)")

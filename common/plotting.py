@@ -14,6 +14,7 @@ from PIL import Image as Pixels
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 SAME, DIFFERENT = "tab:green", "tab:red"
+MEASURES = {"validation": "validation ROC-AUC", "f1": "validation F1"}  # columns of a history, and what an axis says
 PART_COLORS = np.array([[70, 70, 70], [70, 160, 70], [220, 90, 160], [250, 210, 70]], np.uint8)  # by mask value
 
 
@@ -43,9 +44,9 @@ def contact_sheet(images, titles: Sequence[str] = (), columns: int = 6, title: s
         cell: size of a picture in inches.
     """
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(cell * columns, (cell + 0.25 * bool(len(titles))) * rows + 0.4), squeeze=False
-    )
+    lines = max((1 + text.count("\n") for text in titles), default=0)
+    size = (cell * columns, (cell + 0.1 * bool(lines) + 0.15 * lines) * rows + 0.4)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for place, image in enumerate(images):
@@ -86,9 +87,10 @@ def scatter(points, labels, title: str, names: Sequence[str] = (), axes=("dimens
     return finish(figure, title)
 
 
-def scatter_side_by_side(panels: dict, labels, title: str, names: Sequence[str] = ()) -> Figure:
-    """Several scatters of the same labels (N,): panel title -> points (N, 2)."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 5), squeeze=False)
+def scatter_side_by_side(panels: dict, labels, title: str, names: Sequence[str] = (), alike: bool = False) -> Figure:
+    """Several scatters of the same labels (N,): panel title -> points (N, 2); `alike` gives all the same axes."""
+    size = (5.5 * len(panels), 5)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharex=alike, sharey=alike)
     for axis, (panel, points) in zip(axes.flat, panels.items(), strict=True):
         _scatter(axis, points, labels, names if axis is axes.flat[-1] else ())
         axis.set(title=panel, xlabel="dimension 1", ylabel="dimension 2")
@@ -104,12 +106,13 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str)
         for name, history in runs.items():
             if column in history:
                 axis.plot(history["epoch"], history[column], marker="o", markersize=3, label=name)
-        axis.set(xlabel="epoch", ylabel=column.replace("_", " "))
+        axis.set(xlabel="epoch", ylabel=MEASURES.get(column, column.replace("_", " ")))
         axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes.flat[len(columns) :]:
         axis.axis("off")
     handles, names = axes.flat[0].get_legend_handles_labels()
-    axes.flat[-1].legend(handles, names, fontsize=8)
+    beside = 1.02 if len(columns) == axes.size else 0  # in the last panel, if that is empty
+    axes.flat[-1].legend(handles, names, fontsize=8, loc="center left", bbox_to_anchor=(beside, 0.5))
     return finish(figure, title)
 
 
@@ -128,8 +131,9 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
 def score_histogram(scores, same, threshold: float, title: str, score: str = "cosine similarity") -> Figure:
     """Histograms of the scores of same and of different pairs (P,), with the threshold marked; `score` names them."""
     figure, axis = plt.subplots(figsize=(7.5, 3.4))
-    for kind, name, color in ((0, "different species", DIFFERENT), (1, "same species", SAME)):
-        axis.hist(np.asarray(scores)[np.asarray(same) == kind], bins=60, alpha=0.55, label=name, color=color)
+    edges, (blue, orange) = np.histogram_bin_edges(scores, 60), sns.color_palette()[:2]
+    for kind, name, color in ((0, "different species", orange), (1, "same species", blue)):
+        axis.hist(np.asarray(scores)[np.asarray(same) == kind], bins=edges, alpha=0.55, label=name, color=color)
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}, from validation")
     axis.set(xlabel=f"score ({score})", ylabel="pairs")
     axis.legend(fontsize=9, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -159,19 +163,27 @@ def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure
     return finish(figure, title)
 
 
-def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Named points, one for each row, with those no other beats in both (smaller x, larger y) joined."""
+def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
+    """Points with their names, one for each row; columns low and high, if there are any, make intervals of y."""
     figure, axis = plt.subplots(figsize=(7.5, 4.2))
-    axis.scatter(table[x], table[y])
+    axis.plot(table[x], table[y], "o")
+    if {"low", "high"} <= {*table}:
+        axis.vlines(table[x], table["low"], table["high"], linewidth=1)
     for name, row in table.iterrows():
-        axis.annotate(name, (row[x], row[y]), xytext=(5, 5), textcoords="offset points", fontsize=9)
-    front = table.sort_values([x, y], ascending=[True, False])
-    front = front[front[y] > front[y].cummax().shift(fill_value=-np.inf)]
-    axis.plot(front[x], front[y], linestyle="--", color="gray", label="not beaten in both", zorder=0)
+        axis.annotate(name, (row[x], row[y]), xytext=(5, -12), textcoords="offset points", fontsize=9)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.margins(0.2)
-    axis.legend()
     return finish(figure, title)
+
+
+def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
+    """`named_points`, with those no other beats in both (smaller x, larger y) joined."""
+    figure = named_points(table, x, y, title, xlabel, ylabel)
+    front = table.sort_values([x, y], ascending=[True, False])
+    front = front[front[y] > front[y].cummax().shift(fill_value=-np.inf)]
+    figure.axes[0].plot(front[x], front[y], linestyle="--", color="gray", label="Pareto front", zorder=0)
+    figure.axes[0].legend()
+    return figure
 
 
 def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
@@ -187,12 +199,15 @@ def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") ->
 
 def _scatter(axis, points, labels, names) -> None:
     kinds = np.unique(labels)
-    palette = sns.husl_palette(len(kinds))
-    for kind, color in zip(kinds, palette, strict=True):
-        mine = np.asarray(labels) == kind
-        axis.scatter(*np.asarray(points)[mine].T, s=14, color=color, label=names[kind] if len(names) else None)
+    markers = "o^s" if len(kinds) > 12 else "o"  # nobody tells 24 colors apart
+    palette = sns.husl_palette(-(-len(kinds) // len(markers)))
+    for place, kind in enumerate(kinds):
+        mine, style = np.asarray(labels) == kind, dict(color=palette[place // len(markers)], s=14)
+        style["label"] = names[kind] if len(names) else None
+        axis.scatter(*np.asarray(points)[mine].T, marker=markers[place % len(markers)], **style)
     if len(names) and len(kinds) <= 30:
-        axis.legend(fontsize=7, ncol=2, loc="center left", bbox_to_anchor=(1, 0.5))
+        size, columns = (9, 1) if len(kinds) <= 12 else (7, 2)
+        axis.legend(fontsize=size, ncol=columns, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def finish(figure: Figure, title: str) -> Figure:

@@ -51,6 +51,7 @@ FIGURES = {
     "score_histogram": lambda: plotting.score_histogram(np.linspace(-1, 1, 15), LABELS == 1, 0.25, "A title"),
     "heatmap": lambda: plotting.heatmap(pd.DataFrame(np.eye(2), NAMES[:2], NAMES[1:3]), "A title", "across", "down"),
     "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], "A title"),
+    "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", "A title", "cost (ms)", "gain"),
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", "A title", "cost (ms)", "gain"),
     "intervals": lambda: plotting.intervals(RANGES, "A title", "ROC-AUC", "approach"),
     "lines": lambda: plotting.lines(LINES, "A title", "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
@@ -173,10 +174,25 @@ def test_confusion_has_true_species_in_rows():
 def test_the_pareto_front_joins_what_nothing_beats():
     (axis,) = FIGURES["pareto"]().axes
     assert [text.get_text() for text in axis.texts] == ["a", "b", "c", "d"]
-    np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS.loc[["a", "b", "d"]])
+    np.testing.assert_allclose(axis.lines[-1].get_xydata(), POINTS.loc[["a", "b", "d"]])
     twins = pd.DataFrame({"cost": [1, 1, 2], "gain": [0.5, 0.6, 0.6]}, index=["a", "b", "c"])
     (axis,) = plotting.pareto(twins, "cost", "gain", "A title", "cost (ms)", "gain").axes
-    np.testing.assert_allclose(axis.lines[0].get_xydata(), [[1, 0.6]])
+    np.testing.assert_allclose(axis.lines[-1].get_xydata(), [[1, 0.6]])
+
+
+def test_named_points_show_their_intervals():
+    table = POINTS.assign(low=POINTS["gain"] - 0.1, high=POINTS["gain"] + 0.2)
+    (axis,) = plotting.named_points(table, "cost", "gain", "A title", "cost (ms)", "gain").axes
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS)
+    (bars,) = axis.collections
+    np.testing.assert_allclose([ends[:, 1] for ends in bars.get_segments()], table[["low", "high"]])
+
+
+def test_panels_share_their_axes_if_asked():
+    panels = {"small": np.eye(2), "large": 9 * np.eye(2)}
+    for alike in (False, True):
+        one, other = plotting.scatter_side_by_side(panels, [0, 1], "A title", alike=alike).axes
+        assert (one.get_xlim() == other.get_xlim() and one.get_ylim() == other.get_ylim()) == alike
 
 
 def test_lines_and_their_bands():
