@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from common.backbones import EmbeddingNet, embed
-from common.baselines import colour_histogram, raw_pixels
+from common.baselines import color_histogram, raw_pixels
 from common.config import Config, seed_everything, setup
 from common.datasets import load_images
 from common.evaluation import pair_auc
@@ -49,7 +49,7 @@ from common.species import species_table
 from common.splits import Splits, make_splits
 from common.training import fit, one_cycle
 
-BANDS = dict(colour_histogram=".25-.60", raw_pixels="<= .45", frozen_mobilenetv2_100=".60-.95")
+BANDS = dict(color_histogram=".25-.60", raw_pixels="<= .45", frozen_mobilenetv2_100=".60-.95")
 BACKBONE = "test_resnet"  # what R2 chooses in the quick profile
 SEEDS = (0, 1, 2)
 
@@ -121,7 +121,7 @@ def difficulty(arguments, size: int = 96) -> None:
 
 def precisions(images, labels, weights: Path | None) -> dict[str, float]:
     """P@1 of each kind of features."""
-    features = dict(colour_histogram=colour_histogram(images), raw_pixels=raw_pixels(images))
+    features = dict(color_histogram=color_histogram(images), raw_pixels=raw_pixels(images))
     if weights:
         model = EmbeddingNet("mobilenetv2_100", embedding_size=0, pretrained=True, weights=weights)
         features["frozen_mobilenetv2_100"] = embed(model, images)

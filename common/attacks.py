@@ -144,6 +144,7 @@ def retrieval_attack(
     is driven to 0, where every one of C outranks every one of X. Harm is minus that mean.
 
     Args:
+        model: embeds the queries and has `score_embeddings`.
         queries, eps, steps, restarts, seed: as `first`, ... in `pgd`.
         labels: int (Q,), the queries' classes.
         gallery: float (G, D), embeddings of clean pictures, the queries' own not among them.

@@ -30,7 +30,7 @@ def raw_pixels(images, side: int = 16) -> np.ndarray:
     return features.reshape(len(images), 3 * side * side) / 255
 
 
-def colour_histogram(images, bins: tuple[int, int, int] = (12, 4, 4), where=None) -> np.ndarray:
+def color_histogram(images, bins: tuple[int, int, int] = (12, 4, 4), where=None) -> np.ndarray:
     """Square roots of the shares of pixels in each cell of hue x saturation x value (HSV).
 
     Of two such features the cosine is the Bhattacharyya coefficient, sum over cells of sqrt(p q), and 1 minus

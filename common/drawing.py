@@ -51,7 +51,8 @@ def correspondences(first, second, terms: pd.DataFrame, grid: tuple[int, int], t
     """
     figure, axes = _pictures([first, second], ["first picture", "second picture"], 2, 3.2)
     step = np.array(np.shape(first)[1:]) / grid
-    widths = 1 + 4 * terms["contribution"].clip(lower=0) / terms["contribution"].abs().max()
+    least, most = terms["contribution"].agg(["min", "max"])
+    widths = 1 + 4 * (terms["contribution"] - least) / max(most - least, np.finfo(float).tiny)
     colors = sns.color_palette(COLORS, len(terms))
     for place, (color, width, (_, term)) in enumerate(zip(colors, widths, terms.iterrows(), strict=True)):
         ends = [(term[[f"{side}_row", f"{side}_column"]].to_numpy() + 0.5) * step for side in ("first", "second")]

@@ -148,6 +148,7 @@ def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:
     Args:
         model: holds an `EmbeddingNet`.
         images: float (B, 3, H, W) in [0, 1], of the size in question; the first is tried.
+        side: locations wanted along the shorter side.
 
     Raises:
         ValueError: no stage has locations.

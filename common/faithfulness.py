@@ -90,6 +90,7 @@ def max_sensitivity(explain: Callable, images: Tensor, radius=0.02, draws: int =
         images: float (B, 3, H, W) in [0, 1].
         radius: largest change of a pixel.
         draws: random changes tried, of which the worst counts.
+        seed: of these changes.
 
     Returns:
         float (B,): largest distance of a map to the unchanged picture's, relative to that one's length.

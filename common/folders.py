@@ -6,7 +6,7 @@ import lzma
 import os
 import shutil
 import tarfile
-import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,7 +25,8 @@ def digest(value) -> str:
 def whole(folder: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; rename it to `folder` at the end, or on an exception leave nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
+    building = folder.with_name(f"{folder.name}.building-{uuid.uuid4().hex[:8]}")
+    building.mkdir()  # with the rights of every new folder, so that a cache can be shared
     try:
         yield building
         try:

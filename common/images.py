@@ -67,6 +67,8 @@ def cached(cache: Path, name: str, key: dict, class_names: list[str],
     if folder.exists():
         try:
             return _open(folder, name)
+        except PermissionError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"The cache {folder} is damaged ({error}); decoding the pictures again.")
             remove(folder)

@@ -16,7 +16,7 @@ from common.metrics import bootstrap
 from common.painting import rgb
 from common.rendered import render
 from common.sampling import as_float
-from common.species import BACKGROUNDS, COLOURS, Species, species_table
+from common.species import BACKGROUNDS, COLORS, Species, species_table
 
 REMOVALS = {"petals": "petal", "center": "center", "leaves": "leaf"}  # what `render` leaves out -> part of the mask
 
@@ -29,7 +29,7 @@ def concept_pictures(species: Sequence[Species], size: int, each: int, seed: int
         size: pixels.
         each: pictures of a species.
         seed: of the first picture; equal seeds give equal circumstances, picture by picture.
-        factors: of `Species`, such as petals=5, outline="heart", disc=0.4 or colours=("blue",); or background="sky".
+        factors: of `Species`, such as petals=5, outline="heart", disc=0.4 or colors=("blue",); or background="sky".
 
     Returns:
         uint8 (len(species) * each, 3, size, size).
@@ -54,7 +54,7 @@ def interventions(species: Species, instance: int, size: int) -> dict[str, tuple
     picture = render(species, instance, size)
     color, background = picture.factors["color"], picture.factors["background"]
     changes = {f"no {what}": (part, dict(without=what)) for what, part in REMOVALS.items()}
-    changes["other color"] = ("petal", dict(recolour=_farthest(COLOURS, color)))
+    changes["other color"] = ("petal", dict(recolor=_farthest(COLORS, color)))
     changes["other background"] = ("background", dict(background=_farthest(BACKGROUNDS, background)))
     made = {name: (part, render(species, instance, size, **change).image) for name, (part, change) in changes.items()}
     return {name: (part, image) for name, (part, image) in made.items() if (image != picture.image).any()}

@@ -14,7 +14,7 @@ COLUMNS = [
     *("metric", "value", "low", "high", "n", "seed", "threshold_from", "train_seconds", "fingerprint"),
 ]
 ALLOWED = {
-    "approach": "chance colour_histogram raw_pixels frozen_backbone cross_entropy center_loss "
+    "approach": "chance color_histogram raw_pixels frozen_backbone cross_entropy center_loss "
     "siamese contrastive triplet given_triplets",
     "variant": "standard robust",
     "protocol": "closed_set open_set",
@@ -37,6 +37,8 @@ REQUIRED = ("approach", "variant", "protocol", "split", "metric")
 def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Put a notebook's measured rows into the ledger, in place of those it put there before.
 
+    Rows of other pictures than these go, too: nobody could compare with them.
+
     Args:
         config: gives the ledger's place, its dataset and profile columns.
         image_set: gives the fingerprint.
@@ -55,7 +57,7 @@ def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFram
     )
     _check_rows(rows)
     rows = rows.reindex(columns=COLUMNS)
-    others = read_results(config).query("notebook != @notebook")
+    others = read_results(config).query("notebook != @notebook and fingerprint == @image_set.fingerprint")
     ledger = pd.concat([part for part in (others, rows) if len(part)])
     ledger = ledger.sort_values("notebook", kind="stable")
     write_whole(config.directory / "results.csv", lambda temporary: ledger.to_csv(temporary, index=False))

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 
 from common.painting import CENTER, PETAL, Heads, Scene, disc_pattern, pattern, rgb, texture
-from common.species import COLOURS, Species
+from common.species import COLORS, Species
 
 BEHIND = -10.0  # depth below that of every flower
 MOST = 64  # petals in one layer; random numbers are drawn for so many, so that a changed count moves no other draw
 
 
-def palette_of(species: Species, nuisances: dict, recolour: str | None = None) -> dict:
+def palette_of(species: Species, nuisances: dict, recolor: str | None = None) -> dict:
     """Return five pigments (RGB 0..255: throat, body, edge, rim, marks) for petals, center, stamens and leaves."""
 
     def vary(hue, saturation, value):
@@ -25,8 +25,8 @@ def palette_of(species: Species, nuisances: dict, recolour: str | None = None) -
     def green(value):
         return rgb(nuisances["green"], 0.55, value)
 
-    hue, saturation, value = COLOURS[recolour or nuisances["color"]]
-    accent, throat, center = (vary(*COLOURS[name]) for name in (species.accent, species.throat, species.center))
+    hue, saturation, value = COLORS[recolor or nuisances["color"]]
+    accent, throat, center = (vary(*COLORS[name]) for name in (species.accent, species.throat, species.center))
     brown = 0.35 * nuisances["wilt"] * np.array([0.6, 0.45, 0.3])  # withering starts at the edge
     edge = vary(hue, saturation * 0.55, min(1, value * 1.1)) * (1 - brown.sum()) + 255 * brown
     return dict(

@@ -187,10 +187,12 @@ def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel:
 
 
 def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
-    """Dots with intervals, one for each row of a table with columns value, low, high."""
+    """Dots with intervals, one for each row of a table with columns value, low, high; where 0 is among them, a line."""
     figure, axis = plt.subplots(figsize=(7.5, 0.4 * len(table) + 1.4))
     errors = np.abs(table[["low", "high"]].to_numpy().T - table["value"].to_numpy())
     axis.errorbar(table["value"], [str(name) for name in table.index], xerr=errors, fmt="o", capsize=4)
+    if table["low"].min() < 0 < table["high"].max():
+        axis.axvline(0, color="black", linestyle="--", zorder=0)
     axis.invert_yaxis()
     axis.margins(y=0.2)
     axis.set(xlabel=xlabel, ylabel=ylabel)

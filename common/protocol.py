@@ -86,12 +86,13 @@ def train(
         objective: what it is trained for.
         loader: batches of training pictures.
         image_set, splits, protocol: what it is validated on.
-        seed: of augmentation.
+        seed: of augmentation and of all that an objective draws: pairs, triplets, an attack's start.
         validate: measures the model after each epoch, as `fit` takes it; default: `validation_report`.
 
     Returns:
         The history, as `fit` returns it.
     """
+    seed_everything(seed)
     steps = config.epochs * len(loader)
     optimizer, scheduler = one_cycle(model, config.learning_rate, steps)
     optimizers, schedulers = [optimizer], [scheduler]
@@ -153,7 +154,7 @@ def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Sp
 
 def similarity_of(model):
     """A model's similarity for `nearest` and `retrieval`: None, their fast cosine, or its own `score_embeddings`."""
-    cosine = type(model).score_embeddings is EmbeddingNet.score_embeddings
+    cosine = getattr(model.score_embeddings, "__func__", None) is EmbeddingNet.score_embeddings
     return None if cosine else model.score_embeddings
 
 

@@ -6,7 +6,6 @@ seen in perspective and painted from far to near; the same painting writes the p
 """
 
 import argparse
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -16,10 +15,11 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
+from common.folders import whole
 from common.images import Picture
 from common.painting import CENTER, PETAL, SCALE, Scene, generator, rgb, smooth
 from common.plants import MOST, Heads, add_flowers, add_foliage, add_leaves, heads_of, occlude, palette_of
-from common.species import BACKGROUNDS, COLOURS, Species, class_sizes, draw_nuisances, species_table
+from common.species import BACKGROUNDS, COLORS, Species, class_sizes, draw_nuisances, species_table
 
 VERSION = 7  # part of every picture's seed and of the cache key: raise it whenever a byte changes
 
@@ -65,7 +65,7 @@ def _backdrop(kind: str, green: float, pixels: int, rng) -> np.ndarray:
     return image
 
 
-def _content(species, nuisances, size, seed, without=(), recolour=None, background=None):
+def _content(species, nuisances, size, seed, without=(), recolor=None, background=None):
     """Paint what stands before the camera: return RGB uint8 (size, size, 3) and ids uint16 (size, size)."""
 
     def stream(number):  # of random numbers, one for each concept, so that changing one moves no other
@@ -73,7 +73,7 @@ def _content(species, nuisances, size, seed, without=(), recolour=None, backgrou
 
     turn, rise = np.radians([nuisances["light_direction"], nuisances["light_elevation"]])
     light = np.array([np.cos(turn) * np.cos(rise), np.sin(turn) * np.cos(rise), np.sin(rise)])
-    palette = palette_of(species, nuisances, recolour)
+    palette = palette_of(species, nuisances, recolor)
     kind = background or nuisances["background"]
     behind = _backdrop(kind, nuisances["green"], size, stream(1))
     scene = Scene(cv2.resize(cv2.cvtColor(behind, cv2.COLOR_RGB2RGBA), (SCALE * size, SCALE * size)), light)
@@ -115,21 +115,21 @@ def _photograph(content: np.ndarray, nuisances: dict, rng) -> tuple[np.ndarray, 
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), data.tobytes()
 
 
-def _render(species, instance_seed, size, without=(), recolour=None, petal_count=None, background=None):
+def _render(species, instance_seed, size, without=(), recolor=None, petal_count=None, background=None):
     """Return the picture (size, size, 3), the ids (size, size), the nuisances and the JPEG file."""
     seed = [instance_seed, species.label, species.seed, VERSION]
     nuisances = draw_nuisances(species, generator(0, *seed))
     content, ids = _content(species, nuisances, size, seed)
     image, file = _photograph(content, nuisances, generator(7, *seed))
-    if not (without or recolour or petal_count or background):
+    if not (without or recolor or petal_count or background):
         return image, ids, nuisances, file
     changed = replace(species, petals=petal_count or species.petals)
-    other, after = _content(changed, nuisances, size, seed, without, recolour, background)
+    other, after = _content(changed, nuisances, size, seed, without, recolor, background)
     altered, file = _photograph(other, nuisances, generator(7, *seed))
     # All other pixels are the original's: a JPEG block's error would leak out of what changed, and a sliver of a part
     # too thin for the mask is not counted to the part.
     named = [dict(leaves=1, petals=2, center=3)[part] for part in without]
-    named += [2] * bool(recolour or petal_count) + [0] * bool(background)
+    named += [2] * bool(recolor or petal_count) + [0] * bool(background)
     touched = np.isin(_parts(ids), named) | np.isin(_parts(after), named)
     blur = nuisances["blur"] + nuisances["background_blur"] * (0.55 if nuisances["occluders"] else 0.25) + 0.005
     reach = 2 * int(np.ceil(3 * blur * size) + 1) + 1
@@ -142,12 +142,12 @@ def _parts(ids: np.ndarray) -> np.ndarray:
     return np.where(ids >= PETAL, 2, ids).astype(np.uint8)
 
 
-def render(species: Species, instance_seed: int, size: int = 96, without=(), recolour: str | None = None,
+def render(species: Species, instance_seed: int, size: int = 96, without=(), recolor: str | None = None,
            petal_count: int | None = None, background: str | None = None) -> Picture:
     """Render one picture of `species`; the same arguments give the same bytes, always.
 
     The interventions change only what they name, every other pixel stays as it is: `without` leaves out "petals",
-    "center" or "leaves" (or several of them), `recolour` gives the petals' body a color named in COLOURS,
+    "center" or "leaves" (or several of them), `recolor` gives the petals' body a color named in COLORS,
     `petal_count` changes the petals in a layer (1 to 64), `background` is one of BACKGROUNDS. Any other factor is
     moved with `dataclasses.replace(species, factor=value)`. Shadows of trees, noise and light stay.
 
@@ -157,10 +157,10 @@ def render(species: Species, instance_seed: int, size: int = 96, without=(), rec
     """
     without = (without,) if isinstance(without, str) else tuple(without)
     _check("without", without, ("petals", "center", "leaves"))
-    _check("recolour", [recolour] if recolour else [], COLOURS)
+    _check("recolor", [recolor] if recolor else [], COLORS)
     _check("background", [background] if background else [], BACKGROUNDS)
     _check("petal_count", [petal_count] if petal_count is not None else [], range(1, MOST + 1))
-    image, ids, nuisances, file = _render(species, instance_seed, size, without, recolour, petal_count, background)
+    image, ids, nuisances, file = _render(species, instance_seed, size, without, recolor, petal_count, background)
     factors = {**species.factors(), "instance": instance_seed, **nuisances}
     image, path = np.ascontiguousarray(image.transpose(2, 0, 1)), f"{species.name}/{instance_seed:05d}.jpg"
     return Picture(image, species.label, path, size, size, "RGB", len(file), parts=_parts(ids), factors=factors)
@@ -212,26 +212,19 @@ def write_oxford(
             f"per_species={per_species} leaves no test pictures: 10 train, 10 validate, so ask for 21 or more"
         )
     instances = _instances(species, per_species, seed)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{Path(out).name}.building-", dir=Path(out).parent))
-    for name in ("jpg", "segmim"):
-        (building / name).mkdir()
-    for number, (one, instance) in enumerate(tqdm(instances, "rendered", unit="picture"), 1):
-        image, ids, _, file = _render(one, instance, size)
-        (building / f"jpg/image_{number:05d}.jpg").write_bytes(file)
-        flower = np.where((ids >= CENTER)[..., None], image, np.uint8([0, 0, 254]))
-        cv2.imwrite(str(building / f"segmim/segmim_{number:05d}.jpg"), flower[..., ::-1])
-    instance = np.array([instance for _, instance in instances])
-    ids = np.arange(1, len(instance) + 1, dtype=np.uint16)
-    savemat(building / "imagelabels.mat", dict(labels=np.uint8([[one.label + 1 for one, _ in instances]])))
-    savemat(
-        building / "setid.mat",
-        dict(
-            trnid=ids[instance < 10], valid=ids[(instance >= 10) & (instance < 20)], tstid=ids[instance >= 20]
-        ),
-    )
-    building.chmod(0o755)
-    building.rename(out)
+    with whole(Path(out)) as building:
+        for name in ("jpg", "segmim"):
+            (building / name).mkdir()
+        for number, (one, instance) in enumerate(tqdm(instances, "rendered", unit="picture"), 1):
+            image, ids, _, file = _render(one, instance, size)
+            (building / f"jpg/image_{number:05d}.jpg").write_bytes(file)
+            flower = np.where((ids >= CENTER)[..., None], image, np.uint8([0, 0, 254]))
+            cv2.imwrite(str(building / f"segmim/segmim_{number:05d}.jpg"), flower[..., ::-1])
+        instance = np.array([instance for _, instance in instances])
+        ids = np.arange(1, len(instance) + 1, dtype=np.uint16)
+        savemat(building / "imagelabels.mat", dict(labels=np.uint8([[one.label + 1 for one, _ in instances]])))
+        split = dict(trnid=instance < 10, valid=(instance >= 10) & (instance < 20), tstid=instance >= 20)
+        savemat(building / "setid.mat", {name: ids[chosen] for name, chosen in split.items()})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from common.attacks import pgd
 from common.evaluation import embed_all, pair_auc
 from common.images import ImageSet
 from common.metrics import cosine_scores, roc_auc
+from common.mining import all_triplets
 from common.robust_evaluation import attacked_scores
 from common.training import Collapse
 
@@ -126,11 +127,8 @@ def semi_hard_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """
     unit = F.normalize(model(images))
     cosines = unit @ unit.T
-    alike = labels[:, None] == labels
-    positive = alike & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    triplets = positive[:, :, None] & ~alike[:, None, :]
-    hardness = cosines[:, None, :] - cosines[:, :, None]
-    return hardness[triplets].clamp(max=0).mean()
+    anchor, positive, negative = all_triplets(labels)
+    return (cosines[anchor, negative] - cosines[anchor, positive]).clamp(max=0).mean()
 
 
 class RobustSelection:

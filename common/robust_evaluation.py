@@ -57,14 +57,17 @@ def transfer_table(models: dict, first, second, same, attack: Callable) -> pd.Da
         attack: called as `attack(model, first, second, same)`, such as `partial(pgd, eps=4 / 255)`.
 
     Returns:
-        One row for each model attacked ("made for"), one column for each model that judges.
+        One row for each model attacked ("made for"), after one of clean pictures ("none"), and one column for each
+        model that judges.
     """
-    table = pd.DataFrame(index=[*models], columns=[*models], dtype=float)
-    for made_for, source in models.items():
-        found = attack(source, first, second, same)
+    table = pd.DataFrame(index=["none", *models], columns=[*models], dtype=float)
+    for made_for in table.index:
+        shown = first, second
+        if made_for in models:
+            shown = attack(models[made_for], first, second, same)[:2]
         for judge, target in models.items():
             with evaluation_mode(target), torch.no_grad():
-                scores = target.score(found.first, found.second).float().cpu().numpy()
+                scores = target.score(*shown).float().cpu().numpy()
             table.loc[made_for, judge] = roc_auc(scores, same.cpu().numpy())
     return table
 

@@ -94,6 +94,10 @@ def sanity_suite(
     return pd.DataFrame(lines, columns=["check", "value", "bound", "passed"])
 
 
+def _in_255(eps: float) -> str:
+    return f"{255 * min(eps, 1.0):.3g}/255"
+
+
 def _line(check: str, value: str, bound: str, passed) -> tuple[str, str, str, str]:
     return check, value, bound, "PASS" if passed else "FAIL"
 
@@ -112,12 +116,11 @@ def _falls(trial, attack, eps, steps, base):
     double, wide = (trial.accuracy(trial.run(attack, min(times * eps, 1.0), steps=steps)) for times in (2, 4))
     counts = 1, max(steps // 4, 2)
     budgets = [trial.accuracy(trial.run(attack, min(4 * eps, 1.0), steps=count)) for count in counts]
+    radii = ", ".join(_in_255(times * eps) for times in (1, 2, 4))
+    ladder = f"0, {counts[0]}, {counts[1]}, {steps}"
     for name, course in (
-        (f"accuracy falls in eps (0, 1, 2, 4 times {eps:.4f})", [clean, strong, double, wide]),
-        (
-            f"accuracy falls in steps (0, {counts[0]}, {counts[1]}, {steps}) at 4 times {eps:.4f}",
-            [clean, *budgets, wide],
-        ),
+        (f"accuracy falls in eps (0, {radii})", [clean, strong, double, wide]),
+        (f"accuracy falls in steps ({ladder}) at {_in_255(4 * eps)}", [clean, *budgets, wide]),
     ):
         falls = all(later <= earlier + trial.slack for earlier, later in pairwise(course))
         value = " > ".join(f"{value:.3f}" for value in course)
@@ -126,7 +129,7 @@ def _falls(trial, attack, eps, steps, base):
 
 def _large_eps(trial, attack, eps, steps):
     value = trial.accuracy(trial.run(attack, min(16 * eps, 1.0), steps=2 * steps))
-    return _line(f"16 times {eps:.4f} leaves nothing", f"accuracy {value:.3f}", "< 0.01", value < 0.01)
+    return _line(f"{_in_255(16 * eps)} leaves nothing", f"accuracy {value:.3f}", "< 0.01", value < 0.01)
 
 
 def _beats_one_step(trial, eps, base):

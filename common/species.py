@@ -8,8 +8,8 @@ OUTLINES = ("oval", "pointed", "notched", "heart", "strap", "ruffled")  # of pet
 BACKGROUNDS = ("grass", "soil", "sky", "bokeh", "foliage", "dark")
 INFLORESCENCES = ("single", "cluster", "spike", "umbel")
 
-# Body colours of petals as hue (0..1), saturation, value; real flowers are rarely green.
-COLOURS = dict(
+# Body colors of petals as hue (0..1), saturation, value; real flowers are rarely green.
+COLORS = dict(
     white=(0.14, 0.05, 0.97), cream=(0.14, 0.25, 0.97), yellow=(0.145, 0.85, 0.97), gold=(0.12, 0.92, 0.96),
     orange=(0.07, 0.88, 0.96), salmon=(0.02, 0.50, 0.95), red=(0.99, 0.88, 0.82), crimson=(0.95, 0.85, 0.62),
     pink=(0.93, 0.38, 0.95), magenta=(0.88, 0.68, 0.82), lilac=(0.78, 0.35, 0.90), purple=(0.77, 0.70, 0.62),
@@ -35,11 +35,11 @@ class Species:
     cup_step: float  # added elevation from one layer to the next inner one
     curl: float  # change of elevation from a petal's base to its tip
     bilateral: float  # 0: all petals alike; > 0: lower petals larger, < 0: smaller
-    gradient_along: float  # 0: one colour; 1: the throat's colour reaches half-way up the petal
-    gradient_across: float  # how strongly the edge colour enters from the sides
+    gradient_along: float  # 0: one color; 1: the throat's color reaches half-way up the petal
+    gradient_across: float  # how strongly the edge color enters from the sides
     veins: float  # strength 0..1
     spots: float  # share of the petal's lower part that is spotted, 0..1
-    rim: float  # width of the coloured edge, in half petal widths
+    rim: float  # width of the colored edge, in half petal widths
     disc: float  # radius of the disc
     disc_seeds: int  # florets in the disc's phyllotaxis
     stamens: int
@@ -51,9 +51,9 @@ class Species:
     inflorescence: str  # one of INFLORESCENCES
     florets: int
     nodding: float  # mean tilt of the flower's axis: 0 faces the viewer, 90 points up, -90 hangs down
-    colours: tuple  # names in COLOURS that pictures of the species may have
+    colors: tuple  # names in COLORS that pictures of the species may have
     throat: str
-    accent: str  # colour of rims, veins and spots
+    accent: str  # color of rims, veins and spots
     center: str
 
     def factors(self) -> dict:
@@ -69,54 +69,54 @@ COMMON = dict(
     gradient_along=(0.1, 0.5), gradient_across=(0.0, 0.5), veins=(0.0, 0.4), spots=0.0, rim=0.0,
     disc=(0.1, 0.16), disc_seeds=(20, 50), stamens=0, stamen_length=0.3, sepals=0, leaf_width=(0.2, 0.5),
     leaf_outline=["oval", "pointed"], leaf_size=(0.7, 1.3), inflorescence="single", florets=1,
-    nodding=(10, 30), colours=list(COLOURS), throat=["white", "yellow", "cream"], accent=list(COLOURS),
+    nodding=(10, 30), colors=list(COLORS), throat=["white", "yellow", "cream"], accent=list(COLORS),
     center=["yellow", "gold", "cream"],
 )  # fmt: skip
 FAMILIES = dict(
     daisy=dict(petals=(13, 21), outline="strap", width=(0.2, 0.3), disc=(0.3, 0.4), disc_seeds=(80, 140),
-        colours=["white", "cream", "pink", "lilac", "yellow"], leaf_outline="blade", leaf_width=(0.15, 0.25)),
+        colors=["white", "cream", "pink", "lilac", "yellow"], leaf_outline="blade", leaf_width=(0.15, 0.25)),
     tulip=dict(petals=3, layers=2, layer_ratio=0.97, outline=["oval", "pointed"], width=(0.7, 0.85),
         cup=(62, 74), cup_step=4, curl=(-10, 30), nodding=(50, 75), stamens=6, disc=0.1, leaf_outline="blade",
         leaf_width=(0.18, 0.28), rim=(0.0, 0.4),
-        colours=["red", "yellow", "pink", "purple", "white", "orange"]),
+        colors=["red", "yellow", "pink", "purple", "white", "orange"]),
     lily=dict(petals=6, outline="pointed", width=(0.32, 0.42), cup=(25, 45), curl=(-110, -50),
         spots=(0.3, 0.9), stamens=6, stamen_length=(0.6, 0.8), disc=(0.06, 0.1),
-        colours=["orange", "salmon", "pink", "white", "yellow", "red"], accent=["crimson", "purple", "red"],
+        colors=["orange", "salmon", "pink", "white", "yellow", "red"], accent=["crimson", "purple", "red"],
         leaf_outline="blade", leaf_width=(0.1, 0.18)),
     pansy=dict(petals=5, outline="heart", width=(0.85, 1.05), bilateral=(0.2, 0.4), cup=(-5, 5),
         gradient_along=(0.4, 0.8), veins=(0.5, 1.0), disc=(0.06, 0.09), throat=["yellow", "white", "gold"],
         accent=["purple", "crimson", "violet"],
-        colours=["violet", "purple", "blue", "yellow", "white", "lilac"]),
+        colors=["violet", "purple", "blue", "yellow", "white", "lilac"]),
     phlox=dict(petals=5, outline=["notched", "heart", "oval"], width=(0.6, 0.8),
         inflorescence=["umbel", "cluster"], florets=(8, 13), disc=(0.1, 0.16), gradient_along=(0.1, 0.5),
         rim=(0.0, 0.3)),
     rose=dict(petals=(5, 7), layers=(3, 5), outline=["oval", "heart", "ruffled"], width=(0.85, 1.05),
         cup=(5, 20), cup_step=15, layer_ratio=(0.74, 0.82), disc=0.08,
-        colours=["red", "crimson", "pink", "salmon", "white", "yellow"], sepals=5),
+        colors=["red", "crimson", "pink", "salmon", "white", "yellow"], sepals=5),
     bell=dict(petals=(5, 6), outline="pointed", width=(0.5, 0.65), cup=(62, 75), curl=(-80, -30),
         nodding=(-110, -70), inflorescence="spike", florets=(7, 12),
-        colours=["blue", "violet", "lilac", "white", "pink"], disc=0.08),
+        colors=["blue", "violet", "lilac", "white", "pink"], disc=0.08),
     sunflower=dict(petals=(14, 20), layers=2, layer_ratio=0.9, outline="pointed", width=(0.28, 0.36),
-        disc=(0.45, 0.6), disc_seeds=(140, 220), colours=["yellow", "gold", "orange", "red"],
+        disc=(0.45, 0.6), disc_seeds=(140, 220), colors=["yellow", "gold", "orange", "red"],
         center=["crimson", "orange", "purple"], leaf_width=(0.5, 0.7), cup=(-5, 15)),
     buttercup=dict(petals=(5, 6), outline="oval", width=(0.75, 0.95), cup=(15, 35), stamens=(12, 18),
-        sepals=5, colours=["yellow", "gold", "white", "cream", "orange"], veins=(0.1, 0.3)),
+        sepals=5, colors=["yellow", "gold", "white", "cream", "orange"], veins=(0.1, 0.3)),
     iris=dict(petals=3, layers=2, layer_ratio=0.95, outline=["ruffled", "oval"], width=(0.6, 0.8),
         cup=(-25, -5), cup_step=75, curl=(-60, -20), nodding=(45, 65), veins=(0.4, 1.0),
         gradient_along=(0.3, 0.6), throat=["yellow", "gold", "white"], disc=0.06, leaf_outline="blade",
-        leaf_width=(0.1, 0.16), colours=["violet", "purple", "blue", "yellow", "white"]),
+        leaf_width=(0.1, 0.16), colors=["violet", "purple", "blue", "yellow", "white"]),
     poppy=dict(petals=(4, 5), outline="ruffled", width=(1.1, 1.35), cup=(15, 40), stamens=(14, 20),
         stamen_length=0.26, disc=(0.14, 0.2), center=["purple", "yellow", "crimson"],
-        colours=["red", "orange", "salmon", "yellow", "pink"],
+        colors=["red", "orange", "salmon", "yellow", "pink"],
         throat=["crimson", "purple", "white", "yellow"]),
     dandelion=dict(petals=(20, 26), layers=3, layer_ratio=0.74, outline="strap", width=(0.12, 0.17),
-        cup=(-5, 15), cup_step=17, disc=(0.1, 0.2), colours=["yellow", "gold", "orange", "lilac", "magenta"],
+        cup=(-5, 15), cup_step=17, disc=(0.1, 0.2), colors=["yellow", "gold", "orange", "lilac", "magenta"],
         leaf_outline="pointed"),
     anemone=dict(petals=(6, 9), outline=["oval", "pointed"], width=(0.42, 0.6), stamens=(14, 20),
-        stamen_length=(0.28, 0.4), colours=["white", "blue", "violet", "pink", "red", "yellow"],
+        stamen_length=(0.28, 0.4), colors=["white", "blue", "violet", "pink", "red", "yellow"],
         center=["yellow", "purple", "cream"], cup=(5, 20)),
     pink=dict(petals=5, outline="notched", width=(0.8, 1.0), rim=(0.0, 0.5),
-        accent=["crimson", "magenta", "white", "red"], colours=["pink", "magenta", "white", "red", "lilac"],
+        accent=["crimson", "magenta", "white", "red"], colors=["pink", "magenta", "white", "red", "lilac"],
         disc=0.07, stamens=5, leaf_outline="blade", leaf_width=0.12),
 )  # fmt: skip
 
@@ -132,12 +132,12 @@ def _draw(rng: np.random.Generator, value):
 def _genus(family: str, name: str, rng: np.random.Generator) -> Species:
     """Draw the factors that the species of one genus start from.
 
-    They share one or two colours, so that relatives are harder to tell apart than strangers.
+    They share one or two colors, so that relatives are harder to tell apart than strangers.
     """
     ranges = {**COMMON, **FAMILIES[family]}
-    colours = tuple(rng.permutation(ranges.pop("colours"))[: 1 + (rng.random() < 0.4)].tolist())
+    colors = tuple(rng.permutation(ranges.pop("colors"))[: 1 + (rng.random() < 0.4)].tolist())
     factors = {key: _draw(rng, value) for key, value in ranges.items()}
-    return Species(name=name, genus=name, seed=0, label=0, colours=colours, **factors)
+    return Species(name=name, genus=name, seed=0, label=0, colors=colors, **factors)
 
 
 def _relative(genus: Species, name: str, seed: int, label: int, rng: np.random.Generator) -> Species:
@@ -154,7 +154,7 @@ def _relative(genus: Species, name: str, seed: int, label: int, rng: np.random.G
         gradient_along=0.7 if genus.gradient_along < 0.4 else 0.1, stamens=0 if genus.stamens else 10,
         layers=genus.layers + 1, center=str(rng.choice(["yellow", "cream", "crimson", "orange"])),
         throat=str(rng.choice(["white", "yellow", "crimson", "purple"])),
-        accent=str(rng.choice(list(COLOURS))),
+        accent=str(rng.choice(list(COLORS))),
     )  # fmt: skip
     chosen = rng.choice(list(steps), size=int(rng.integers(4, 6)), replace=False)
     return replace(genus, name=name, seed=seed, label=label, **{key: steps[key] for key in chosen})
@@ -197,7 +197,7 @@ def draw_nuisances(species: Species, rng: np.random.Generator) -> dict:
         return round(low + (high - low) * next(chance), 4)
 
     return dict(
-        background=pick(*BACKGROUNDS), color=pick(*species.colours), hue=between(-0.018, 0.018),
+        background=pick(*BACKGROUNDS), color=pick(*species.colors), hue=between(-0.018, 0.018),
         saturation=between(0.85, 1.12), value=between(0.88, 1.05), x=between(0.38, 0.62),
         y=between(0.38, 0.62), scale=between(0.32, 0.52), rotation=between(-180, 180),
         tilt=between(0, 6.5) ** 2, tilt_direction=between(-180, 180), blooms=pick(0, 0, 0, 0, 0, 1, 2, 3),

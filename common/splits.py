@@ -193,6 +193,8 @@ def _official(image_set, keep, split):
         if split == "swapped":
             raise ValueError(f"{image_set.name!r} has no official split to swap")
         return None
+    if missing := [name for name in NAMES if name not in image_set.official]:
+        raise ValueError(f"the official split of {image_set.name!r} has no {' and no '.join(missing)} pictures")
     parts = {name: indices[keep[indices]] for name, indices in image_set.official.items()}
     if split == "swapped":
         parts["train"], parts["test"] = parts["test"], parts["train"]

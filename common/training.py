@@ -48,7 +48,8 @@ def one_cycle(model: nn.Module, learning_rate: float, steps: int):
         {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.25)
+    rise = 0.3 if steps == 4 else 0.25  # a quarter of 4 would end in the first step, and torch divide by 0
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=rise)
 
 
 def fit(
@@ -98,6 +99,8 @@ def fit(
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep is {keep!r}; choose 'best' or 'last'")
+    if ":" in device:  # accelerate takes the current one
+        torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
     on_device = accelerator.prepare(TrainingStep(model, objective).to(memory_format=torch.channels_last))
     batches = accelerator.prepare(loader)

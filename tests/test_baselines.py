@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import baselines
-from common.baselines import chance, colour_histogram, picture_statistics, raw_pixels
+from common.baselines import chance, color_histogram, picture_statistics, raw_pixels
 from common.metrics import cosine_scores, roc_auc
 
-FEATURES = {"chance": chance, "raw_pixels": raw_pixels, "colour_histogram": colour_histogram}
+FEATURES = {"chance": chance, "raw_pixels": raw_pixels, "color_histogram": color_histogram}
 
 
 def noise(count=6, high=20, wide=20, seed=0):
@@ -32,7 +32,7 @@ def test_features_have_their_form_and_do_not_depend_on_the_chunk(features, monke
     assert len(features(images[:0])) == 0
 
 
-@pytest.mark.parametrize("features", [raw_pixels, colour_histogram])
+@pytest.mark.parametrize("features", [raw_pixels, color_histogram])
 def test_equal_pictures_get_equal_features_and_others_do_not(features):
     images = noise(3)
     found = features(images[[0, 1, 0]])
@@ -79,7 +79,7 @@ def test_histogram_agrees_with_the_standard_librarys_hsv():
     # OpenCV keeps hue in steps of 2 degrees and saturation in 255ths: colors away from the cells' walls agree.
     colors = [(230, 40, 40), (40, 200, 60), (50, 60, 210), (120, 30, 90), (200, 190, 60), (90, 90, 90), (0, 0, 0)]
     images = flat(*colors, size=1).reshape(1, 7, 3, 1).transpose(0, 2, 1, 3)
-    found = colour_histogram(images, bins=(12, 4, 4))
+    found = color_histogram(images, bins=(12, 4, 4))
     np.testing.assert_allclose(found[0], slow_histogram(images[0], (12, 4, 4)), atol=1e-6)
     assert (found > 0).sum() >= 6
 
@@ -88,25 +88,25 @@ def test_histogram_agrees_with_the_standard_librarys_hsv():
 @given(st.integers(0, 1000), st.integers(3, 12), st.integers(3, 12))
 def test_cosine_of_histograms_is_the_bhattacharyya_coefficient(seed, high, wide):
     images = noise(2, high, wide, seed) // 32 * 32
-    features = colour_histogram(images)
+    features = color_histogram(images)
     shares = features.astype(float) ** 2
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     hellinger = np.sqrt(0.5 * ((np.sqrt(shares[0]) - np.sqrt(shares[1])) ** 2).sum())
     score = cosine_scores(features, np.array([[0, 1]]))[0]
     assert score == pytest.approx(1 - hellinger**2, abs=1e-5)
     shuffled = images.reshape(2, 3, -1)[:, :, np.random.default_rng(seed).permutation(high * wide)]
-    np.testing.assert_allclose(colour_histogram(shuffled.reshape(images.shape)), features, atol=1e-6)
+    np.testing.assert_allclose(color_histogram(shuffled.reshape(images.shape)), features, atol=1e-6)
 
 
 def test_histogram_counts_only_the_pixels_asked_for():
     images = np.concatenate([flat((250, 20, 20)), flat((20, 20, 250))], axis=3)  # red beside blue
     left = np.zeros((8, 16), bool)
     left[:, :8] = True
-    red, blue = colour_histogram(flat((250, 20, 20), (20, 20, 250)))
+    red, blue = color_histogram(flat((250, 20, 20), (20, 20, 250)))
     assert red @ blue == 0
-    np.testing.assert_allclose(colour_histogram(images, where=left)[0], red, atol=1e-6)
-    np.testing.assert_allclose(colour_histogram(images, where=~left[None])[0], blue, atol=1e-6)
-    np.testing.assert_array_equal(colour_histogram(images, where=np.zeros((1, 8, 16), bool)), 0)
+    np.testing.assert_allclose(color_histogram(images, where=left)[0], red, atol=1e-6)
+    np.testing.assert_allclose(color_histogram(images, where=~left[None])[0], blue, atol=1e-6)
+    np.testing.assert_array_equal(color_histogram(images, where=np.zeros((1, 8, 16), bool)), 0)
 
 
 def test_statistics_against_a_loop():

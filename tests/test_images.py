@@ -324,6 +324,21 @@ def test_a_damaged_cache_that_cannot_be_removed_is_named(tmp_path, monkeypatch):
         load(tmp_path, made())
 
 
+def test_a_cache_has_the_rights_of_every_new_folder(tmp_path):
+    load(tmp_path / "cache", made())
+    (tmp_path / "new").mkdir()
+    (built,) = (tmp_path / "cache").iterdir()
+    assert built.stat().st_mode == (tmp_path / "new").stat().st_mode, "others may read a shared cache"
+
+
+def test_a_cache_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    load(tmp_path, made())
+    monkeypatch.setattr(images, "_open", lambda *_: (_ for _ in ()).throw(PermissionError("no")))
+    with pytest.raises(PermissionError):
+        load(tmp_path, made())
+    assert len([*tmp_path.iterdir()]) == 1, "it is still there"
+
+
 def test_two_processes_may_build_at_once(tmp_path):
     def pictures():
         yield from made()[:3]

@@ -48,7 +48,7 @@ def test_rows_come_back_as_they_were_recorded(run, pictures):
     read = read_results(run)
     assert list(read) == COLUMNS == list(recorded)
     for name in given:
-        expected = given[name].replace("", None)
+        expected = given[name].where(given[name] != "", np.nan)
         pd.testing.assert_series_equal(read[name], expected, check_dtype=False, check_names=False)
     for name, value in dict(
         dataset="rendered", profile="quick", notebook="R3", fingerprint=pictures.fingerprint
@@ -59,9 +59,17 @@ def test_rows_come_back_as_they_were_recorded(run, pictures):
 
 @pytest.mark.parametrize("fingerprint", ["0123456789012345", "1234e56789012345"])
 def test_a_fingerprint_that_looks_like_a_number_stays_text(run, pictures, fingerprint):
-    record(run, dataclasses.replace(pictures, fingerprint=fingerprint), "R1", rows(row()))
+    strange = dataclasses.replace(pictures, fingerprint=fingerprint)
+    record(run, strange, "R1", rows(row()))
+    record(run, strange, "R2", rows(row()))
+    assert read_results(run)["fingerprint"].tolist() == [fingerprint, fingerprint]
+
+
+def test_rows_of_other_pictures_leave_the_ledger(run, pictures):
+    record(run, dataclasses.replace(pictures, fingerprint="of other pictures"), "R1", rows(row()))
+    record(run, pictures, "R2", rows(row()))
     record(run, pictures, "R3", rows(row()))
-    assert read_results(run)["fingerprint"].tolist() == [fingerprint, pictures.fingerprint]
+    assert read_results(run)["notebook"].tolist() == ["R2", "R3"]
 
 
 def test_recording_again_replaces_and_never_doubles(run, pictures):
@@ -90,7 +98,7 @@ def test_other_runs_keep_their_own_ledger(run, pictures, tmp_path):
         (dict(split="holdout"), r"split \['holdout'\].*validation"),
         (dict(attack="laser"), r"attack \['laser'\].*pgd"),
         (dict(threshold_from="test"), r"threshold_from \['test'\] is unknown.*validation"),
-        (dict(colour="red"), "no column colour; it has dataset"),
+        (dict(color="red"), "no column color; it has dataset"),
         (dict(value=float("nan")), r"not finite.*'metric': 'roc_auc'"),
         (dict(value=float("inf")), "not finite"),
     ],

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from made_up import TINY, all_pairs, config, image_set
@@ -56,6 +57,18 @@ def test_equal_seeds_start_and_end_equal(run, pictures, splits):
     for name, weight in one.state_dict().items():
         torch.testing.assert_close(weight, other.state_dict()[name])
     assert not torch.equal(one.head[0].weight, different.head[0].weight)
+
+
+def test_what_was_drawn_before_does_not_change_a_training(run, pictures, splits):
+    """Random triplets are drawn from torch's own generator."""
+    histories = []
+    for drawn in (0, 7):
+        model = new_model(run, TINY, 0)
+        torch.rand(drawn)
+        loader = species_batches(Pictures(pictures, splits.parts["closed_set"]["train"]), 4, 4, 0)
+        objective = TripletJudgment("random")
+        histories.append(train(run, model, objective, loader, pictures, splits, "closed_set", 0)["loss"])
+    pd.testing.assert_series_equal(*histories)
 
 
 def test_a_new_model_is_frozen_as_configured(run):
@@ -143,6 +156,10 @@ def test_an_evaluation_by_cosine_and_by_a_logit(run, pictures):
     with torch.no_grad():
         logit.pair_head.weight[:, :8] = -3.0
     assert similarity_of(logit) == logit.score_embeddings
+    wrapped = torch.nn.Identity()
+    for model, expected in ((cosine, None), (logit, logit.score_embeddings)):
+        wrapped.score_embeddings = model.score_embeddings
+        assert similarity_of(wrapped) == expected
 
 
 def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, splits):

@@ -180,6 +180,13 @@ def test_the_pareto_front_joins_what_nothing_beats():
     np.testing.assert_allclose(axis.lines[-1].get_xydata(), [[1, 0.6]])
 
 
+def test_intervals_of_differences_have_a_line_at_0():
+    for shift, expected in ((0, 1), (-0.6, 2)):
+        (axis,) = plotting.intervals(RANGES + shift, "A title", "difference").axes
+        vertical = [line for line in axis.lines if line.get_linestyle() == "--"]
+        assert len(vertical) == expected - 1 and all(line.get_xdata() == [0, 0] for line in vertical)
+
+
 def test_named_points_show_their_intervals():
     table = POINTS.assign(low=POINTS["gain"] - 0.1, high=POINTS["gain"] + 0.2)
     (axis,) = plotting.named_points(table, "cost", "gain", "A title", "cost (ms)", "gain").axes
@@ -218,7 +225,7 @@ def test_roc_marks_equal_errors_and_the_threshold():
     assert bad.get_label() == "bad: AUC 0.111, equal error rate 0.667"
     np.testing.assert_allclose(bad_error.get_xydata(), [[2 / 3, 1 / 3]], atol=1e-9)
     np.testing.assert_allclose(threshold.get_xydata(), [[1 / 3, 2 / 3]])
-    assert threshold.get_label() == "threshold 0.50, from validation"
+    assert threshold.get_label() == "threshold 0.50 of good, from validation"
     assert len({line.get_color() for line in (good, bad)}) == 2 and good.get_color() == good_error.get_color()
     assert len(curves.roc(CURVES, "A title").axes[0].lines) == 6, "no threshold, no mark"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from common.images import PARTS
 from common.painting import generator
 from common.rendered import BACKGROUNDS, VERSION, petal_ids, render, rendered_pictures, write_oxford
-from common.species import COLOURS, FAMILIES, INFLORESCENCES, OUTLINES, class_sizes, draw_nuisances, species_table
+from common.species import COLORS, FAMILIES, INFLORESCENCES, OUTLINES, class_sizes, draw_nuisances, species_table
 
 ROOT = Path(__file__).parent.parent
 TABLE = species_table(102)
@@ -166,10 +166,10 @@ def test_leaving_out_a_part_changes_only_its_pixels(example, part):
 
 
 @settings(max_examples=15, deadline=None)
-@given(examples, st.sampled_from(list(COLOURS)))
-def test_recolouring_keeps_the_masks_and_all_but_the_petals(example, color):
+@given(examples, st.sampled_from(list(COLORS)))
+def test_recoloring_keeps_the_masks_and_all_but_the_petals(example, color):
     species, instance = TABLE[example[0]], example[1]
-    picture, other = render(species, instance, SIZE), render(species, instance, SIZE, recolour=color)
+    picture, other = render(species, instance, SIZE), render(species, instance, SIZE, recolor=color)
     assert (picture.parts == other.parts).all()
     assert not changed(picture, other)[~near(picture.parts == 2, reach(picture))].any()
 
@@ -197,7 +197,7 @@ def test_another_petal_count_changes_only_petals(example, count):
 
 def test_interventions_do_something():
     picture = render(TABLE[0], 3, SIZE)
-    for change in (dict(without="petals"), dict(without=("center", "leaves")), dict(recolour="blue"),
+    for change in (dict(without="petals"), dict(without=("center", "leaves")), dict(recolor="blue"),
                    dict(petal_count=5), dict(background="sky" if picture.factors["background"] != "sky" else "soil")):
         share = changed(picture, render(TABLE[0], 3, SIZE, **change)).mean()
         assert 0.01 < share < 0.99, change
@@ -205,7 +205,7 @@ def test_interventions_do_something():
 
 
 @pytest.mark.parametrize("wrong", [
-    dict(without="roots"), dict(recolour="infrared"), dict(background="moon"), dict(petal_count=0),
+    dict(without="roots"), dict(recolor="infrared"), dict(background="moon"), dict(petal_count=0),
     dict(petal_count=65)])
 def test_unknown_interventions_are_refused(wrong):
     with pytest.raises(ValueError, match="choose from"):
@@ -233,7 +233,7 @@ def test_more_petals_and_more_layers_give_more_petal_ids():
 
 
 def test_marks_come_in_the_accent_color():
-    plain = replace(TABLE[0], petals=5, width=0.9, disc=0.1, spots=0.0, rim=0.0, veins=0.0, colours=("white",))
+    plain = replace(TABLE[0], petals=5, width=0.9, disc=0.1, spots=0.0, rim=0.0, veins=0.0, colors=("white",))
     for marked in (replace(plain, spots=0.9), replace(plain, rim=0.5), replace(plain, veins=1.0)):
         difference = []
         for instance in range(4):
@@ -246,7 +246,7 @@ def test_marks_come_in_the_accent_color():
 def test_nuisances_do_not_depend_on_factors():
     """Moving a factor of a species leaves each picture's circumstances as they were."""
     first = draw_nuisances(TABLE[0], np.random.default_rng(1))
-    moved = draw_nuisances(replace(TABLE[0], petals=40, colours=("blue",)), np.random.default_rng(1))
+    moved = draw_nuisances(replace(TABLE[0], petals=40, colors=("blue",)), np.random.default_rng(1))
     assert {key for key in first if first[key] != moved[key]} <= {"color"}
 
 
@@ -273,7 +273,7 @@ def test_species_of_a_genus_share_most_factors():
 
 
 def test_species_of_a_genus_share_their_one_or_two_colors():
-    pools = {(species.genus, species.colours) for species in TABLE}
+    pools = {(species.genus, species.colors) for species in TABLE}
     assert len(pools) == len({species.genus for species in TABLE})
     assert {len(colors) for _, colors in pools} == {1, 2}
 
@@ -283,7 +283,7 @@ def test_factors_are_in_range_and_all_families_are_drawn():
     for species in TABLE:
         assert species.outline in OUTLINES and species.inflorescence in INFLORESCENCES
         assert 3 <= species.petals <= 64 and species.stamens <= 64 and 0 < species.disc < 1
-        assert set(species.colours) | {species.accent, species.throat, species.center} <= set(COLOURS)
+        assert set(species.colors) | {species.accent, species.throat, species.center} <= set(COLORS)
 
 
 def test_class_sizes_are_like_the_original():

@@ -60,7 +60,7 @@ def suite(model=None, **options):
 
 def failed(**options):
     """Words of the lines that failed, shortened to tell them apart."""
-    short = dict(zero="eps = 0 ", eps="falls in eps", steps="falls in steps", large="16 times", fgsm="FGSM",
+    short = dict(zero="eps = 0 ", eps="falls in eps", steps="falls in steps", large="leaves nothing", fgsm="FGSM",
                  converged="converged", noise="noise", search="gradient-free", transfer="transfer",
                  gradient="no gradient", both="both pictures", bounds="|change|")  # fmt: skip
     table = suite(**options)

@@ -170,6 +170,13 @@ def test_a_split_that_is_not_there_is_refused(pictures, settled):
         make_splits(official(pictures), settled, split="best")
 
 
+def test_an_official_split_without_a_part_is_refused(pictures, settled):
+    image_set = official(pictures)
+    halved = {name: indices for name, indices in image_set.official.items() if name != "validation"}
+    with pytest.raises(ValueError, match="official split of 'made-up' has no validation pictures"):
+        make_splits(dataclasses.replace(image_set, official=halved), settled)
+
+
 @pytest.mark.parametrize("one, other", [("train", "validation"), ("train", "test"), ("validation", "test")])
 @pytest.mark.parametrize("protocol", ["closed_set", "open_set"])
 def test_a_picture_on_two_sides_is_refused(pictures, settled, protocol, one, other):

@@ -195,6 +195,15 @@ def test_one_cycle():
     assert held == expected, "weight decay spares biases and BatchNorm; what is frozen is left out"
 
 
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_one_cycle_of_few_steps(steps):
+    optimizer, scheduler = one_cycle(nn.Linear(2, 2), 0.1, steps)
+    for _ in range(steps):
+        assert 0 < optimizer.param_groups[0]["lr"] <= 0.1
+        optimizer.step()
+        scheduler.step()
+
+
 def test_equal_seeds_train_equal_models(pictures):
     def final(seed=0, augmentation=0, loader_seed=0):
         given = arranged(pictures, seed, epochs=2, loader_seed=loader_seed)
