@@ -374,7 +374,7 @@ def test_transfer_is_judged_by_each_model_on_what_was_made_for_each(pictures):
     table = transfer_table(models, first, second, same, attack)
     assert table.index.tolist() == ["none", *table.columns] == ["none", "one", "two"]
     with torch.no_grad():
-        clean = roc_auc(models["two"].score(first, second).numpy(), pairs[:, 2])
+        clean = roc_auc(models["two"].eval().score(first, second).numpy(), pairs[:, 2])
     assert table.loc["none", "two"] == pytest.approx(clean)
     for source in models:
         made = attack(models[source], first, second, same)
