@@ -201,7 +201,7 @@ def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") ->
 
 def _scatter(axis, points, labels, names) -> None:
     kinds = np.unique(labels)
-    markers = "o^s" if len(kinds) > 12 else "o"  # nobody tells 24 colors apart
+    markers = "o^s" if len(kinds) > 9 else "o"  # nobody tells 24 colors apart
     palette = sns.husl_palette(-(-len(kinds) // len(markers)))
     for place, kind in enumerate(kinds):
         mine, style = np.asarray(labels) == kind, dict(color=palette[place // len(markers)], s=14)
