@@ -144,6 +144,8 @@ def test_histories_leave_out_what_a_run_lacks():
     assert [line.get_label() for line in center.lines] == ["joined"]
     np.testing.assert_array_equal(measure.lines[0].get_xydata(), HISTORY[["epoch", "map_at_r"]])
     assert (measure.get_xlabel(), measure.get_ylabel()) == ("epoch", "map at r")
+    watched = plotting.histories({"plain": HISTORY.rename(columns={"loss": "validation"})}, ["validation"], "A title")
+    assert watched.axes[0].get_ylabel() == "validation ROC-AUC"
 
 
 def test_the_score_histogram_counts_both_kinds_and_marks_the_threshold():

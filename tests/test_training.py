@@ -52,6 +52,17 @@ def arranged(pictures, seed=0, weight=0.1, epochs=6, dropout=0.0, rate=0.05, loa
     )  # fmt: skip
 
 
+def test_the_very_gpu_that_is_asked_for_is_taken(pictures, monkeypatch):
+    """Without a GPU: that it is made the current one, which accelerate then takes."""
+
+    def refuse(device):
+        raise LookupError(device)
+
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    with pytest.raises(LookupError, match="cuda:1"):
+        fit(**arranged(pictures), validate=lambda model: 0.5, device="cuda:1")
+
+
 class Script:
     """A validation that returns given scores and remembers the model of each epoch."""
 
