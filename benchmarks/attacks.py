@@ -21,10 +21,10 @@ from common.backbones import EmbeddingNet
 from common.checkpoints import ensure, load
 from common.config import setup
 from common.datasets import load_images
+from common.datasets.pairs import some_pairs
+from common.datasets.splits import read_splits
 from common.metrics import accuracy
-from common.pairs import some_pairs
 from common.robust_evaluation import attacked_scores
-from common.splits import read_splits
 
 EPS = 4 / 255
 

@@ -36,17 +36,17 @@ from common.backbones import EmbeddingNet, embed
 from common.baselines import color_histogram, raw_pixels
 from common.config import Config, seed_everything, setup
 from common.datasets import load_images
+from common.datasets.batches import Pictures, as_float, batches
+from common.datasets.images import ImageSet, cached
+from common.datasets.splits import Splits, make_splits
 from common.evaluation import pair_auc
-from common.images import ImageSet, cached
 from common.metrics import bootstrap
 from common.objectives import Classification
 from common.painting import disc_pattern, pattern
 from common.rendered import rendered_pictures
 from common.retrieval import retrieval
-from common.sampling import Pictures, as_float, batches
 from common.selection import linear_probe
 from common.species import species_table
-from common.splits import Splits, make_splits
 from common.training import fit, one_cycle
 
 BANDS = dict(color_histogram=".25-.60", raw_pixels="<= .45", frozen_mobilenetv2_100=".60-.95")

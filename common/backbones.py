@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import small_cnn  # noqa: F401 - makes timm know the model of this name
-from common.sampling import as_float
+from common.datasets.batches import as_float
 
 
 class EmbeddingNet(nn.Module):

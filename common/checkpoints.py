@@ -8,8 +8,8 @@ import torch
 
 from common.backbones import EmbeddingNet
 from common.config import Config, describe
+from common.datasets.images import ImageSet
 from common.files import write_whole
-from common.images import ImageSet
 from common.metrics import Threshold
 from common.siamese import SiameseNet
 

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from common.backbones import embed, evaluating
-from common.images import ImageSet
+from common.datasets.images import ImageSet
 from common.metrics import (
     Threshold,
     accuracy,

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from common.datasets.images import PARTS
 from common.explain import PairScore, embeddings, enlarge
 from common.faithfulness import area, curve
-from common.images import PARTS
 from common.integrated_gradients import along_path
 from common.interventions import intervention_effects, part_mass, rank_agreement
 from common.localization import relevance_mass

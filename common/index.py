@@ -7,9 +7,9 @@ import pandas as pd
 import torch
 
 from common.backbones import embed, evaluating
-from common.decoding import read_picture
+from common.datasets.decoding import read_picture
+from common.datasets.images import ImageSet
 from common.files import write_whole
-from common.images import ImageSet
 from common.metrics import normalize
 from common.retrieval import nearest
 

@@ -16,10 +16,10 @@ from common.backbones import EmbeddingNet
 from common.checkpoints import ensure
 from common.config import Config, seed_everything
 from common.datasets import load_images
+from common.datasets.images import ImageSet
+from common.datasets.splits import Splits, read_splits
 from common.evaluation import embed_all, pair_scores, reid_report, retrieval_report, verification_report
-from common.images import ImageSet
 from common.metrics import Threshold, fit_threshold, precision_recall_f1, roc_auc
-from common.splits import Splits, read_splits
 from common.training import fit, one_cycle
 
 

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from common.folders import whole
-from common.images import Picture
+from common.datasets.archives import whole
+from common.datasets.images import Picture
 from common.painting import CENTER, PETAL, SCALE, Scene, generator, rgb, smooth
 from common.plants import MOST, Heads, add_flowers, add_foliage, add_leaves, heads_of, occlude, palette_of
 from common.species import BACKGROUNDS, COLORS, Species, class_sizes, draw_nuisances, species_table

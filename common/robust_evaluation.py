@@ -10,10 +10,10 @@ import torch
 
 from common.attacks import pgd
 from common.backbones import evaluation_mode
+from common.datasets.batches import as_float
+from common.datasets.images import ImageSet
 from common.evaluation import verification_report
-from common.images import ImageSet
 from common.metrics import Threshold, roc_auc
-from common.sampling import as_float
 
 GATE = 0.80  # a model below this clean AUC has nothing to lose, so its robustness figures would mislead
 clean = partial(pgd, eps=0.0, steps=0, restarts=1)

@@ -15,14 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.backbones import EmbeddingNet
 from common.config import Config
+from common.datasets.batches import Pictures, batches
+from common.datasets.images import ImageSet
+from common.datasets.splits import Splits
 from common.evaluation import embed_all, pair_auc
 from common.files import save_json
-from common.images import ImageSet
 from common.metrics import bootstrap, cosine_scores, pair_weights, roc_auc
 from common.objectives import Classification
 from common.retrieval import retrieval
-from common.sampling import Pictures, batches
-from common.splits import Splits
 from common.training import fit, one_cycle
 
 FILE = "backbone.json"

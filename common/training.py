@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from common.datasets.batches import as_float, augment
 from common.files import write_whole
-from common.sampling import as_float, augment
 
 
 class Collapse(RuntimeError):

@@ -8,7 +8,7 @@ import torch
 
 from common.backbones import EmbeddingNet
 from common.config import setup
-from common.images import ImageSet
+from common.datasets.images import ImageSet
 
 torch.set_num_threads(1)  # pictures of 32 pixels gain nothing from more, and the machine may be shared
 TINY = "test_resnet"  # timm's smallest with BatchNorm; its stages end in layer1.0 .. layer4.0

@@ -14,7 +14,7 @@ from torch import nn
 
 from common import backbones
 from common.backbones import EmbeddingNet, create_backbone, embed, stages
-from common.sampling import as_float
+from common.datasets.batches import as_float
 
 
 def pixels(count=4, size=32, seed=0):

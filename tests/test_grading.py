@@ -6,15 +6,15 @@ import pytest
 import torch
 from explained import cosine_model, pair_model
 
+from common.datasets.batches import as_float
+from common.datasets.images import PARTS
 from common.explain import PairScore, embeddings, enlarge
 from common.faithfulness import area, curve
 from common.grading import differences, graded, grades
-from common.images import PARTS
 from common.integrated_gradients import pair_integrated_gradients
 from common.interventions import agreement, intervention_effects, part_mass
 from common.localization import relevance_mass
 from common.rendered import render
-from common.sampling import as_float
 from common.species import species_table
 
 SIZE, COUNT = 32, 4

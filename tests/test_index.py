@@ -11,7 +11,7 @@ from pictures import class_folder, encoded, smooth, write
 
 from common.backbones import embed
 from common.datasets import load_images
-from common.decoding import DamagedPicture
+from common.datasets.decoding import DamagedPicture
 from common.index import find_similar, read_embeddings, save_embeddings
 from common.metrics import cosine_scores
 

@@ -10,7 +10,8 @@ from explained import cosine_model, pair_model
 from made_up import config
 
 from common.datasets import load_images
-from common.images import PARTS
+from common.datasets.batches import as_float
+from common.datasets.images import PARTS
 from common.interventions import (
     agreement,
     concept_pictures,
@@ -22,7 +23,6 @@ from common.interventions import (
     rank_agreement,
 )
 from common.rendered import render
-from common.sampling import as_float
 from common.species import species_table
 
 TABLE = species_table(6)

@@ -11,6 +11,8 @@ from made_up import TINY, all_pairs, config, image_set
 
 from common.backbones import EmbeddingNet
 from common.checkpoints import ensure
+from common.datasets.batches import Pictures, species_batches
+from common.datasets.splits import make_splits, save_splits
 from common.metrics import accuracy, cosine_scores, fit_threshold, roc_auc
 from common.objectives import PairJudgment, TripletJudgment
 from common.protocol import (
@@ -24,9 +26,7 @@ from common.protocol import (
 )
 from common.retrieval import cmc, retrieval
 from common.robust import AdversarialTraining
-from common.sampling import Pictures, species_batches
 from common.siamese import SiameseNet
-from common.splits import make_splits, save_splits
 
 
 @pytest.fixture

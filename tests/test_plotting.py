@@ -15,7 +15,7 @@ from PIL import Image
 from traitlets.config import Config
 
 from common import curves, galleries, plotting
-from common.images import PARTS
+from common.datasets.images import PARTS
 from common.losses import CenterLoss
 from common.metrics import Threshold
 

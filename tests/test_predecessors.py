@@ -15,11 +15,11 @@ from PIL import Image
 from common.checkpoints import load
 from common.config import setup
 from common.datasets import load_images
+from common.datasets.splits import make_splits, save_splits
 from common.index import read_embeddings
 from common.ledger import read_results
 from common.notebooks import run
 from common.rendered import write_oxford
-from common.splits import make_splits, save_splits
 
 README = Path(__file__).parent.parent / "README.md"
 COMMANDS = {

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.images import PARTS
+from common.datasets.images import PARTS
 from common.painting import generator
 from common.rendered import BACKGROUNDS, VERSION, petal_ids, render, rendered_pictures, write_oxford
 from common.species import COLORS, FAMILIES, INFLORESCENCES, OUTLINES, class_sizes, draw_nuisances, species_table

@@ -18,9 +18,9 @@ from torch import nn
 from common import selection
 from common.backbones import EmbeddingNet
 from common.config import setup
+from common.datasets.splits import make_splits
 from common.evaluation import verification_report
 from common.metrics import Threshold
-from common.splits import make_splits
 
 
 @pytest.fixture(scope="module")

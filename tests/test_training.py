@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from common import training
+from common.datasets.batches import Pictures, batches, species_batches
 from common.objectives import Classification, TripletJudgment
-from common.sampling import Pictures, batches, species_batches
 from common.training import Collapse, check_collapse, fit, one_cycle
 
 

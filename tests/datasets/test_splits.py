@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import config, image_set
 
-from common.pairs import make_pairs
-from common.splits import (
+from common.datasets.pairs import make_pairs
+from common.datasets.splits import (
     NAMES,
     Splits,
     check_splits,

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.config import Config
-from common.decoding import EXTENSIONS, read_pictures
-from common.folders import unpack
-from common.images import ImageSet, cached
+from common.datasets.archives import unpack
+from common.datasets.decoding import EXTENSIONS, read_pictures
+from common.datasets.images import ImageSet, cached
 
 
 def read_files(config: Config, root: Path, source: Path, class_names: list[str], entries: list[tuple],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pictures import class_folder, encoded, pack, smooth, write
 
-from common import caltech, decoding
+from common.datasets import caltech, decoding
 
 CALTECH71 = Path(__file__).resolve().parents[2] / "shared" / "data" / "caltech71.zip"
 

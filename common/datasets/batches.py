@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.images import ImageSet
+from common.datasets.images import ImageSet
 
 
 class Pictures(Dataset):

@@ -10,9 +10,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from common.config import Config
+from common.datasets.images import ImageSet
+from common.datasets.pairs import check_pairs, make_pairs
 from common.files import save_json
-from common.images import ImageSet
-from common.pairs import check_pairs, make_pairs
 
 NAMES = ("train", "validation", "test")
 OPEN_SET_SPECIES = 6  # two each to train, to validate and to test: fewer allow no "different" pair

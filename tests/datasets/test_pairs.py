@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import all_pairs
 
-from common import pairs as pairs_module
-from common.pairs import check_pairs, make_pairs, some_pairs
+from common.datasets import pairs as pairs_module
+from common.datasets.pairs import check_pairs, make_pairs, some_pairs
 
 SEEDS = st.integers(0, 2**20)
 

@@ -10,8 +10,8 @@ from pictures import encoded, pack, write
 from PIL import Image
 from scipy.io import savemat
 
-from common.decoding import NOT_FLOWER, PARTS, read_picture
-from common.images import ImageSet
+from common.datasets.decoding import NOT_FLOWER, PARTS, read_picture
+from common.datasets.images import ImageSet
 from common.rendered import render, write_oxford
 from common.species import species_table
 

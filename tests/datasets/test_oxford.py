@@ -10,7 +10,7 @@ import torchvision
 from pictures import encoded, pack, smooth, write
 from scipy.io import savemat
 
-from common.images import find_duplicates
+from common.datasets.images import find_duplicates
 
 FLOWERS12 = Path(__file__).resolve().parents[2] / "shared" / "data" / "flowers12.zip"
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pictures import encoded, huge_png, quadrants, smooth, write
 from PIL import Image
 
-from common import images
-from common.decoding import read_pictures
-from common.images import DamagedPicture, Picture, cached, find_duplicates, read_picture
+from common.datasets import images
+from common.datasets.decoding import read_pictures
+from common.datasets.images import DamagedPicture, Picture, cached, find_duplicates, read_picture
 
 # Pillow warns about damaged notes inside of files before it reads or refuses them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -14,9 +14,8 @@ import torchvision
 from pictures import class_folder, encoded, pack, smooth, write
 from PIL import Image
 
-from common import decoding
 from common.config import setup
-from common.datasets import load_images
+from common.datasets import decoding, load_images
 from common.rendered import rendered_pictures
 
 

@@ -9,7 +9,7 @@ from pictures import encoded, pack, smooth, write
 from PIL import Image
 
 from common.config import setup
-from common.splits import make_splits
+from common.datasets.splits import make_splits
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FACES, PERSONS = DATA / "at&t.zip", DATA / "reid120.zip"

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import image_set
 
-from common.sampling import Pictures, SpeciesSampler, as_float, augment, batches, species_batches, triplet_batches
+from common.datasets.batches import (
+    Pictures,
+    SpeciesSampler,
+    as_float,
+    augment,
+    batches,
+    species_batches,
+    triplet_batches,
+)
 
 
 @pytest.fixture(scope="module")

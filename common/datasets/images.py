@@ -17,8 +17,8 @@ from PIL import Image
 from scipy.fft import dctn
 from tqdm.auto import tqdm
 
-from common.decoding import PARTS, VERSION, DamagedPicture, Picture, in_gray, read_picture
-from common.folders import digest, remove, whole
+from common.datasets.archives import digest, remove, whole
+from common.datasets.decoding import PARTS, VERSION, DamagedPicture, Picture, in_gray, read_picture
 
 COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
 __all__ = ["PARTS", "DamagedPicture", "ImageSet", "Picture", "cached", "find_duplicates", "read_picture"]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.caltech import caltech101
 from common.config import Config
-from common.images import ImageSet, cached
-from common.oxford import flowers102
-from common.people import att_faces, reid
-from common.picture_files import at_least_two, files_below, is_picture, opened, read_files, subfolders
+from common.datasets.caltech import caltech101
+from common.datasets.images import ImageSet, cached
+from common.datasets.oxford import flowers102
+from common.datasets.people import att_faces, reid
+from common.datasets.picture_files import at_least_two, files_below, is_picture, opened, read_files, subfolders
 from common.rendered import VERSION as RENDERED_VERSION
 from common.rendered import rendered_pictures
 from common.species import species_table
