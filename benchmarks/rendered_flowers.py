@@ -40,13 +40,13 @@ from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet, cached
 from common.datasets.splits import Splits, make_splits
 from common.evaluation import pair_auc
+from common.flowers.painting import disc_pattern, pattern
+from common.flowers.rendering import rendered_pictures
+from common.flowers.species import species_table
 from common.metrics import bootstrap
 from common.objectives import Classification
-from common.painting import disc_pattern, pattern
-from common.rendered import rendered_pictures
 from common.retrieval import retrieval
 from common.selection import linear_probe
-from common.species import species_table
 from common.training import fit, one_cycle
 
 BANDS = dict(color_histogram=".25-.60", raw_pixels="<= .45", frozen_mobilenetv2_100=".60-.95")

@@ -13,10 +13,10 @@ from common.backbones import evaluation_mode
 from common.datasets.batches import as_float
 from common.datasets.images import PARTS, ImageSet
 from common.explain import embeddings
+from common.flowers.painting import rgb
+from common.flowers.rendering import render
+from common.flowers.species import BACKGROUNDS, COLORS, Species, species_table
 from common.metrics import bootstrap
-from common.painting import rgb
-from common.rendered import render
-from common.species import BACKGROUNDS, COLORS, Species, species_table
 
 REMOVALS = {"petals": "petal", "center": "center", "leaves": "leaf"}  # what `render` leaves out -> part of the mask
 

@@ -10,12 +10,12 @@ from common.datasets.batches import as_float
 from common.datasets.images import PARTS
 from common.explain import PairScore, embeddings, enlarge
 from common.faithfulness import area, curve
+from common.flowers.rendering import render
+from common.flowers.species import species_table
 from common.grading import differences, graded, grades
 from common.integrated_gradients import pair_integrated_gradients
 from common.interventions import agreement, intervention_effects, part_mass
 from common.localization import relevance_mass
-from common.rendered import render
-from common.species import species_table
 
 SIZE, COUNT = 32, 4
 

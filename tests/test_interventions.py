@@ -12,6 +12,8 @@ from made_up import config
 from common.datasets import load_images
 from common.datasets.batches import as_float
 from common.datasets.images import PARTS
+from common.flowers.rendering import render
+from common.flowers.species import species_table
 from common.interventions import (
     agreement,
     concept_pictures,
@@ -22,8 +24,6 @@ from common.interventions import (
     plant_square,
     rank_agreement,
 )
-from common.rendered import render
-from common.species import species_table
 
 TABLE = species_table(6)
 SIZE = 32

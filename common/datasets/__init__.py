@@ -10,9 +10,9 @@ from common.datasets.images import ImageSet, cached
 from common.datasets.oxford import flowers102
 from common.datasets.people import att_faces, reid
 from common.datasets.picture_files import at_least_two, files_below, is_picture, opened, read_files, subfolders
-from common.rendered import VERSION as RENDERED_VERSION
-from common.rendered import rendered_pictures
-from common.species import species_table
+from common.flowers.rendering import VERSION as RENDERED_VERSION
+from common.flowers.rendering import rendered_pictures
+from common.flowers.species import species_table
 
 NAMED = 10  # so many damaged files are named one by one
 

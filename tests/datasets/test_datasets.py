@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.config import setup
 from common.datasets import decoding, load_images
-from common.rendered import rendered_pictures
+from common.flowers.rendering import rendered_pictures
 
 
 def leftovers(tmp_path):

@@ -12,8 +12,8 @@ from scipy.io import savemat
 
 from common.datasets.decoding import NOT_FLOWER, PARTS, read_picture
 from common.datasets.images import ImageSet
-from common.rendered import render, write_oxford
-from common.species import species_table
+from common.flowers.rendering import render, write_oxford
+from common.flowers.species import species_table
 
 PETAL = PARTS.index("petal")
 SPECIES, EACH, SIZE = 3, 21, 64

@@ -8,8 +8,8 @@ import math
 import cv2
 import numpy as np
 
-from common.painting import CENTER, PETAL, Heads, Scene, disc_pattern, pattern, rgb, texture
-from common.species import COLORS, Species
+from common.flowers.painting import CENTER, PETAL, Heads, Scene, disc_pattern, pattern, rgb, texture
+from common.flowers.species import COLORS, Species
 
 BEHIND = -10.0  # depth below that of every flower
 MOST = 64  # petals in one layer; random numbers are drawn for so many, so that a changed count moves no other draw

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from common.datasets.archives import whole
 from common.datasets.images import Picture
-from common.painting import CENTER, PETAL, SCALE, Scene, generator, rgb, smooth
-from common.plants import MOST, Heads, add_flowers, add_foliage, add_leaves, heads_of, occlude, palette_of
-from common.species import BACKGROUNDS, COLORS, Species, class_sizes, draw_nuisances, species_table
+from common.flowers.painting import CENTER, PETAL, SCALE, Scene, generator, rgb, smooth
+from common.flowers.plants import MOST, Heads, add_flowers, add_foliage, add_leaves, heads_of, occlude, palette_of
+from common.flowers.species import BACKGROUNDS, COLORS, Species, class_sizes, draw_nuisances, species_table
 
 VERSION = 7  # part of every picture's seed and of the cache key: raise it whenever a byte changes
 

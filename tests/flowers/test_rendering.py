@@ -15,9 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.datasets.images import PARTS
-from common.painting import generator
-from common.rendered import BACKGROUNDS, VERSION, petal_ids, render, rendered_pictures, write_oxford
-from common.species import COLORS, FAMILIES, INFLORESCENCES, OUTLINES, class_sizes, draw_nuisances, species_table
+from common.flowers.painting import generator
+from common.flowers.rendering import BACKGROUNDS, VERSION, petal_ids, render, rendered_pictures, write_oxford
+from common.flowers.species import (
+    COLORS,
+    FAMILIES,
+    INFLORESCENCES,
+    OUTLINES,
+    class_sizes,
+    draw_nuisances,
+    species_table,
+)
 
 ROOT = Path(__file__).parent.parent
 TABLE = species_table(102)
@@ -25,7 +33,7 @@ SIZE = 64
 examples = st.tuples(st.integers(0, 101), st.integers(0, 10_000))
 DIGEST = """
 import hashlib
-from common.rendered import render, species_table
+from common.flowers.rendering import render, species_table
 table = species_table(102)
 for label, instance in [(40, 3), (7, 1), (99, 12), (0, 0)]:
     picture = render(table[label], instance, 48)

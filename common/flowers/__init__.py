@@ -1,0 +1,1 @@
+"""Flowers drawn by code, of which every part, every factor and every alternative is known."""
