@@ -23,7 +23,7 @@ from common.config import setup
 from common.datasets import load_images
 from common.datasets.pairs import some_pairs
 from common.datasets.splits import read_splits
-from common.metrics import accuracy
+from common.evaluation.metrics import accuracy
 from common.robust_evaluation import attacked_scores
 
 EPS = 4 / 255

@@ -33,20 +33,20 @@ import torch
 from torch import nn
 
 from common.backbones import EmbeddingNet, embed
-from common.baselines import color_histogram, raw_pixels
 from common.config import Config, seed_everything, setup
 from common.datasets import load_images
 from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet, cached
 from common.datasets.splits import Splits, make_splits
-from common.evaluation import pair_auc
+from common.evaluation.backbone_choice import linear_probe
+from common.evaluation.baselines import color_histogram, raw_pixels
+from common.evaluation.metrics import bootstrap
+from common.evaluation.reports import pair_auc
+from common.evaluation.retrieval import retrieval
 from common.flowers.painting import disc_pattern, pattern
 from common.flowers.rendering import rendered_pictures
 from common.flowers.species import species_table
-from common.metrics import bootstrap
 from common.objectives import Classification
-from common.retrieval import retrieval
-from common.selection import linear_probe
 from common.training import fit, one_cycle
 
 BANDS = dict(color_histogram=".25-.60", raw_pixels="<= .45", frozen_mobilenetv2_100=".60-.95")

@@ -9,8 +9,8 @@ import torch
 from common.backbones import EmbeddingNet
 from common.config import Config, describe
 from common.datasets.images import ImageSet
+from common.evaluation.metrics import Threshold
 from common.files import write_whole
-from common.metrics import Threshold
 from common.siamese import SiameseNet
 
 MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}

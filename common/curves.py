@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
-from common.metrics import Threshold, accuracy_by_kind, equal_error_rate, roc_auc
+from common.evaluation.metrics import Threshold, accuracy_by_kind, equal_error_rate, roc_auc
 from common.plotting import finish
 
 

@@ -11,9 +11,9 @@ from sklearn.metrics import auc
 from torch import Tensor, nn
 
 from common.backbones import evaluation_mode
+from common.evaluation.metrics import bootstrap
 from common.explain import PairScore, embeddings
 from common.localization import mean_with_interval
-from common.metrics import bootstrap
 
 STEPS = 10  # of a curve
 

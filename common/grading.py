@@ -8,12 +8,12 @@ import pandas as pd
 from torch import Tensor, nn
 
 from common.datasets.images import PARTS
+from common.evaluation.metrics import bootstrap
 from common.explain import PairScore, embeddings, enlarge
 from common.faithfulness import area, curve
 from common.integrated_gradients import along_path
 from common.interventions import intervention_effects, part_mass, rank_agreement
 from common.localization import relevance_mass
-from common.metrics import bootstrap
 
 FLOWER = PARTS.index("petal")  # a mask's values from here on are the flower
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.metrics import bootstrap
+from common.evaluation.metrics import bootstrap
 
 CONTROLS = ("mask area", "centered Gaussian", "random weights", "color saliency")
 

@@ -12,8 +12,8 @@ from common.attacks import pgd
 from common.backbones import evaluation_mode
 from common.datasets.batches import as_float
 from common.datasets.images import ImageSet
-from common.evaluation import verification_report
-from common.metrics import Threshold, roc_auc
+from common.evaluation.metrics import Threshold, roc_auc
+from common.evaluation.reports import verification_report
 
 GATE = 0.80  # a model below this clean AUC has nothing to lose, so its robustness figures would mislead
 clean = partial(pgd, eps=0.0, steps=0, restarts=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.ascent import input_gradients, undisturbed
 from common.attacks import Attacked, fgsm, noise, pgd, square, transfer
-from common.metrics import Threshold, accuracy
+from common.evaluation.metrics import Threshold, accuracy
 
 
 @dataclass

@@ -85,7 +85,7 @@ def test_readme_names_only_what_exists():
 
 
 def test_planted_faults_are_caught(tmp_path):
-    source = "from common import losses\ndef f():\n    import common.metrics\n    from . import images\n"
+    source = "from common import losses\ndef f():\n    import common.evaluation.metrics\n    from . import images\n"
     assert common_imports(source + "from .config import setup\nimport numpy\nfrom os import path") == {
         *("losses", "metrics", "images", "config")
     }

@@ -11,7 +11,7 @@ from made_up import TINY, config, image_set, model
 
 from common import notebooks
 from common.checkpoints import ensure, load, save
-from common.metrics import Threshold
+from common.evaluation.metrics import Threshold
 from common.siamese import SiameseNet
 
 NAME = "best_model_center_loss.pth"

@@ -16,8 +16,8 @@ from traitlets.config import Config
 
 from common import curves, galleries, plotting
 from common.datasets.images import PARTS
+from common.evaluation.metrics import Threshold
 from common.losses import CenterLoss
-from common.metrics import Threshold
 
 matplotlib.use("Agg")
 RANDOM = np.random.default_rng(0)

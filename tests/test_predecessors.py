@@ -16,8 +16,8 @@ from common.checkpoints import load
 from common.config import setup
 from common.datasets import load_images
 from common.datasets.splits import make_splits, save_splits
+from common.evaluation.index import read_embeddings
 from common.flowers.rendering import write_oxford
-from common.index import read_embeddings
 from common.ledger import read_results
 from common.notebooks import run
 

@@ -12,9 +12,9 @@ from made_up import all_pairs, config, image_set, model
 from common.checkpoints import load, save
 from common.datasets.batches import Pictures, batches
 from common.datasets.splits import make_splits
-from common.evaluation import embed_all, pair_auc, retrieval_report, verification_report
+from common.evaluation.metrics import Threshold, accuracy, cosine_scores, fit_threshold, roc_auc
+from common.evaluation.reports import embed_all, pair_auc, retrieval_report, verification_report
 from common.ledger import leaderboard, read_results, record
-from common.metrics import Threshold, accuracy, cosine_scores, fit_threshold, roc_auc
 from common.objectives import Classification
 from common.training import fit, one_cycle
 

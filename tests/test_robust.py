@@ -13,9 +13,9 @@ from toy_models import Network, same_state, state_of
 
 from common.attacks import Attacked, pgd, transfer
 from common.datasets.batches import Pictures, batches
-from common.evaluation import pair_auc
+from common.evaluation.metrics import Threshold, accuracy_by_kind, roc_auc
+from common.evaluation.reports import pair_auc
 from common.ledger import ALLOWED, COLUMNS
-from common.metrics import Threshold, accuracy_by_kind, roc_auc
 from common.objectives import Classification
 from common.robust import AdversarialTraining, RobustSelection, semi_hard_loss
 from common.robust_evaluation import attacked_scores, pair_batch, robust_report, transfer_table

@@ -5,7 +5,7 @@ import torch
 from toy_models import Network, awkward, pairs_of_pictures, same_state, state_of
 
 from common.attacks import fgsm, noise, pgd
-from common.metrics import Threshold
+from common.evaluation.metrics import Threshold
 from common.sanity import sanity_suite
 
 COLUMNS = ["check", "value", "bound", "passed"]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from made_up import image_set as made_up_images
 from torch import nn
 
-from common import selection
 from common.backbones import EmbeddingNet
 from common.config import setup
 from common.datasets.splits import make_splits
-from common.evaluation import verification_report
-from common.metrics import Threshold
+from common.evaluation.metrics import Threshold
+from common.evaluation.reports import backbone_choice as selection
+from common.evaluation.reports import verification_report
 
 
 @pytest.fixture(scope="module")

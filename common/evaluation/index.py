@@ -9,9 +9,9 @@ import torch
 from common.backbones import embed, evaluating
 from common.datasets.decoding import read_picture
 from common.datasets.images import ImageSet
+from common.evaluation.metrics import normalize
+from common.evaluation.retrieval import nearest
 from common.files import write_whole
-from common.metrics import normalize
-from common.retrieval import nearest
 
 REMEDY = "write it with save_embeddings"
 

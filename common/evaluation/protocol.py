@@ -18,8 +18,8 @@ from common.config import Config, seed_everything
 from common.datasets import load_images
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, read_splits
-from common.evaluation import embed_all, pair_scores, reid_report, retrieval_report, verification_report
-from common.metrics import Threshold, fit_threshold, precision_recall_f1, roc_auc
+from common.evaluation.metrics import Threshold, fit_threshold, precision_recall_f1, roc_auc
+from common.evaluation.reports import embed_all, pair_scores, reid_report, retrieval_report, verification_report
 from common.training import fit, one_cycle
 
 

@@ -18,11 +18,11 @@ from common.config import Config
 from common.datasets.batches import Pictures, batches
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits
-from common.evaluation import embed_all, pair_auc
+from common.evaluation.metrics import bootstrap, cosine_scores, pair_weights, roc_auc
+from common.evaluation.reports import embed_all, pair_auc
+from common.evaluation.retrieval import retrieval
 from common.files import save_json
-from common.metrics import bootstrap, cosine_scores, pair_weights, roc_auc
 from common.objectives import Classification
-from common.retrieval import retrieval
 from common.training import fit, one_cycle
 
 FILE = "backbone.json"

@@ -6,7 +6,7 @@ import torch
 
 from common.backbones import embed, evaluating
 from common.datasets.images import ImageSet
-from common.metrics import (
+from common.evaluation.metrics import (
     Threshold,
     accuracy,
     bootstrap,
@@ -15,7 +15,7 @@ from common.metrics import (
     roc_auc,
     verification_rates,
 )
-from common.retrieval import cmc, retrieval
+from common.evaluation.retrieval import cmc, retrieval
 
 
 def pair_auc(model, image_set: ImageSet, pairs) -> float:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up import model
 from sklearn.metrics import average_precision_score
 
-from common.retrieval import cmc, nearest, retrieval
+from common.evaluation.retrieval import cmc, nearest, retrieval
 
 slow = settings(deadline=None, max_examples=25)
 

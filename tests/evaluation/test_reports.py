@@ -8,9 +8,17 @@ import pytest
 import torch
 from made_up import all_pairs, image_set, model
 
-from common import evaluation
 from common.backbones import embed
-from common.evaluation import (
+from common.evaluation.metrics import (
+    Threshold,
+    accuracy,
+    accuracy_by_kind,
+    cosine_scores,
+    equal_error_rate,
+    precision_recall_f1,
+    roc_auc,
+)
+from common.evaluation.reports import (
     class_report,
     decision_report,
     difference,
@@ -22,16 +30,8 @@ from common.evaluation import (
     retrieval_report,
     verification_report,
 )
-from common.metrics import (
-    Threshold,
-    accuracy,
-    accuracy_by_kind,
-    cosine_scores,
-    equal_error_rate,
-    precision_recall_f1,
-    roc_auc,
-)
-from common.retrieval import cmc, retrieval
+from common.evaluation.reports import reports as evaluation
+from common.evaluation.retrieval import cmc, retrieval
 
 COLUMNS = ["metric", "value", "low", "high", "n", "threshold_from"]
 THRESHOLD = Threshold(0.4, "validation")

@@ -12,8 +12,8 @@ from pictures import class_folder, encoded, smooth, write
 from common.backbones import embed
 from common.datasets import load_images
 from common.datasets.decoding import DamagedPicture
-from common.index import find_similar, read_embeddings, save_embeddings
-from common.metrics import cosine_scores
+from common.evaluation.index import find_similar, read_embeddings, save_embeddings
+from common.evaluation.metrics import cosine_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow")
 SIZE = 32

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from made_up import all_pairs
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from common import metrics
-from common.metrics import (
+from common.evaluation.metrics import (
     Threshold,
     accuracy,
     accuracy_by_kind,
@@ -27,6 +26,7 @@ from common.metrics import (
     roc_auc,
     verification_rates,
 )
+from common.evaluation.reports import metrics
 
 slow = settings(deadline=None, max_examples=25)
 # Few different values make many ties; the rest are any floats a network may give.

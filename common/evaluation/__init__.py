@@ -1,0 +1,1 @@
+"""What is measured, how sure it is, and what must be beaten."""
