@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from common.ascent import undisturbed
-from common.attacks import Attacked, noise, pgd, square
+from common.attacks.ascent import undisturbed
+from common.attacks.gradient import Attacked, noise, pgd, square
+from common.attacks.reports import attacked_scores
 from common.backbones import EmbeddingNet
 from common.checkpoints import ensure, load
 from common.config import setup
@@ -24,7 +25,6 @@ from common.datasets import load_images
 from common.datasets.pairs import some_pairs
 from common.datasets.splits import read_splits
 from common.evaluation.metrics import accuracy
-from common.robust_evaluation import attacked_scores
 
 EPS = 4 / 255
 

@@ -7,8 +7,8 @@ import torch
 from toy_models import Network, pairs_of_pictures
 
 from benchmarks.attacks import TwoLogits, apgd, foolbox_pgd, full_square, step_ratios, torchattacks_pgd
-from common.ascent import undisturbed
-from common.attacks import fgsm, pgd, pgd_path, square
+from common.attacks.ascent import undisturbed
+from common.attacks.gradient import fgsm, pgd, pgd_path, square
 
 EPS = 8 / 255
 

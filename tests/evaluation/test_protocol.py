@@ -9,6 +9,7 @@ import pytest
 import torch
 from made_up import TINY, all_pairs, config, image_set
 
+from common.attacks.adversarial_training import AdversarialTraining
 from common.backbones import EmbeddingNet
 from common.checkpoints import ensure
 from common.datasets.batches import Pictures, species_batches
@@ -25,7 +26,6 @@ from common.evaluation.protocol import (
 )
 from common.evaluation.retrieval import cmc, retrieval
 from common.objectives import PairJudgment, TripletJudgment
-from common.robust import AdversarialTraining
 from common.siamese import SiameseNet
 
 

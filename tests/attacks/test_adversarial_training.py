@@ -11,14 +11,14 @@ from made_up import all_pairs, image_set
 from torch import nn
 from toy_models import Network, same_state, state_of
 
-from common.attacks import Attacked, pgd, transfer
+from common.attacks.adversarial_training import AdversarialTraining, RobustSelection, semi_hard_loss
+from common.attacks.gradient import Attacked, pgd, transfer
+from common.attacks.reports import attacked_scores, pair_batch, robust_report, transfer_table
 from common.datasets.batches import Pictures, batches
 from common.evaluation.metrics import Threshold, accuracy_by_kind, roc_auc
 from common.evaluation.reports import pair_auc
 from common.ledger import ALLOWED, COLUMNS
 from common.objectives import Classification
-from common.robust import AdversarialTraining, RobustSelection, semi_hard_loss
-from common.robust_evaluation import attacked_scores, pair_batch, robust_report, transfer_table
 from common.training import Collapse, fit, one_cycle
 
 EPS = 8 / 255

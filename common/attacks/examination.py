@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from common.ascent import input_gradients, undisturbed
-from common.attacks import Attacked, fgsm, noise, pgd, square, transfer
+from common.attacks.ascent import input_gradients, undisturbed
+from common.attacks.gradient import Attacked, fgsm, noise, pgd, square, transfer
 from common.evaluation.metrics import Threshold, accuracy
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_models import Bilinear, Network, awkward, pairs_of_pictures, same_state, state_of
 
-from common.ascent import ascend, ball, climb, input_gradients, undisturbed
-from common.attacks import fgsm, noise, pgd, pgd_path, retrieval_attack, square, transfer
+from common.attacks.ascent import ascend, ball, climb, input_gradients, undisturbed
+from common.attacks.gradient import fgsm, noise, pgd, pgd_path, retrieval_attack, square, transfer
 
 EPS = 8 / 255
 ATTACKS = dict(fgsm=fgsm, pgd=pgd, noise=noise, square=square)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.ascent import ascend, ball, check_pictures, climb, random_starts, undisturbed, worst_of
+from common.attacks.ascent import ascend, ball, check_pictures, climb, random_starts, undisturbed, worst_of
 
 
 class Attacked(NamedTuple):

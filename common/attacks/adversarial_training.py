@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.ascent import ball, step, undisturbed
-from common.attacks import pgd
+from common.attacks.ascent import ball, step, undisturbed
+from common.attacks.gradient import pgd
+from common.attacks.reports import attacked_scores
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import cosine_scores, roc_auc
 from common.evaluation.reports import embed_all, pair_auc
 from common.mining import all_triplets
-from common.robust_evaluation import attacked_scores
 from common.training import Collapse
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from toy_models import Network, awkward, pairs_of_pictures, same_state, state_of
 
-from common.attacks import fgsm, noise, pgd
+from common.attacks.examination import sanity_suite
+from common.attacks.gradient import fgsm, noise, pgd
 from common.evaluation.metrics import Threshold
-from common.sanity import sanity_suite
 
 COLUMNS = ["check", "value", "bound", "passed"]
 THRESHOLD = Threshold(-0.09, "validation")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common.attacks import pgd
+from common.attacks.gradient import pgd
 from common.backbones import evaluation_mode
 from common.datasets.batches import as_float
 from common.datasets.images import ImageSet

@@ -1,0 +1,1 @@
+"""How a model is fooled, how it learns to withstand, and how an attack is examined."""
