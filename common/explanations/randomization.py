@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from common.backbones import stages
-from common.explain import embedding_net
-from common.localization import mean_with_interval
+from common.explanations.localization import mean_with_interval
+from common.explanations.maps import embedding_net
 
 OFF = 0.01  # gains that start below this all but switch their block off
 

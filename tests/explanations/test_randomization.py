@@ -9,8 +9,8 @@ import torch
 from explained import cosine_model, pair_model, pixels
 
 from common.backbones import EmbeddingNet, stages
-from common.explain import pair_cam
-from common.randomization import randomization_report, untrained
+from common.explanations.maps import pair_cam
+from common.explanations.randomization import randomization_report, untrained
 
 FIRST, SECOND = pixels(4, 32, 1), pixels(4, 32, 2)
 MODELS = {"cosine": cosine_model(size=32, seed=3), "pair head": pair_model(seed=3)}

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import ConnectionPatch
 
-from common.drawing import concepts, correspondences, overlay
+from common.explanations.figures import concepts, correspondences, overlay
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 24), np.uint8)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.localization import (
+from common.explanations.localization import (
     CONTROLS,
     controls,
     localization_report,

@@ -13,7 +13,7 @@ from common.backbones import evaluation_mode
 from common.datasets.batches import as_float
 from common.datasets.images import PARTS, ImageSet
 from common.evaluation.metrics import bootstrap
-from common.explain import embeddings
+from common.explanations.maps import embeddings
 from common.flowers.painting import rgb
 from common.flowers.rendering import render
 from common.flowers.species import BACKGROUNDS, COLORS, Species, species_table

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from common.datasets.images import PARTS
 from common.evaluation.metrics import bootstrap
-from common.explain import PairScore, embeddings, enlarge
-from common.faithfulness import area, curve
-from common.integrated_gradients import along_path
-from common.interventions import intervention_effects, part_mass, rank_agreement
-from common.localization import relevance_mass
+from common.explanations.faithfulness import area, curve
+from common.explanations.ground_truth import intervention_effects, part_mass, rank_agreement
+from common.explanations.integrated_gradients import along_path
+from common.explanations.localization import relevance_mass
+from common.explanations.maps import PairScore, embeddings, enlarge
 
 FLOWER = PARTS.index("petal")  # a mask's values from here on are the flower
 

@@ -8,14 +8,14 @@ from explained import cosine_model, pair_model
 
 from common.datasets.batches import as_float
 from common.datasets.images import PARTS
-from common.explain import PairScore, embeddings, enlarge
-from common.faithfulness import area, curve
+from common.explanations.comparison import differences, graded, grades
+from common.explanations.faithfulness import area, curve
+from common.explanations.ground_truth import agreement, intervention_effects, part_mass
+from common.explanations.integrated_gradients import pair_integrated_gradients
+from common.explanations.localization import relevance_mass
+from common.explanations.maps import PairScore, embeddings, enlarge
 from common.flowers.rendering import render
 from common.flowers.species import species_table
-from common.grading import differences, graded, grades
-from common.integrated_gradients import pair_integrated_gradients
-from common.interventions import agreement, intervention_effects, part_mass
-from common.localization import relevance_mass
 
 SIZE, COUNT = 32, 4
 

@@ -8,7 +8,7 @@ import torch
 from explained import cosine_model, pair_model, pixels
 from torch import nn
 
-from common.decomposition import Decomposition, decompose
+from common.explanations.decomposition import Decomposition, decompose
 
 FIRST, SECOND = pixels(3, seed=1), pixels(3, seed=2)
 

@@ -12,9 +12,7 @@ from made_up import config
 from common.datasets import load_images
 from common.datasets.batches import as_float
 from common.datasets.images import PARTS
-from common.flowers.rendering import render
-from common.flowers.species import species_table
-from common.interventions import (
+from common.explanations.ground_truth import (
     agreement,
     concept_pictures,
     flowers_of,
@@ -24,6 +22,8 @@ from common.interventions import (
     plant_square,
     rank_agreement,
 )
+from common.flowers.rendering import render
+from common.flowers.species import species_table
 
 TABLE = species_table(6)
 SIZE = 32

@@ -6,9 +6,9 @@ import torch
 from explained import cosine_model, pair_model, pixels
 from scipy.stats import false_discovery_control
 
-from common import concepts
-from common.concepts import concept_vectors, factorize, pooled_activations, sensitivities, tcav, tcav_cases
-from common.explain import activations
+from common.explanations import concepts
+from common.explanations.concepts import concept_vectors, factorize, pooled_activations, sensitivities, tcav, tcav_cases
+from common.explanations.maps import activations
 
 FIRST, SECOND = pixels(4, 32, 1), pixels(4, 32, 2)
 LAYER = "layer4.0"  # 1 x 1 locations at 32 pixels
@@ -144,7 +144,7 @@ def test_captum_agrees(tmp_path):
     concept = pytest.importorskip("captum.concept", reason="captum is missing: pip install -r requirements-dev.txt")
     from captum.attr import LayerGradientXActivation
 
-    from common.explain import PairScore, embeddings
+    from common.explanations.maps import PairScore, embeddings
 
     model, pictures = MODELS["cosine"], {"with": pixels(12, 32, 3), "without": 1 - pixels(12, 32, 3)}
     present, absent = (pooled_activations(model, images, LAYER) for images in pictures.values())

@@ -11,7 +11,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from common.backbones import EmbeddingNet
-from common.explain import (
+from common.explanations.maps import (
     PairScore,
     activations,
     activations_and_gradients,
@@ -66,7 +66,7 @@ def test_a_picture_is_explained_alone_as_in_a_batch(model):
 
 def test_many_pictures_are_explained_chunk_by_chunk(monkeypatch):
     whole = pair_cam(MODELS["cosine"], FIRST, SECOND, "layer2.0")
-    monkeypatch.setattr("common.explain.CHUNK", 2)
+    monkeypatch.setattr("common.explanations.maps.CHUNK", 2)
     for one, other in zip(pair_cam(MODELS["cosine"], FIRST, SECOND, "layer2.0"), whole, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max())
 

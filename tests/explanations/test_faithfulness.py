@@ -8,8 +8,8 @@ import torch
 from explained import cosine_model, pair_model, pixels
 from torch import nn
 
-from common.explain import PairScore
-from common.faithfulness import area, blurred, curve, faithfulness_report, max_sensitivity, road
+from common.explanations.faithfulness import area, blurred, curve, faithfulness_report, max_sensitivity, road
+from common.explanations.maps import PairScore
 
 SIDE = 16
 

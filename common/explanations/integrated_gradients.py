@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from common.backbones import evaluation_mode
-from common.explain import both_directions, check_maps
+from common.explanations.maps import both_directions, check_maps
 
 STEPS = 16  # of the path; the sum then misses the score's change by a few percent
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from common.backbones import evaluation_mode
 from common.evaluation.metrics import bootstrap
-from common.explain import PairScore, embeddings
-from common.localization import mean_with_interval
+from common.explanations.localization import mean_with_interval
+from common.explanations.maps import PairScore, embeddings
 
 STEPS = 10  # of a curve
 

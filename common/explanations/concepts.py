@@ -10,8 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from common.explain import CHUNK, PairScore, activations, activations_and_gradients, embeddings, target_layer
-from common.localization import mean_with_interval
+from common.explanations.localization import mean_with_interval
+from common.explanations.maps import CHUNK, PairScore, activations, activations_and_gradients, embeddings, target_layer
 
 HELD_OUT = 0.3  # of the pictures, to see whether a concept is one
 

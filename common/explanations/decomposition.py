@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.backbones import EmbeddingNet, evaluation_mode
-from common.explain import by_location, embedding_net
+from common.explanations.maps import by_location, embedding_net
 
 TOLERANCE = 1e-5  # of a score; what float32 leaves of it is a hundredth of that
 

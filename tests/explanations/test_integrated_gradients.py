@@ -7,9 +7,9 @@ import pytest
 import torch
 from explained import cosine_model, pair_model, pixels
 
-from common import integrated_gradients
-from common.explain import PairScore, embeddings
-from common.integrated_gradients import pair_integrated_gradients, plain
+from common.explanations import integrated_gradients
+from common.explanations.integrated_gradients import pair_integrated_gradients, plain
+from common.explanations.maps import PairScore, embeddings
 
 FIRST, SECOND = pixels(3, 32, seed=1), pixels(3, 32, seed=2)
 MODELS = {"cosine": cosine_model(size=32), "pair head": pair_model()}
