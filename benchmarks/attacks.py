@@ -15,10 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from common.attacks.ascent import undisturbed
 from common.attacks.gradient import Attacked, noise, pgd, square
 from common.attacks.reports import attacked_scores
-from common.backbones import EmbeddingNet
+from common.backbones import EmbeddingNet, evaluation_mode
 from common.checkpoints import ensure, load
 from common.config import setup
 from common.datasets import load_images
@@ -67,7 +66,7 @@ class TwoLogits(nn.Module):
 
 def independent(make, model, first, second, same, eps, threshold: float, scale: float = 1.0) -> Attacked:
     """Let a torchattacks attack, `make(classifier, eps=eps)`, change the first pictures; arguments as in `pgd`."""
-    with undisturbed(model):
+    with evaluation_mode(model, gradients=True):
         attack = make(TwoLogits(model, second, threshold, scale).eval(), eps=eps)
         found = attack(TwoLogits.tag(first), same.long())[:, :3].detach()
     return _scored(model, found, second)
@@ -79,7 +78,7 @@ def foolbox_pgd(model, first, second, same, eps, steps: int = 20, seed: int = 0)
     import foolbox
 
     direction = 1 - 2 * same.to(second)
-    with undisturbed(model):
+    with evaluation_mode(model, gradients=True):
         held = model(second).detach()
 
         class ScorePGD(foolbox.attacks.LinfPGD):
@@ -100,7 +99,7 @@ def torchattacks_pgd(model, first, second, same, eps, steps: int = 20, seed: int
     import torchattacks
 
     torch.manual_seed(seed)
-    with undisturbed(model):
+    with evaluation_mode(model, gradients=True):
         classifier = TwoLogits(model, second, threshold=0.0).eval()
         found = torchattacks.PGD(classifier, eps=eps, alpha=2.5 * eps / steps, steps=steps)(first, same.long())
     return _scored(model, found, second)
@@ -121,7 +120,7 @@ def full_square(*pairs, eps: float, threshold: float, queries: int = 1000, seed:
 
 
 def _scored(model, found, second) -> Attacked:
-    with undisturbed(model), torch.no_grad():
+    with evaluation_mode(model):
         return Attacked(found, second, model.score(found, second))
 
 

@@ -46,7 +46,7 @@ from common.evaluation.retrieval import retrieval
 from common.flowers.painting import disc_pattern, pattern
 from common.flowers.rendering import rendered_pictures
 from common.flowers.species import species_table
-from common.objectives import Classification
+from common.losses import Classification
 from common.training import fit, one_cycle
 
 BANDS = dict(color_histogram=".25-.60", raw_pixels="<= .45", frozen_mobilenetv2_100=".60-.95")

@@ -1,4 +1,4 @@
-"""Pixels to embedding: a timm backbone, normalization inside, one linear head."""
+"""Pixels to embedding: a timm backbone with normalization inside, one linear head, and a score of two embeddings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,19 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from common import small_cnn  # noqa: F401 - makes timm know the model of this name
+from common.config import Config, seed_everything
 from common.datasets.batches import as_float
+
+__all__ = ["EmbeddingNet", "SiameseNet"]  # timm adds the name it registers
+WIDTHS = (32, 64, 128)  # channels after each block
+GRID = 4  # places along each side that the pooling keeps apart: eyes stay above a mouth
+
+default_cfgs = generate_default_cfgs(
+    {"small_cnn": dict(input_size=(3, 96, 96), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), num_classes=0)}
+)
 
 
 class EmbeddingNet(nn.Module):
@@ -20,6 +29,8 @@ class EmbeddingNet(nn.Module):
     The head has no ReLU (which would force every cosine above 0) and stays linear, so a score can be
     decomposed exactly over locations. `classify` adds a linear classifier for training with labels.
     """
+
+    cosine = True  # whether `score_embeddings` is the cosine, which search computes faster by itself
 
     def __init__(
         self,
@@ -103,6 +114,51 @@ class EmbeddingNet(nn.Module):
         return self
 
 
+class SiameseNet(EmbeddingNet):
+    """An `EmbeddingNet` with a pair head: a linear layer on |a - b| and a * b of unit-length embeddings.
+
+    Both are the same for (a, b) and (b, a), so the score is symmetric. The head starts as a scaled
+    cosine, which is the sum of a * b, and learns from there which dimensions count.
+    """
+
+    cosine = False
+    START = 10.0  # a cosine times this spans what a logit needs
+
+    def __init__(self, backbone: str, embedding_size: int = 128, *arguments, **options):
+        """Arguments as of `EmbeddingNet`."""
+        super().__init__(backbone, embedding_size, *arguments, **options)
+        size = embedding_size or self.features
+        self.pair_head = nn.Linear(2 * size, 1)
+        with torch.no_grad():
+            self.pair_head.weight[:, :size].zero_()
+            self.pair_head.weight[:, size:].fill_(self.START)
+            self.pair_head.bias.zero_()
+
+    def score_embeddings(self, first: Tensor, second: Tensor) -> Tensor:
+        """Logit (...) that two embeddings (..., D) belong to one class; above 0 means more likely than not."""
+        first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+        return self.pair_head(torch.cat([(first - second).abs(), first * second], dim=-1)).squeeze(-1)
+
+
+def new_model(config: Config, backbone: str, seed: int, network=EmbeddingNet, classes: int = 0) -> nn.Module:
+    """A network to be trained: equal seeds start from equal weights.
+
+    Args:
+        config: embedding size, picture size, and whether and where from to take pretrained weights.
+        backbone: any timm model name.
+        seed: of every generator, the weights' and what is drawn after them.
+        network: `EmbeddingNet` or `SiameseNet`.
+        classes: species of the classifier; 0 makes none.
+
+    Returns:
+        The network with the first `config.frozen_share` of its stages frozen.
+    """
+    seed_everything(seed)
+    model = network(backbone, config.embedding_size, classes, config.pretrained, config.weights, config.image_size)
+    model.freeze(config.frozen_share)
+    return model
+
+
 def create_backbone(name: str, pretrained: bool = False, weights: Path | None = None, image_size: int | None = None):
     """Make a timm model without its classifier, with ImageNet weights if asked; see `EmbeddingNet`."""
     if not timm.is_model(name):
@@ -136,27 +192,64 @@ def stages(backbone: nn.Module) -> list[str]:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in, after an error too."""
+def evaluation_mode(model: nn.Module, gradients: bool = False) -> Iterator[torch.device]:
+    """Evaluation mode inside, with gradients or without; afterwards every module is in its mode again.
+
+    BatchNorm statistics stay, and where gradients are taken by pictures alone, parameters and their `.grad` stay too.
+    Gives the model's device.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with torch.set_grad_enabled(gradients):
+            yield next(model.parameters(), torch.empty(0)).device
     finally:
         for module, training in modes:
             module.training = training
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Put a model into evaluation mode without gradients, give its device, and restore its modes at the end."""
-    with evaluation_mode(model), torch.inference_mode():
-        yield next(model.parameters()).device
-
-
 def embed(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Embed uint8 pictures (N, 3, H, W) in evaluation mode: float32 (N, D); the model's mode is restored."""
-    with evaluating(model) as device:
+    with evaluation_mode(model) as device:
         starts = range(0, len(images), batch_size)
         chunks = (torch.from_numpy(np.array(images[start : start + batch_size])) for start in starts)
         return torch.cat([model(as_float(chunk.to(device))).float().cpu() for chunk in chunks]).numpy()
+
+
+class SmallCNN(nn.Module):
+    """Three blocks of 3 x 3 convolution, BatchNorm, ReLU and 2 x 2 max pooling; average pooling to a 4 x 4 grid.
+
+    About 0.1 million parameters, for gray or color pictures of 32 pixels a side or more. The grid keeps the
+    places of a face's parts, which global pooling would forget; so it suits what is framed alike in every
+    picture. It has what `EmbeddingNet` asks of a timm model, and no classifier.
+    """
+
+    def __init__(self, **_):
+        super().__init__()
+        sizes = zip((3, *WIDTHS), WIDTHS)
+        self.blocks = nn.Sequential(*(block(channels, width) for channels, width in sizes))
+        self.num_features = self.head_hidden_size = WIDTHS[-1] * GRID**2
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The last feature map (B, 128, H / 8, W / 8) of normalized pictures (B, 3, H, W)."""
+        return self.blocks(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(self.forward_features(images), GRID).flatten(1)
+
+
+def block(channels: int, width: int) -> nn.Sequential:
+    """One stage: what it sees halves in size, and has `width` channels instead of `channels`."""
+    convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
+
+
+@register_model
+def small_cnn(pretrained: bool = False, pretrained_cfg_overlay: dict | None = None, **options) -> SmallCNN:
+    """Make the network; timm calls this. Weights come from a file in `pretrained_cfg_overlay` or not at all."""
+    if pretrained and not pretrained_cfg_overlay:
+        print("small_cnn has no ImageNet weights: it is trained from scratch.")
+        pretrained = False
+    return build_model_with_cfg(
+        SmallCNN, "small_cnn", pretrained, pretrained_cfg_overlay=pretrained_cfg_overlay, **options
+    )

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from common.backbones import EmbeddingNet
+from common.backbones import EmbeddingNet, SiameseNet
 from common.config import Config, describe
+from common.datasets import load_images
 from common.datasets.images import ImageSet
+from common.datasets.splits import Splits, read_splits
 from common.evaluation.metrics import Threshold
 from common.files import write_whole
-from common.siamese import SiameseNet
 
 MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}
 
@@ -103,3 +104,14 @@ def ensure(config: Config, name: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{owner} ran but did not write {path}")
     return path
+
+
+def handed_on(config: Config) -> tuple[ImageSet, Splits, str]:
+    """What R1 and R2 hand on: the pictures, their splits, and the name of the backbone.
+
+    Notebooks whose results are missing are run first. A backbone set in `config` needs no R2.
+    """
+    image_set = load_images(config)
+    splits = read_splits(ensure(config, "splits.json"), image_set)
+    backbone = config.backbone or json.loads(ensure(config, "backbone.json").read_text())["backbone"]
+    return image_set, splits, backbone

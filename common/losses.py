@@ -1,49 +1,45 @@
-"""What is minimized: losses of embeddings, of distances and of scores."""
+"""What is minimized: losses of embeddings, distances and scores, and the objectives that trainings are given.
+
+An objective takes the embeddings (B, D) and labels (B,) of a batch and returns named terms, whose sum is minimized.
+"""
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common import mining
+
 
 class CenterLoss(nn.Module):
     """Pull every embedding to its species' center, and every center to its species' embeddings.
 
-    Wen et al. 2016, "A Discriminative Feature Learning Approach for Deep Face Recognition":
-    equation 2 is the value (here the mean over the batch instead of the sum), equation 4 the
-    gradient the centers get, whatever weight the loss has beside others. Give the centers an
-    optimizer of their own: SGD with a learning rate of 0.5 is the paper's rule with alpha = 0.5.
+    Wen et al. 2016, "A Discriminative Feature Learning Approach for Deep Face Recognition": equation 2 is the value
+    (here the mean over the batch instead of the sum), equation 4 the gradient the centers get, whatever weight the
+    loss has beside others. Their own SGD with a learning rate of 0.5 is the paper's rule with alpha = 0.5.
     """
 
     def __init__(self, classes: int, embedding_size: int):
-        """
-        Args:
-            classes: number of species, each with one center.
-            embedding_size: length of an embedding and of a center.
-        """
+        """Make one random center for each of `classes` species."""
         super().__init__()
         self.centers = nn.Parameter(torch.randn(classes, embedding_size))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Half the mean squared distance between embeddings and their centers.
-
-        Args:
-            embeddings: float (B, D).
-            labels: int (B,), the species, 0 to classes - 1.
-
-        Returns:
-            A scalar; its gradient moves the embeddings.
-        """
+        """Half the mean squared distance between embeddings and their centers: a scalar that moves embeddings only."""
         return (embeddings - self.centers[labels].detach()).square().sum(1).mean() / 2
 
     def center_step(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """A scalar whose value is 0 and whose gradient by the centers is equation 4 of the paper.
-
-        Args: as in `forward`. Kept apart so that the weight of the loss never slows the centers.
-        """
+        """A scalar of value 0, its gradient by the centers is equation 4; apart, so that no weight slows them."""
         members = torch.bincount(labels, minlength=len(self.centers))[labels]
         distances = (embeddings.detach() - self.centers[labels]).square().sum(1)
         update = (distances / (1 + members)).sum() / 2
         return update - update.detach()
+
+    def terms(self, embeddings: Tensor, labels: Tensor, weight: float) -> Tensor:
+        """The loss times `weight`, and the centers' own step."""
+        return weight * self(embeddings, labels) + self.center_step(embeddings, labels)
 
 
 def contrastive_loss(distances: Tensor, same: Tensor, margin: float = 1.0) -> Tensor:
@@ -82,12 +78,167 @@ def pairwise_distances(embeddings: Tensor, squared: bool = False) -> Tensor:
 
     Args:
         embeddings: float (B, D); scaled to unit length here, so that squared distances are 2 - 2 cosine.
-        squared: leave out the square root.
+        squared: whether to square them.
 
     Returns:
         float (B, B), 0 to 2 (squared: 0 to 4), in single precision at least.
     """
     unit = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
     # From differences: 2 - 2 cosine would leave the rounding of a product, worst near 0 and in bfloat16.
-    differences = unit[:, None] - unit
-    return differences.square().sum(-1) if squared else differences.norm(dim=-1)
+    distances = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.square() if squared else distances
+
+
+class Classification(nn.Module):
+    """Cross-entropy on the species, joined with center loss by a weight (Wen et al. 2016, equation 5)."""
+
+    def __init__(self, classify: Callable, classes: int, embedding_size: int, center_weight: float = 0.0):
+        """
+        Args:
+            classify: embeddings (B, D) -> logits (B, C), such as `model.classify`.
+            classes: number of species.
+            embedding_size: length of an embedding.
+            center_weight: lambda of the paper, 0 or more; 0 is plain cross-entropy, whose centers only watch.
+
+        Raises:
+            ValueError: a negative weight.
+        """
+        super().__init__()
+        _check_weight(center_weight)
+        self.classify, self.center_weight = classify, center_weight
+        self.center_loss = CenterLoss(classes, embedding_size)
+        self.stuck_at = {"cross_entropy": math.log(classes)}
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The terms "cross_entropy" and "center"."""
+        center = self.center_loss.terms(embeddings, labels, self.center_weight)
+        return {"cross_entropy": self.attack_loss(embeddings, labels), "center": center}
+
+    def attack_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """What an attack in adversarial training raises: the cross-entropy alone, since centers follow slowly."""
+        return F.cross_entropy(self.classify(embeddings), labels)
+
+
+class PairJudgment(nn.Module):
+    """Judge the pairs of a batch, same and different ones counting half each; joined with center loss by a weight.
+
+    A batch of B pictures gives up to B (B - 1) / 2 pairs for the price of B embeddings.
+    """
+
+    def __init__(
+        self, score: Callable, classes: int, embedding_size: int, loss: str = "cross_entropy", negatives: str = "all",
+        center_weight: float = 0.0, margin: float = 1.0,
+    ):  # fmt: skip
+        """
+        Args:
+            score: two embeddings (..., D) -> scores (...), such as `model.score_embeddings`.
+            classes: number of species, each with a center.
+            embedding_size: length of an embedding.
+            loss: "cross_entropy" of the score, taken as the logit of "same" (Koch et al. 2015), or "contrastive" on
+                the distance between unit-length embeddings (Hadsell et al. 2006).
+            negatives: which different pairs: "all"; or of each anchor as many as it has same pairs, "random" ones or
+                those that score highest, "hard".
+            center_weight: weight of center loss, 0 or more; at 0 its centers only watch.
+            margin: of the contrastive loss, between 0 and 2, the distance of opposite embeddings.
+
+        Raises:
+            ValueError: an unknown loss or kind of negatives, or a weight or margin out of range.
+        """
+        super().__init__()
+        _check_choice("loss", loss, ("cross_entropy", "contrastive"))
+        _check_choice("negatives", negatives, ("all", "random", "hard"))
+        _check_weight(center_weight)
+        if not 0 < margin <= 2:
+            raise ValueError(f"margin is {margin}; unit-length embeddings are 0 to 2 apart")
+        self.score, self.loss, self.negatives = score, loss, negatives
+        self.center_weight, self.margin = center_weight, margin
+        self.center_loss = CenterLoss(classes, embedding_size)
+        self.stuck_at = {"pairs": math.log(2)} if loss == "cross_entropy" else {}
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The terms "pairs" and "center"."""
+        center = self.center_loss.terms(embeddings, labels, self.center_weight)
+        return {"pairs": self._pairs(embeddings, labels), "center": center}
+
+    def _pairs(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        if self.negatives == "all":
+            first, second, same = mining.all_pairs(labels)
+        else:
+            hard = self.negatives == "hard"
+            scores = self.score(embeddings[:, None], embeddings).detach() if hard else None
+            first, second, same = mining.balanced_pairs(labels, scores)
+        if self.loss == "contrastive":
+            losses = contrastive_loss(pairwise_distances(embeddings)[first, second], same, self.margin)
+        else:
+            logits = self.score(embeddings[first], embeddings[second])
+            losses = F.binary_cross_entropy_with_logits(logits, same.to(logits), reduction="none")
+        # A batch without one of the kinds has nothing to say about it: 0, not the mean of nothing.
+        kinds = (losses[kind].sum() / kind.sum().clamp(min=1) for kind in (same, ~same))
+        return sum(kinds) / 2
+
+
+class TripletJudgment(nn.Module):
+    """Ask the triplets of a batch to have their negative farther than their positive, by a margin.
+
+    `watched` holds, of the latest batch that had a triplet, the share that still violates the margin and the mean
+    distances to positives and negatives.
+    """
+
+    MINING = ("random", "batch_all", "batch_hard", "semi_hard", "given")
+
+    def __init__(self, mining: str = "semi_hard", margin: float | None = 0.2, squared: bool = False):
+        """
+        Args:
+            mining: which triplets: "random" (one negative for each anchor and positive), "batch_all" (every one,
+                averaged over those that violate the margin), "batch_hard", "semi_hard"; or "given", for batches of
+                `triplet_batches`.
+            margin: more than 0; None is the soft margin of `triplet_loss`.
+            squared: compare squared distances, as Schroff et al. 2015 do.
+
+        Raises:
+            ValueError: an unknown mining, or a margin that is not above 0.
+        """
+        super().__init__()
+        _check_choice("mining", mining, self.MINING)
+        if margin is not None and margin <= 0:
+            raise ValueError(f"margin is {margin}; give more than 0, or None for the soft margin")
+        self.mining, self.margin, self.squared = mining, margin, squared
+        # The mean over active triplets alone is near the margin while it learns, too.
+        self.stuck_at = {} if mining == "batch_all" else {"triplet": math.log(2) if margin is None else margin}
+        self.watched: dict[str, Tensor] = {}
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The term "triplet"."""
+        distances = pairwise_distances(embeddings, self.squared)
+        anchor, positive, negative = self._mine(labels, distances.detach())
+        to_positive, to_negative = distances[anchor, positive], distances[anchor, negative]
+        losses = triplet_loss(to_positive, to_negative, self.margin)
+        # The soft margin never rests, so there a triplet counts as active while its order is wrong.
+        active = (to_positive - to_negative + (self.margin or 0) > 0).sum()
+        count = active if self.mining == "batch_all" and self.margin is not None else len(losses)
+        if len(losses):
+            means = active / len(losses), to_positive.mean(), to_negative.mean()
+            names = ("active_share", "distance_to_positive", "distance_to_negative")
+            self.watched = {name: value.detach() for name, value in zip(names, means, strict=True)}
+        return {"triplet": losses.sum() / max(int(count), 1)}
+
+    def _mine(self, labels: Tensor, distances: Tensor) -> tuple[Tensor, ...]:
+        if self.mining == "batch_all":
+            return mining.all_triplets(labels)
+        if self.mining == "random":
+            return mining.random_triplets(labels)
+        if self.mining == "given":
+            if len(labels) % 3:
+                raise ValueError(f"{len(labels)} pictures are no triplets; make it with triplet_batches")
+            return torch.arange(len(labels), device=labels.device).chunk(3)
+        return {"batch_hard": mining.batch_hard, "semi_hard": mining.semi_hard}[self.mining](labels, distances)
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; choose {', '.join(known)}")
+
+
+def _check_weight(weight: float) -> None:
+    if weight < 0:
+        raise ValueError(f"center_weight is {weight}; use 0 (no center loss) or more")

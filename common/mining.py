@@ -18,22 +18,21 @@ def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The same pairs of a batch with as many different ones: the hardest of them, or any.
+    """Each anchor with all its positives and with as many of its negatives, the hardest of them or any.
 
     Args:
         labels: int (B,).
-        scores: float (P,), the scores of `all_pairs`; the different pairs that score highest are taken.
-            None: different pairs at random. All of them, where they are fewer than the same pairs.
+        scores: float (B, B), higher is more similar: each anchor takes the negatives that score highest. None: any.
 
     Returns:
-        As `all_pairs`, the same pairs first.
+        As `all_pairs`, each anchor's pairs from its own side; an anchor with fewer negatives takes all it has.
     """
-    first, second, same = all_pairs(labels)
-    order = torch.rand(len(same), device=labels.device) if scores is None else scores.detach()
-    positives = same.nonzero().squeeze(1)
-    negatives = order.masked_fill(same, -torch.inf).argsort(descending=True)[: int((~same).sum())]
-    chosen = torch.cat([positives, negatives[: len(positives)]])
-    return first[chosen], second[chosen], same[chosen]
+    same = _same(labels)
+    positives = _positives(same)
+    order = torch.rand(same.shape, device=labels.device) if scores is None else scores
+    place = order.masked_fill(same, -torch.inf).argsort(1, descending=True, stable=True).argsort(1)
+    anchor, other = (positives | (~same & (place < positives.sum(1, keepdim=True)))).nonzero(as_tuple=True)
+    return anchor, other, same[anchor, other]
 
 
 def all_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""The training loop: epochs, schedules, validation, early stopping, resuming, on any number of devices."""
+"""The training loop, and the one budget under which every approach is trained."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 import torch
@@ -12,35 +12,56 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from common.backbones import evaluation_mode
+from common.config import Config, seed_everything
 from common.datasets.batches import as_float, augment
-from common.files import write_whole
+from common.datasets.images import ImageSet
+from common.datasets.splits import Splits
+from common.evaluation.reports import validation_report
 
 
 class Collapse(RuntimeError):
     """Training has ended in a state it does not leave: equal embeddings, or a loss stuck at chance."""
 
 
-class TrainingStep(nn.Module):
-    """Model and objective as one module, so that several devices can run it together."""
+def train(
+    config: Config, model: nn.Module, objective: nn.Module, loader: DataLoader, image_set: ImageSet, splits: Splits,
+    protocol: str, seed: int, **options,
+) -> pd.DataFrame:  # fmt: skip
+    """Train a model for one objective with the optimizers, schedules and epochs that all approaches share.
 
-    def __init__(self, model: nn.Module, objective: nn.Module):
-        super().__init__()
-        self.model, self.objective = model, objective
+    The model has AdamW, its learning rate rising and falling once over the training. An objective's own parameters,
+    such as centers, have plain gradient descent with a rate of 0.5 that falls to 0 (Wen et al. 2016). In the closed
+    set the best validated epoch is kept; in the open set the last, since a few species are too few to choose one by.
 
-    def forward(self, *batch: Tensor) -> dict[str, Tensor]:
-        return self.objective(self.model, *batch)
+    Args:
+        model, objective, loader: as in `fit`.
+        image_set, splits, protocol: the pairs it is validated on.
+        seed: of augmentation and of all that an objective draws: pairs, triplets, an attack's start.
+        options: of `fit`: another `validate`, or `terms`.
+
+    Returns:
+        The history, as `fit` returns it.
+    """
+    seed_everything(seed)
+    steps = config.epochs * len(loader)
+    optimizer, scheduler = one_cycle(model, config.learning_rate, steps)
+    optimizers, schedulers = [optimizer], [scheduler]
+    if centers := [parameter for parameter in objective.parameters() if parameter.requires_grad]:
+        optimizers.append(torch.optim.SGD(centers, lr=0.5))
+        schedulers.append(torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[-1], steps))
+    validate = partial(validation_report, image_set=image_set, pairs=splits.pairs[protocol]["validation"])
+    keep, patience = ("best", config.epochs // 2) if protocol == "closed_set" else ("last", None)
+    budget = dict(schedulers=schedulers, patience=patience, device=config.device, augmentation=config.augmentation)
+    options = {"validate": validate, **budget, **options}
+    return fit(model, objective, loader, optimizers, config.epochs, keep=keep, seed=seed, **options)
 
 
 def one_cycle(model: nn.Module, learning_rate: float, steps: int):
-    """The one recipe every approach is trained by: AdamW, the learning rate up for a quarter, then down to 0.
-
-    Args:
-        model: its trainable parameters are optimized; weight decay 0.05 spares BatchNorm and biases.
-        learning_rate: the highest rate.
-        steps: batches in the whole training.
+    """AdamW, its learning rate up for a quarter of all `steps`, then down to 0; weight decay .05 spares vectors.
 
     Returns:
-        The optimizer and its scheduler, to be stepped after every batch.
+        The optimizer of all trainable parameters, and its scheduler, to be stepped after every batch.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -50,6 +71,11 @@ def one_cycle(model: nn.Module, learning_rate: float, steps: int):
     optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     rise = 0.3 if steps == 4 else 0.25  # a quarter of 4 would end in the first step, and torch divide by 0
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=rise)
+
+
+def clean_terms(model: nn.Module, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """What a batch adds to the loss, term by term: the objective of its embeddings."""
+    return objective(model(images).float(), labels)
 
 
 def fit(
@@ -63,35 +89,29 @@ def fit(
     patience: int | None = None,
     seed: int = 0,
     device: str = "cpu",
-    resume: Path | None = None,
     keep: str = "best",
     augmentation: float = 1.0,
+    terms: Callable[..., dict[str, Tensor]] = clean_terms,
 ) -> pd.DataFrame:
     """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch, or its last.
 
     Args:
         model: changed in place.
-        objective: called as `objective(model, *batch)`, returns named terms whose sum is minimized.
-            Its own parameters (centers, say) are trained too if an optimizer holds them. An attribute
-            `stuck_at` gives terms' values for a model that learned nothing, by their names; an attribute
-            `watched` names further numbers of the latest batch, for the history only.
-        loader: batches of tensors; uint8 ones are pictures, turned into augmented floats in [0, 1].
-        optimizers: stepped together after every batch.
-        epochs: passes through `loader`, 1 or more.
-        validate: measures the model after each epoch, higher is better; or a dict of numbers, of which
-            "validation" is the one that counts and the others are for the history.
-        schedulers: stepped after every batch.
+        objective: embeddings and labels in, named terms out, whose sum is minimized. Its own parameters (centers,
+            say) are trained too if an optimizer holds them. Attributes: `stuck_at`, the terms' values for a model
+            that learned nothing; `watched`, further numbers of the latest batch, for the history.
+        loader: batches of pictures and labels; uint8 pictures become augmented floats.
+        optimizers, schedulers: stepped after every batch.
+        validate: measures the model after each epoch, higher is better; of a dict "validation" is what counts.
         patience: stop after this many epochs without a better validation; None: never.
         seed: of augmentation.
         device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where it is a GPU.
-        resume: file that keeps the state after each epoch; if it exists, training goes on from there,
-            and it is removed at the end.
-        keep: "best" returns to the best validated epoch; "last" trusts the schedule, for where validation
-            is too small to choose by.
+        keep: "best" or "last"; the last trusts the schedule, for where validation is too small to choose by.
         augmentation: strength of `augment`.
+        terms: `terms(model, objective, images, labels)`, for trainings that change the pictures first.
 
     Returns:
-        One row an epoch: epoch, each term, loss, what is watched, validation, learning_rate, spread, images, seconds.
+        One row an epoch: epoch, each term, loss, what is watched, learning_rate, spread, validation, images, seconds.
 
     Raises:
         Collapse: see `check_collapse`.
@@ -102,34 +122,45 @@ def fit(
     if ":" in device:  # accelerate takes the current one
         torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
-    on_device = accelerator.prepare(TrainingStep(model, objective).to(memory_format=torch.channels_last))
-    batches = accelerator.prepare(loader)
-    varying = torch.Generator().manual_seed(seed)
-    generators = [generator for generator in (loader.generator, varying) if generator is not None]
-    stateful = [model, objective, *optimizers, *schedulers]
-    history, best = _restore(resume, stateful, generators)
-    progress = tqdm(range(len(history), epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process)
+    model.to(accelerator.device, memory_format=torch.channels_last)
+    objective.to(accelerator.device)
+    batches, generator = accelerator.prepare(loader), torch.Generator().manual_seed(seed)
+    history, seen, seconds, best = [], 0, 0.0, None
+    progress = tqdm(range(epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process)
     for epoch in progress:
-        if _stale(history, patience):
-            break
-        started = time.perf_counter()
-        row = _run_epoch(on_device, batches, optimizers, schedulers, accelerator, varying, augmentation)
-        numbers = validate(model)
-        numbers = numbers if isinstance(numbers, dict) else {"validation": numbers}
-        numbers = {name: float(value) for name, value in numbers.items()}
-        validation = numbers["validation"]
-        seconds = time.perf_counter() - started + (history[-1]["seconds"] if history else 0.0)
-        images = row.pop("images") + (history[-1]["images"] if history else 0)
-        history.append({"epoch": epoch + 1, **row, **numbers, "images": images, "seconds": seconds})
+        started, rate, sums, count = time.perf_counter(), optimizers[0].param_groups[0]["lr"], {}, 0
+        model.train()
+        objective.train()
+        for images, labels in batches:
+            if images.dtype == torch.uint8:
+                images = augment(as_float(images), generator, augmentation)
+            with accelerator.autocast():
+                added = terms(model, objective, images, labels)
+                loss = sum(added.values())
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            accelerator.backward(loss)
+            for stepped in (*optimizers, *schedulers):
+                stepped.step()
+            for name, value in {**added, "loss": loss, **getattr(objective, "watched", {})}.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(labels)
+            count += len(labels)
+        means = {name: total / count for name, total in sums.items()}
+        found = validate(model)
+        found = found if isinstance(found, dict) else {"validation": found}
+        seen, seconds = seen + count, seconds + time.perf_counter() - started
+        found = {name: float(value) for name, value in found.items()} | {"images": seen, "seconds": seconds}
+        spread = _spread(model, images)
+        history.append({"epoch": epoch + 1, **means, "learning_rate": rate, "spread": spread, **found})
         check_collapse(history, getattr(objective, "stuck_at", None))
-        if keep == "last" or validation >= max(past["validation"] for past in history):
+        scores = [past["validation"] for past in history]
+        if keep == "last" or scores[-1] >= max(scores):
             best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        progress.set_postfix(loss=f"{row['loss']:.3f}", validation=f"{validation:.3f}")
-        _keep(resume, stateful, generators, history, best)
+        progress.set_postfix(loss=f"{means['loss']:.3f}", validation=f"{scores[-1]:.3f}")
+        if patience is not None and epoch - scores.index(max(scores)) >= patience:
+            break
     model.load_state_dict(best)
     model.eval()
-    if resume is not None:
-        Path(resume).unlink(missing_ok=True)
     return pd.DataFrame(history)
 
 
@@ -169,62 +200,8 @@ def check_collapse(history: list[dict], stuck_at: dict | None, window: int = 4, 
             )
 
 
-def _run_epoch(step, batches, optimizers, schedulers, accelerator, generator, strength) -> dict[str, float]:
-    step.train()
-    rate, totals, images = optimizers[0].param_groups[0]["lr"], {}, 0
-    for batch in batches:
-        inputs = [augment(as_float(part), generator, strength) if part.dtype == torch.uint8 else part for part in batch]
-        with accelerator.autocast():
-            terms = step(*inputs)
-            loss = sum(terms.values())
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        accelerator.backward(loss)
-        for stepped in (*optimizers, *schedulers):
-            stepped.step()
-        watched = getattr(accelerator.unwrap_model(step).objective, "watched", {})
-        for name, term in {**terms, "loss": loss, **watched}.items():
-            totals[name] = totals.get(name, 0.0) + term.item() * len(inputs[0])
-        images += len(inputs[0]) * accelerator.num_processes
-    shown = images // accelerator.num_processes
-    means = {name: total / shown for name, total in totals.items()}
-    spread = _spread(accelerator.unwrap_model(step).model, inputs[0])
-    return {**means, "learning_rate": rate, "spread": spread, "images": images}
-
-
-@torch.no_grad()
-def _spread(model, images) -> float:
+def _spread(model: nn.Module, images: Tensor) -> float:
     """Standard deviation of unit-length embeddings over a batch, mean over dimensions times their square root."""
-    model.eval()
-    embeddings = nn.functional.normalize(model(images[:64]).float())
+    with evaluation_mode(model):
+        embeddings = nn.functional.normalize(model(images[:64]).float())
     return float(embeddings.std(0).mean() * embeddings.shape[1] ** 0.5)
-
-
-def _stale(history, patience) -> bool:
-    scores = [row["validation"] for row in history]
-    return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
-
-
-def _keep(path, stateful, generators, history, best) -> None:
-    if path is None:
-        return
-    state = {
-        "states": [part.state_dict() for part in stateful],
-        "generators": [generator.get_state() for generator in generators],
-        "global_generator": torch.get_rng_state(),
-        "history": history,
-        "best": best,
-    }
-    write_whole(Path(path), lambda temporary: torch.save(state, temporary))
-
-
-def _restore(path, stateful, generators):
-    if path is None or not Path(path).exists():
-        return [], None
-    state = torch.load(path, weights_only=True)
-    for part, saved in zip(stateful, state["states"], strict=True):
-        part.load_state_dict(saved)
-    for generator, saved in zip(generators, state["generators"], strict=True):
-        generator.set_state(saved)
-    torch.set_rng_state(state["global_generator"])
-    return state["history"], state["best"]

@@ -8,9 +8,9 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import TINY, image_set, model
 from safetensors.torch import save_file
 from torch import nn
+from toys import TINY, image_set, model
 
 from common import backbones
 from common.backbones import EmbeddingNet, create_backbone, embed, stages

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import TINY, config, image_set, model
+from toys import TINY, config, image_set, model
 
 from common import notebooks
+from common.backbones import SiameseNet
 from common.checkpoints import ensure, load, save
 from common.evaluation.metrics import Threshold
-from common.siamese import SiameseNet
 
 NAME = "best_model_center_loss.pth"
 HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [0.1 + 0.2, 0.25], "validation": [np.float64(0.7), None]})

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import config, image_set
+from toys import config, image_set
 
 from common import ledger
 from common.config import ROOT

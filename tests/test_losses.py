@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import ContrastiveLoss, TripletMarginLoss
 from pytorch_metric_learning.reducers import MeanReducer
+from references import slow_center_update, slow_distances, slow_value
 
 from common.losses import CenterLoss, contrastive_loss, pairwise_distances, triplet_loss
 from common.mining import all_pairs, all_triplets
@@ -23,25 +24,6 @@ def batch(count=7, size=4, classes=3, seed=0):
 def center_loss(classes=3, size=4, seed=0):
     torch.manual_seed(seed)
     return CenterLoss(classes, size).double()
-
-
-def slow_value(embeddings, labels, centers):
-    """Equation 2 of Wen et al. 2016, as a mean over the batch."""
-    total = 0.0
-    for embedding, label in zip(embeddings.tolist(), labels.tolist(), strict=True):
-        total += sum((one - other) ** 2 for one, other in zip(embedding, centers[label].tolist(), strict=True)) / 2
-    return total / len(labels)
-
-
-def slow_center_update(embeddings, labels, centers):
-    """Equation 4 of Wen et al. 2016: sum over members of (center - embedding) / (1 + number of members)."""
-    updates = []
-    for label, center in enumerate(centers.tolist()):
-        members = [x for x, y in zip(embeddings.tolist(), labels.tolist(), strict=True) if y == label]
-        updates.append([
-            sum(center[axis] - member[axis] for member in members) / (1 + len(members)) for axis in range(len(center))
-        ])  # fmt: skip
-    return torch.tensor(updates, dtype=torch.float64)
 
 
 @settings(deadline=None, max_examples=50)
@@ -168,11 +150,6 @@ def test_gradients_of_triplet_loss(margin):
     torch.testing.assert_close(near, -far)
     slopes = [1, 1, 0] if margin else [1 / (1 + math.exp(-x)) for x in (-0.1, 0.5, -1.4)]
     torch.testing.assert_close(near, doubles(slopes))
-
-
-def slow_distances(embeddings):
-    units = [[value / math.hypot(*row) for value in row] for row in embeddings.tolist()]
-    return doubles([[math.dist(one, other) for other in units] for one in units])
 
 
 @settings(deadline=None, max_examples=50)

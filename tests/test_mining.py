@@ -1,6 +1,6 @@
 """Miners against loops that say what they look for, their invariants, and an established library."""
 
-from itertools import combinations, permutations
+from itertools import combinations
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_triplets_indices
+from references import rows, slow_batch_hard, slow_semi_hard, slow_triplets
 
 from common.losses import pairwise_distances
 from common.mining import all_pairs, all_triplets, balanced_pairs, batch_hard, random_triplets, semi_hard
@@ -28,37 +29,6 @@ def embeddings(count, seed=0):
 
 def distances(count, seed=0):
     return pairwise_distances(embeddings(count, seed))
-
-
-def rows(columns):
-    """Columns of indices as a list of tuples."""
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def slow_triplets(labels):
-    y, picks = labels.tolist(), permutations(range(len(labels)), 3)
-    return [(a, p, n) for a, p, n in picks if y[a] == y[p] and y[a] != y[n]]
-
-
-def slow_batch_hard(labels, distances):
-    found = []
-    for anchor in range(len(labels)):
-        mine = [triplet for triplet in slow_triplets(labels) if triplet[0] == anchor]
-        if mine:
-            positive = max((p for _, p, _ in mine), key=lambda other: distances[anchor, other])
-            found.append((anchor, positive, min((n for *_, n in mine), key=lambda other: distances[anchor, other])))
-    return found
-
-
-def slow_semi_hard(labels, distances):
-    found = []
-    for anchor, positive in sorted({(a, p) for a, p, _ in slow_triplets(labels)}):
-        negatives = {n for a, p, n in slow_triplets(labels) if (a, p) == (anchor, positive)}
-        farther = [n for n in negatives if distances[anchor, n] > distances[anchor, positive]]
-        nearest = min(farther, key=lambda n: distances[anchor, n]) if farther else None
-        farthest = max(negatives, key=lambda n: distances[anchor, n])
-        found.append((anchor, positive, nearest if farther else farthest))
-    return found
 
 
 @settings(deadline=None, max_examples=50)

@@ -9,12 +9,19 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer
-from test_losses import slow_center_update, slow_distances, slow_value
-from test_mining import rows, slow_batch_hard, slow_semi_hard, slow_triplets
+from references import (
+    rows,
+    slow_batch_hard,
+    slow_center_update,
+    slow_distances,
+    slow_semi_hard,
+    slow_triplets,
+    slow_value,
+)
 from torch import nn
 
+from common.losses import Classification, PairJudgment, TripletJudgment
 from common.mining import balanced_pairs, random_triplets
-from common.objectives import Classification, PairJudgment, TripletJudgment
 
 CLASSES = torch.tensor([2, 0, 1, 1, 0, 2, 2])
 LABELS = torch.tensor([0, 2, 0, 1, 0, 2, 1, 3])  # class 3 has one picture

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import TINY
+from toys import TINY
 
-from common.siamese import START, SiameseNet
+from common.backbones import SiameseNet
 
 
 def siamese(embedding_size=8, seed=0, shaken=True):
@@ -64,9 +64,9 @@ def test_the_score_of_pictures_is_that_of_their_embeddings(net):
 
 def test_it_starts_as_a_scaled_cosine():
     net, first, second = siamese(shaken=False), random(6, 8), random(6, 8, seed=1)
-    torch.testing.assert_close(net.score_embeddings(first, second), START * F.cosine_similarity(first, second))
-    torch.testing.assert_close(net.score_embeddings(first, first), torch.full((6,), START))
-    torch.testing.assert_close(net.score_embeddings(first, -first), torch.full((6,), -START))
+    torch.testing.assert_close(net.score_embeddings(first, second), SiameseNet.START * F.cosine_similarity(first, second))
+    torch.testing.assert_close(net.score_embeddings(first, first), torch.full((6,), SiameseNet.START))
+    torch.testing.assert_close(net.score_embeddings(first, -first), torch.full((6,), -SiameseNet.START))
     assert net.score_embeddings(first, first).gt(0).all(), "above 0 means same"
 
 

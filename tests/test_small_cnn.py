@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from common.backbones import EmbeddingNet, create_backbone, stages
-from common.small_cnn import SmallCNN
+from common.backbones import EmbeddingNet, SmallCNN, create_backbone, stages
 
 
 def pixels(count=4, size=32, seed=0):

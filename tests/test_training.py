@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import image_set
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from toys import image_set
 
 from common import training
 from common.datasets.batches import Pictures, batches, species_batches
-from common.objectives import Classification, TripletJudgment
+from common.losses import Classification, TripletJudgment
 from common.training import Collapse, check_collapse, fit, one_cycle
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.attacks.ascent import ball, step, undisturbed
+from common.attacks.ascent import ball, step
 from common.attacks.gradient import pgd
 from common.attacks.reports import attacked_scores
+from common.backbones import evaluation_mode
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import cosine_scores, roc_auc
 from common.evaluation.reports import embed_all, pair_auc
@@ -89,7 +90,7 @@ class AdversarialTraining(nn.Module):
         bounds = ball(images, eps)
         noise = torch.rand(images.shape).to(images) * 2 - 1  # of the generator whose state `fit` keeps
         current, size = [(images.detach() + eps * noise).clamp(*bounds)], 2.5 * eps / self.steps
-        with undisturbed(model):
+        with evaluation_mode(model, gradients=True):
             for _ in range(self.steps):
                 current, _ = step(lambda shown: self.attack_loss(model, shown, labels), current, [bounds], size)
         return current[0]

@@ -17,7 +17,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     In evaluation mode BatchNorm statistics stay, and gradients are taken by the pictures alone, so that
     parameters and their `.grad` stay too.
     """
-    with evaluation_mode(model), torch.enable_grad():
+    with evaluation_mode(model, gradients=True):
         yield
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from common.attacks.ascent import input_gradients, undisturbed
+from common.attacks.ascent import input_gradients
 from common.attacks.gradient import Attacked, fgsm, noise, pgd, square, transfer
+from common.backbones import evaluation_mode
 from common.evaluation.metrics import Threshold, accuracy
 
 
@@ -33,7 +34,7 @@ class _Trial:
         return self.scores(found.first, found.second)
 
     def scores(self, first: Tensor, second: Tensor) -> Tensor:
-        with undisturbed(self.model), torch.no_grad():
+        with evaluation_mode(self.model):
             return self.model.score(first, second).float().cpu()
 
     def accuracy(self, scores: Tensor) -> float:
@@ -153,7 +154,7 @@ def _never_beaten(trial, name, rival, eps, base):
 
 
 def _no_zero_gradients(trial):
-    with undisturbed(trial.model):
+    with evaluation_mode(trial.model, gradients=True):
         pictures = trial.first.detach().clone().requires_grad_()
         (slopes,) = input_gradients(trial.model.score(pictures, trial.second).sum(), [pictures])
     lost = int((~(slopes.flatten(1).abs().amax(1) > 0) | ~torch.isfinite(slopes).flatten(1).all(1)).sum())

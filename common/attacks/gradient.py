@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.attacks.ascent import ascend, ball, check_pictures, climb, random_starts, undisturbed, worst_of
+from common.attacks.ascent import ascend, ball, check_pictures, climb, random_starts, worst_of
+from common.backbones import evaluation_mode
 
 
 class Attacked(NamedTuple):
@@ -31,7 +32,7 @@ def fgsm(model, first: Tensor, second: Tensor, same: Tensor, eps: float, which: 
     Arguments, result and errors as in `pgd`.
     """
     pictures = _attacked_pictures(first, second, same, eps, which)
-    with undisturbed(model):
+    with evaluation_mode(model, gradients=True):
         harm = _pair_harm(model, second, same, which)
         found = worst_of(ascend(harm, pictures, eps, 1, eps, pictures))
     return _attacked(*found, second, same)
@@ -70,7 +71,7 @@ def pgd(
         ValueError: shapes that do not fit, pixels that are not finite or not in [0, 1], a negative eps.
     """
     pictures = _attacked_pictures(first, second, same, eps, which)
-    with undisturbed(model):
+    with evaluation_mode(model, gradients=True):
         found = climb(_pair_harm(model, second, same, which), pictures, eps, steps, restarts, seed)
     return _attacked(*found, second, same)
 
@@ -84,7 +85,7 @@ def pgd_path(model, first, second, same, eps: float, steps: int = 20, which="fir
     """What `pgd` passes through on its first restart: the random start, then each step; arguments as there."""
     pictures = _attacked_pictures(first, second, same, eps, which)
     start = next(random_starts(pictures, eps, 1, seed))
-    with undisturbed(model):
+    with evaluation_mode(model, gradients=True):
         path = list(
             ascend(_pair_harm(model, second, same, which), pictures, eps, steps, 2.5 * eps / max(steps, 1), start)
         )
@@ -94,7 +95,7 @@ def pgd_path(model, first, second, same, eps: float, steps: int = 20, which="fir
 def transfer(source, target, first, second, same, eps: float, **options) -> Attacked:
     """What `pgd` finds against `source` (its further options included), scored by another model, `target`."""
     found = pgd(source, first, second, same, eps, **options)
-    with undisturbed(target), torch.no_grad():
+    with evaluation_mode(target):
         return found._replace(scores=target.score(found.first, found.second))
 
 
@@ -112,7 +113,7 @@ def square(model, first, second, same, eps: float, queries: int = 200, seed: int
     def painted(*shape):
         return clean + eps * (torch.randint(2, shape, generator=generator) * 2 - 1).to(clean)
 
-    with undisturbed(model), torch.no_grad():
+    with evaluation_mode(model):
         harm = _pair_harm(model, second, same, "first")
         best = painted(count, colors, 1, width).clamp(low, high)
         most = harm(best)
@@ -165,7 +166,7 @@ def retrieval_attack(
         ahead = [row[~raised][:, None] - row[raised] for row, raised in zip(scores, wanted)]
         return torch.stack([-gap.clamp(min=0).mean() for gap in ahead])
 
-    with undisturbed(model):
+    with evaluation_mode(model, gradients=True):
         (changed,), done = climb(harm, [queries], eps, steps, restarts, seed)
     return AttackedQueries(changed, done)
 

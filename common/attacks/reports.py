@@ -66,7 +66,7 @@ def transfer_table(models: dict, first, second, same, attack: Callable) -> pd.Da
         if made_for in models:
             shown = attack(models[made_for], first, second, same)[:2]
         for judge, target in models.items():
-            with evaluation_mode(target), torch.no_grad():
+            with evaluation_mode(target):
                 scores = target.score(*shown).float().cpu().numpy()
             table.loc[made_for, judge] = roc_auc(scores, same.cpu().numpy())
     return table

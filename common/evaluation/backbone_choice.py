@@ -22,7 +22,7 @@ from common.evaluation.metrics import bootstrap, cosine_scores, pair_weights, ro
 from common.evaluation.reports import embed_all, pair_auc
 from common.evaluation.retrieval import retrieval
 from common.files import save_json
-from common.objectives import Classification
+from common.losses import Classification
 from common.training import fit, one_cycle
 
 FILE = "backbone.json"
@@ -146,7 +146,7 @@ def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pi
     loader = batches(Pictures(image_set, part["train"], labels), config.batch_size, shuffle=True, seed=config.seed)
     epochs = max(1, round(pictures / len(part["train"])))
     optimizer, scheduler = one_cycle(model, config.learning_rate, epochs * len(loader))
-    objective = Classification(len(species), config.embedding_size).to(config.device)
+    objective = Classification(model.classify, len(species), config.embedding_size).to(config.device)
     validate = partial(pair_auc, image_set=image_set, pairs=pairs)
     history = fit(model, objective, loader, [optimizer], epochs, validate, [scheduler], None, config.seed,
                   config.device, augmentation=config.augmentation)  # fmt: skip

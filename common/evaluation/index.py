@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common.backbones import embed, evaluating
+from common.backbones import embed, evaluation_mode
 from common.datasets.decoding import read_picture
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import normalize
@@ -94,7 +94,7 @@ def find_similar(
             "index with this model"
         )
     itself = _is_itself(Path(picture_file), query, table["path"], gallery)
-    with evaluating(model) as device:
+    with evaluation_mode(model) as device:
         query, gallery = (torch.tensor(side, device=device) for side in (query, gallery))
         found, similarities = nearest(query, gallery, k, model.score_embeddings, lambda rows: itself[rows])
     return table.iloc[found[0]][["path", "label"]].reset_index(drop=True).assign(similarity=similarities[0])

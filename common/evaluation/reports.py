@@ -1,15 +1,21 @@
 """A model's report: the metrics of one split as rows with intervals, ready for the ledger."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import torch
 
-from common.backbones import embed, evaluating
+from common.backbones import embed, evaluation_mode, new_model
+from common.config import Config
 from common.datasets.images import ImageSet
+from common.datasets.splits import Splits
 from common.evaluation.metrics import (
     Threshold,
     accuracy,
     bootstrap,
+    fit_threshold,
     pair_weights,
     precision_recall_f1,
     roc_auc,
@@ -35,7 +41,7 @@ def pair_scores(model, embeddings, pairs, chunk: int = 4096) -> np.ndarray:
     Returns:
         float32 (P,), higher is more similar; cosines for an `EmbeddingNet`.
     """
-    with evaluating(model) as device:
+    with evaluation_mode(model) as device:
         parts = [pairs[start : start + chunk] for start in range(0, len(pairs), chunk)]
         sides = ((torch.from_numpy(embeddings[part[:, side]]).to(device) for side in (0, 1)) for part in parts)
         return torch.cat([model.score_embeddings(*two).float().cpu() for two in sides]).numpy()
@@ -154,7 +160,7 @@ def reid_report(embeddings, labels, cameras=None, similarity=None, rounds: int =
 
 def named(model, embeddings) -> np.ndarray:
     """The classes that a model's classifier gives to float32 embeddings (N, D): int (N,)."""
-    with evaluating(model) as device:
+    with evaluation_mode(model) as device:
         return model.classify(torch.from_numpy(embeddings).to(device)).argmax(1).cpu().numpy()
 
 
@@ -169,3 +175,71 @@ def _mean_row(metric, values, rounds):
         raise ValueError(f"{metric} cannot be measured: no picture has another of its class to be found")
     low, high = bootstrap(lambda weights: np.average(values, weights=weights), len(values), rounds)
     return dict(metric=metric, value=values.mean(), low=low, high=high, n=len(values), threshold_from="")
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` found: embeddings (N, D) of the pictures, scores of each pair list (P,), and the test report."""
+
+    embeddings: np.ndarray
+    scores: dict[str, np.ndarray]
+    threshold: Threshold
+    report: pd.DataFrame
+
+
+def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
+    """Measure a trained model as the protocol says: the threshold from validation, then the test, once.
+
+    Args:
+        model: an `EmbeddingNet`, or anything with its `score_embeddings`.
+        image_set, splits: the pictures and who is tested on what.
+        protocol: "closed_set" or "open_set".
+
+    Returns:
+        The `Evaluation`; its report has the rows of `verification_report` and `retrieval_report` of the
+        test and, for pictures by several cameras, of `reid_report`.
+    """
+    embeddings = embed_all(model, image_set, np.concatenate([*splits.parts[protocol].values()]))
+    return _judge(model, embeddings, image_set, splits, protocol)
+
+
+def _judge(model, embeddings, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
+    part, pairs = splits.parts[protocol], splits.pairs[protocol]
+    scores = {name: pair_scores(model, embeddings, listed) for name, listed in pairs.items()}
+    threshold = fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
+    reports = [verification_report(scores["test"], pairs["test"], threshold)]
+    test, labels, similarity = embeddings[part["test"]], image_set.labels[part["test"]], similarity_of(model)
+    reports.append(retrieval_report(test, labels, similarity))
+    if image_set.cameras is not None:
+        reports.append(reid_report(test, labels, image_set.cameras[part["test"]], similarity))
+    return Evaluation(embeddings, scores, threshold, pd.concat(reports, ignore_index=True))
+
+
+def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Splits) -> pd.DataFrame:
+    """The backbone as it comes, untrained on these pictures: the rows every training has to beat.
+
+    Returns:
+        The reports of `evaluate` on its pooled features for each protocol, ready for the ledger.
+    """
+    untrained = new_model(replace(config, embedding_size=0), backbone, config.seed).to(config.device)
+    embeddings = embed_all(untrained, image_set, np.arange(len(image_set)))
+    reports = [
+        _judge(untrained, embeddings, image_set, splits, protocol).report.assign(protocol=protocol)
+        for protocol in splits.protocols
+    ]
+    return pd.concat(reports).assign(approach="frozen_backbone", seed=config.seed, train_seconds=0.0)
+
+
+def similarity_of(model):
+    """A model's similarity for `nearest` and `retrieval`: None, their fast cosine, or its own `score_embeddings`."""
+    return None if getattr(model, "cosine", False) else model.score_embeddings
+
+
+def validation_report(model, image_set: ImageSet, pairs) -> dict[str, float]:
+    """What a training is watched by, on int validation pairs (P, 3).
+
+    Returns:
+        "validation", the ROC-AUC; "precision", "recall" and "f1" at the best threshold of these same pairs.
+    """
+    scores, same = pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2]
+    threshold = fit_threshold(scores, same, "validation")
+    return {"validation": roc_auc(scores, same), **precision_recall_f1(scores, same, threshold)}

@@ -84,7 +84,7 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
             images.append(image)
     table = pd.DataFrame(rows)
     first = embeddings(model, as_float(torch.from_numpy(np.stack(images))).to(others.device))
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model):
         second = embeddings(model, others)[table["picture"].tolist()]
         table["score"] = model.score_embeddings(first, second).cpu().numpy()
     before = table[table["part"] == ""].set_index("picture")["score"]

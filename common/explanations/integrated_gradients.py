@@ -45,7 +45,7 @@ def along_path(score: nn.Module, images: Tensor, block: int = 4) -> np.ndarray:
     For one direction of a pair, `score` is a `PairScore`; the rest is as in `pair_integrated_gradients`.
     """
     start, total = plain(images), torch.zeros_like(images)
-    with evaluation_mode(score), torch.enable_grad():
+    with evaluation_mode(score, gradients=True):
         for step in range(STEPS):
             between = torch.lerp(start, images.detach(), (step + 0.5) / STEPS).requires_grad_()
             total += torch.autograd.grad(score(between).sum(), between)[0] / STEPS

@@ -120,7 +120,7 @@ def activations_and_gradients(score: nn.Module, images: Tensor, layer: str) -> t
     """
     backbone = embedding_net(score).backbone
     images = images.detach().clone().requires_grad_()  # so that there is a gradient though all parameters be frozen
-    with evaluation_mode(score), torch.enable_grad(), recording(backbone, [layer]) as outputs:
+    with evaluation_mode(score, gradients=True), recording(backbone, [layer]) as outputs:
         (gradient,) = torch.autograd.grad(score(images).sum(), outputs[layer])
     found = [by_location(tensor.detach(), backbone) for tensor in (outputs[layer], gradient)]
     if found[0] is None:
@@ -155,7 +155,7 @@ def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:
     """
     backbone, sizes = embedding_net(model).backbone, {}
     one = images[:1].detach().clone().requires_grad_()
-    with evaluation_mode(model), torch.enable_grad(), recording(backbone, stages(backbone)) as outputs:
+    with evaluation_mode(model, gradients=True), recording(backbone, stages(backbone)) as outputs:
         total = model(one).square().sum()
         found = {name: output for name, output in outputs.items() if by_location(output, backbone) is not None}
         gradients = torch.autograd.grad(total, list(found.values()), allow_unused=True) if found else ()

@@ -7,9 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from made_up import all_pairs, image_set
 from torch import nn
-from toy_models import Network, same_state, state_of
+from toys import Network, all_pairs, image_set, same_state, state_of
 
 from common.attacks.adversarial_training import AdversarialTraining, RobustSelection, semi_hard_loss
 from common.attacks.gradient import Attacked, pgd, transfer
@@ -18,7 +17,7 @@ from common.datasets.batches import Pictures, batches
 from common.evaluation.metrics import Threshold, accuracy_by_kind, roc_auc
 from common.evaluation.reports import pair_auc
 from common.ledger import ALLOWED, COLUMNS
-from common.objectives import Classification
+from common.losses import Classification
 from common.training import Collapse, fit, one_cycle
 
 EPS = 8 / 255

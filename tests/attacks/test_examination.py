@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy_models import Network, awkward, pairs_of_pictures, same_state, state_of
+from toys import Network, awkward, pairs_of_pictures, same_state, state_of
 
 from common.attacks.examination import sanity_suite
 from common.attacks.gradient import fgsm, noise, pgd

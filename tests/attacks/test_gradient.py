@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_models import Bilinear, Network, awkward, pairs_of_pictures, same_state, state_of
+from toys import Bilinear, Network, awkward, pairs_of_pictures, same_state, state_of
 
-from common.attacks.ascent import ascend, ball, climb, input_gradients, undisturbed
+from common.attacks.ascent import ascend, ball, climb, input_gradients
 from common.attacks.gradient import fgsm, noise, pgd, pgd_path, retrieval_attack, square, transfer
+from common.backbones import evaluation_mode
 
 EPS = 8 / 255
 ATTACKS = dict(fgsm=fgsm, pgd=pgd, noise=noise, square=square)
@@ -108,7 +109,7 @@ def test_what_always_holds(eps, attack, which, seed, extreme):
     for changed, clean in ((found.first, first), (found.second, second)):
         assert (changed.double() - clean.double()).abs().max() <= eps
         assert changed.min() >= 0 and changed.max() <= 1 and changed.dtype == clean.dtype
-    with undisturbed(model), torch.no_grad():
+    with evaluation_mode(model):
         torch.testing.assert_close(found.scores, model.score(found.first, found.second), atol=1e-5, rtol=1e-4)
     assert all(torch.equal(one, other) for one, other in zip(found, again)), "the same seed does the same"
     assert same_state(before, state_of(model))
@@ -241,7 +242,7 @@ def test_noise_is_the_worst_of_its_draws():
     found = noise(model, first, second, same, EPS, draws=4, seed=5)
     generator = torch.Generator().manual_seed(5)
     draws = [first + torch.empty(first.shape).uniform_(-EPS, EPS, generator=generator) for _ in range(4)]
-    with undisturbed(model), torch.no_grad():
+    with evaluation_mode(model):
         scores = torch.stack([model.score(draw.clamp(0, 1), second) for draw in draws])
     torch.testing.assert_close(direction(same) * found.scores, (direction(same) * scores).max(0).values)
 
@@ -253,7 +254,7 @@ def test_borrowed_pictures_are_scored_by_the_target():
     expected = pgd(source, first, second, same, EPS, steps=5, restarts=1, which="both")
     assert torch.equal(found.first, expected.first) and torch.equal(found.second, expected.second)
     assert same_state(before, state_of(target))
-    with undisturbed(target), torch.no_grad():
+    with evaluation_mode(target):
         torch.testing.assert_close(found.scores, target.score(found.first, found.second))
     assert not torch.allclose(found.scores, expected.scores)
 
@@ -304,7 +305,7 @@ def test_retrieval_attacks_turn_the_ranking(targeted):
     before = state_of(model.train())
 
     def ranked(pictures):
-        with undisturbed(model), torch.no_grad():
+        with evaluation_mode(model):
             scores = model.score_embeddings(model(pictures)[:, None], gallery[None])
         return scores, gallery_labels[scores.argmax(1)]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import image_set
+from toys import image_set
 
 from common.datasets.batches import (
     Pictures,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import class_folder, encoded, pack, smooth, write
+from toys import class_folder, encoded, pack, smooth, write
 
 from common.datasets import caltech, decoding
 
-CALTECH71 = Path(__file__).resolve().parents[2] / "shared" / "data" / "caltech71.zip"
+CALTECH71 = Path(__file__).resolve().parents[3] / "shared" / "data" / "caltech71.zip"
 
 
 def categories(root: Path) -> Path:

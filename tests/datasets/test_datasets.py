@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from pictures import class_folder, encoded, pack, smooth, write
 from PIL import Image
+from toys import class_folder, encoded, pack, smooth, write
 
 from common.config import setup
 from common.datasets import decoding, load_images

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import encoded, huge_png, quadrants, smooth, write
 from PIL import Image
+from toys import encoded, huge_png, quadrants, smooth, write
 
 from common.datasets import images
 from common.datasets.decoding import read_pictures

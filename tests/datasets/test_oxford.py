@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from pictures import encoded, pack, smooth, write
 from scipy.io import savemat
+from toys import encoded, pack, smooth, write
 
 from common.datasets.images import find_duplicates
 
-FLOWERS12 = Path(__file__).resolve().parents[2] / "shared" / "data" / "flowers12.zip"
+FLOWERS12 = Path(__file__).resolve().parents[3] / "shared" / "data" / "flowers12.zip"
 
 
 def oxford(root: Path, labels=(1, 1, 2, 2, 3, 3), splits=((1, 3, 5), (2,), (4, 6))) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import all_pairs
+from toys import all_pairs
 
 from common.datasets import pairs as pairs_module
 from common.datasets.pairs import check_pairs, make_pairs, some_pairs

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, pack, smooth, write
 from PIL import Image
+from toys import encoded, pack, smooth, write
 
 from common.config import setup
 from common.datasets.splits import make_splits
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FACES, PERSONS = DATA / "at&t.zip", DATA / "reid120.zip"
 
 # --- the AT&T faces ---

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, pack, write
 from PIL import Image
 from scipy.io import savemat
+from toys import encoded, pack, write
 
 from common.datasets.decoding import NOT_FLOWER, PARTS, read_picture
 from common.datasets.images import ImageSet

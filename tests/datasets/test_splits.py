@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import config, image_set
+from toys import config, image_set
 
 from common.datasets.pairs import make_pairs
 from common.datasets.splits import (

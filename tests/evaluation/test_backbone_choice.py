@@ -12,14 +12,14 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import image_set as made_up_images
 from torch import nn
+from toys import image_set as made_up_images
 
 from common.backbones import EmbeddingNet
 from common.config import setup
 from common.datasets.splits import make_splits
+from common.evaluation import backbone_choice as selection
 from common.evaluation.metrics import Threshold
-from common.evaluation.reports import backbone_choice as selection
 from common.evaluation.reports import verification_report
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.evaluation import baselines
 from common.evaluation.baselines import chance, color_histogram, picture_statistics, raw_pixels
 from common.evaluation.metrics import cosine_scores, roc_auc
-from common.evaluation.reports import baselines
 
 FEATURES = {"chance": chance, "raw_pixels": raw_pixels, "color_histogram": color_histogram}
 

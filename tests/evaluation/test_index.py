@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import config, image_set, model
-from pictures import class_folder, encoded, smooth, write
+from toys import class_folder, config, encoded, image_set, model, smooth, write
 
 from common.backbones import embed
 from common.datasets import load_images

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made_up import all_pairs
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+from toys import all_pairs
 
+from common.evaluation import metrics
 from common.evaluation.metrics import (
     Threshold,
     accuracy,
@@ -26,7 +27,6 @@ from common.evaluation.metrics import (
     roc_auc,
     verification_rates,
 )
-from common.evaluation.reports import metrics
 
 slow = settings(deadline=None, max_examples=25)
 # Few different values make many ties; the rest are any floats a network may give.

@@ -7,26 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import TINY, all_pairs, config, image_set
+from toys import TINY, all_pairs, config, image_set
 
 from common.attacks.adversarial_training import AdversarialTraining
-from common.backbones import EmbeddingNet
-from common.checkpoints import ensure
+from common.backbones import EmbeddingNet, SiameseNet, new_model
+from common.checkpoints import ensure, handed_on
 from common.datasets.batches import Pictures, species_batches
 from common.datasets.splits import make_splits, save_splits
 from common.evaluation.metrics import accuracy, cosine_scores, fit_threshold, roc_auc
-from common.evaluation.protocol import (
-    evaluate,
-    frozen_report,
-    handed_on,
-    new_model,
-    similarity_of,
-    train,
-    validation_report,
-)
+from common.evaluation.reports import evaluate, frozen_report, similarity_of, validation_report
 from common.evaluation.retrieval import cmc, retrieval
-from common.objectives import PairJudgment, TripletJudgment
-from common.siamese import SiameseNet
+from common.losses import PairJudgment, TripletJudgment
+from common.training import train
 
 
 @pytest.fixture
@@ -89,14 +81,15 @@ def test_the_closed_set_keeps_the_best_epoch_and_the_open_set_the_last(run, pict
 
 def test_a_noisy_validation_cannot_choose_an_early_epoch_of_the_open_set(run, pictures, splits, monkeypatch):
     falling = iter([{"validation": 0.9}, {"validation": 0.5}, {"validation": 0.4}])
-    monkeypatch.setattr("common.evaluation.protocol.validation_report", lambda *_, **__: next(falling))
+    monkeypatch.setattr("common.training.validation_report", lambda *_, **__: next(falling))
     _, history = small_training(run, pictures, splits, "open_set", TripletJudgment())
     assert history["validation"].tolist() == [0.9, 0.5, 0.4]  # it ran to the end, without patience
 
 
 def test_centers_have_an_optimizer_and_a_schedule_of_their_own(run, pictures, splits, monkeypatch):
     given = {}
-    monkeypatch.setattr("common.evaluation.protocol.fit", lambda *arguments, **options: given.update(a=arguments, **options))
+    watch = lambda *arguments, **options: given.update(a=arguments, **options)  # noqa: E731
+    monkeypatch.setattr("common.training.fit", watch)
     objective = PairJudgment(8, 8, center_weight=0.1)
     small_training(run, pictures, splits, "closed_set", objective, SiameseNet)
     model, _, loader, (adam, descent), epochs, _, schedulers = given["a"]
@@ -194,7 +187,7 @@ def evaluate_embeddings(model, pictures):
 
 
 def test_what_earlier_notebooks_hand_on(run, pictures, splits, monkeypatch):
-    monkeypatch.setattr("common.evaluation.protocol.load_images", lambda config: pictures)
+    monkeypatch.setattr("common.checkpoints.load_images", lambda config: pictures)
     save_splits(splits, run.directory / "splits.json")
     (run.directory / "backbone.json").write_text(json.dumps({"backbone": TINY}))
     same, read, backbone = handed_on(run)

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import all_pairs, image_set, model
+from toys import all_pairs, image_set, model
 
 from common.backbones import embed
+from common.evaluation import reports as evaluation
 from common.evaluation.metrics import (
     Threshold,
     accuracy,
@@ -30,7 +31,6 @@ from common.evaluation.reports import (
     retrieval_report,
     verification_report,
 )
-from common.evaluation.reports import reports as evaluation
 from common.evaluation.retrieval import cmc, retrieval
 
 COLUMNS = ["metric", "value", "low", "high", "n", "threshold_from"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import model
 from sklearn.metrics import average_precision_score
+from toys import model
 
 from common.evaluation.retrieval import cmc, nearest, retrieval
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from explained import cosine_model, pair_model
+from toys import cosine_model, pair_model
 
 from common.datasets.batches import as_float
 from common.datasets.images import PARTS

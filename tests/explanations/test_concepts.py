@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from explained import cosine_model, pair_model, pixels
 from scipy.stats import false_discovery_control
+from toys import cosine_model, pair_model, pixels
 
 from common.explanations import concepts
 from common.explanations.concepts import concept_vectors, factorize, pooled_activations, sensitivities, tcav, tcav_cases

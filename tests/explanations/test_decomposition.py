@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from explained import cosine_model, pair_model, pixels
 from torch import nn
+from toys import cosine_model, pair_model, pixels
 
 from common.explanations.decomposition import Decomposition, decompose
 

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from explained import cosine_model, pair_model, pixels
 from torch import nn
+from toys import cosine_model, pair_model, pixels
 
 from common.explanations.faithfulness import area, blurred, curve, faithfulness_report, max_sensitivity, road
 from common.explanations.maps import PairScore

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from explained import cosine_model, pair_model
-from made_up import config
+from toys import config, cosine_model, pair_model
 
 from common.datasets import load_images
 from common.datasets.batches import as_float

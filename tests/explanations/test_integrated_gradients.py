@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from explained import cosine_model, pair_model, pixels
+from toys import cosine_model, pair_model, pixels
 
 from common.explanations import integrated_gradients
 from common.explanations.integrated_gradients import pair_integrated_gradients, plain

@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from explained import cosine_model, pair_model, pixels
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
+from toys import cosine_model, pair_model, pixels
 
 from common.backbones import EmbeddingNet
 from common.explanations.maps import (

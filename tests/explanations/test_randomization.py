@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from explained import cosine_model, pair_model, pixels
+from toys import cosine_model, pair_model, pixels
 
 from common.backbones import EmbeddingNet, stages
 from common.explanations.maps import pair_cam

@@ -27,7 +27,7 @@ from common.flowers.species import (
     species_table,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = species_table(102)
 SIZE = 64
 examples = st.tuples(st.integers(0, 101), st.integers(0, 10_000))

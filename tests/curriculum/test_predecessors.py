@@ -8,9 +8,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import TINY
-from pictures import encoded, smooth, write
 from PIL import Image
+from toys import TINY, encoded, smooth, write
 
 from common.checkpoints import load
 from common.config import setup
@@ -21,7 +20,7 @@ from common.flowers.rendering import write_oxford
 from common.ledger import read_results
 from common.notebooks import run
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 COMMANDS = {
     settings["DATASET"]: settings
     for line in re.findall(r"^make run (NOTEBOOKS=.*)$", README.read_text(), re.MULTILINE)

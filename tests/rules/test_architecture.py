@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # From the ground up; a file imports only from rows above it.
 ROWS = """
 files folders profiles config decoding images species painting plants rendered downloads picture_files oxford caltech

@@ -9,7 +9,7 @@ from notebook_form import complaints, solutions
 
 from common.notebooks import NOTEBOOKS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOUND = sorted(ROOT.glob("R*.ipynb"))
 SOLUTION = "<details><summary>Solution</summary>\n\n```python\n%time print(1)\n```\n</details>\n"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import all_pairs, config, image_set, model
+from toys import all_pairs, config, image_set, model
 
 from common.checkpoints import load, save
 from common.datasets.batches import Pictures, batches
@@ -15,7 +15,7 @@ from common.datasets.splits import make_splits
 from common.evaluation.metrics import Threshold, accuracy, cosine_scores, fit_threshold, roc_auc
 from common.evaluation.reports import embed_all, pair_auc, retrieval_report, verification_report
 from common.ledger import leaderboard, read_results, record
-from common.objectives import Classification
+from common.losses import Classification
 from common.training import fit, one_cycle
 
 

@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from toy_models import Network, pairs_of_pictures
+from toys import Network, pairs_of_pictures
 
 from benchmarks.attacks import TwoLogits, apgd, foolbox_pgd, full_square, step_ratios, torchattacks_pgd
-from common.attacks.ascent import undisturbed
 from common.attacks.gradient import fgsm, pgd, pgd_path, square
+from common.backbones import evaluation_mode
 
 EPS = 8 / 255
 
@@ -56,7 +56,7 @@ def test_stronger_attackers_find_little_more():
     peers("torchattacks")
     model, pairs = case(16)
     direction = 1 - 2 * pairs[2]
-    with undisturbed(model), torch.no_grad():
+    with evaluation_mode(model):
         clean = model.score(*pairs[:2])
     threshold = clean.median().item()
     ours = (direction * (pgd(model, *pairs, EPS).scores - clean)).mean()

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import setup
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECORDER = """#!/bin/sh
 echo "$@ |" $(env | grep -E '^(SIMILARITY_|MPLBACKEND)' | sort) >> "$LOG"
 case "$*" in *"$FAIL"*) exit 3;; esac
