@@ -128,24 +128,40 @@ def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict
     return {**rates, "accuracy_same": on_same, "accuracy_different": on_different}
 
 
-def bootstrap(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0):
-    """95 % interval of a measure by drawing pictures, not pairs, with replacement (protocol rule 8).
+def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> dict:
+    """A measure with its 95 % interval, by resampling pictures, not pairs, with replacement (protocol rule 8).
 
-    Pairs that share a picture are not independent; drawing pictures keeps that in.
+    Pairs that share a picture are not independent; resampling pictures keeps that in. Equal seeds resample equal
+    pictures, which pairs two approaches.
 
     Args:
-        measure: takes float weights (N,), how often each picture was drawn; returns a number, or K of them.
+        measure: takes float weights (N,), how often each picture counts; returns a number, or K of them.
         pictures: N.
-        rounds: number of draws.
-        seed: of the draws; equal seeds draw equal pictures, which pairs two approaches.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles, each a number or K of them; draws of which a measure is NaN are left out.
+        "value", where every picture counts once; "low", "high", the 2.5 % and 97.5 % quantiles over resamples, those
+        left out where the measure is NaN; "n", the pictures. The first three are K numbers where the measure is.
     """
+    low, high = bootstrap(measure, pictures, rounds, seed)
+    return {"value": measure(np.ones(pictures)), "low": low, "high": high, "n": pictures}
+
+
+def mean_interval(values, rounds: int = 200, seed: int = 0) -> dict:
+    """`interval` of the mean of float (N,) over pictures, those left out whose value is not finite."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        raise ValueError("no value is finite: there is nothing to average")
+    return interval(lambda weights: float(np.average(values, weights=weights)), len(values), rounds, seed)
+
+
+def bootstrap(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> tuple:
+    """The low and the high end of `interval`, for a measure that resamples more than pictures."""
     generator = np.random.default_rng(seed)
     share = np.full(pictures, 1 / pictures)
     values = [measure(generator.multinomial(pictures, share).astype(float)) for _ in range(rounds)]
-    return tuple(np.nanquantile(values, [0.025, 0.975], axis=0))
+    ends = np.nanquantile(values, [0.025, 0.975], axis=0)
+    return tuple(ends.tolist() if ends.ndim == 1 else ends)
 
 
 def pair_weights(picture_weights, pairs) -> np.ndarray:
