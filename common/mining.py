@@ -30,7 +30,7 @@ def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor
     same = _same(labels)
     positives = _positives(same)
     order = torch.rand(same.shape, device=labels.device) if scores is None else scores
-    place = order.masked_fill(same, -torch.inf).argsort(1, descending=True, stable=True).argsort(1)
+    place = order.masked_fill(same, -torch.inf).argsort(dim=1, descending=True).argsort(dim=1)
     anchor, other = (positives | (~same & (place < positives.sum(1, keepdim=True)))).nonzero(as_tuple=True)
     return anchor, other, same[anchor, other]
 

@@ -42,26 +42,28 @@ def test_all_pairs_are_each_pair_once_and_same_is_1(labels):
 
 @settings(deadline=None, max_examples=50)
 @given(LABELS, SEEDS, st.booleans())
-def test_balanced_pairs_are_the_same_pairs_and_as_many_different_ones(labels, seed, hard):
-    pairs = rows(all_pairs(labels))
-    scores = torch.randn(len(pairs), generator=torch.Generator().manual_seed(seed)).requires_grad_()
+def test_balanced_pairs_are_each_anchors_positives_and_as_many_of_its_negatives(labels, seed, hard):
+    scores = torch.randn(2 * [len(labels)], generator=torch.Generator().manual_seed(seed))
     chosen = rows(balanced_pairs(labels, scores if hard else None))
-    same, different = [pair for pair in pairs if pair[2]], [pair for pair in pairs if not pair[2]]
-    assert chosen[: len(same)] == same
-    negatives = chosen[len(same) :]
-    assert len(negatives) == len(set(negatives)) == min(len(same), len(different)) and set(negatives) <= set(different)
-    if hard:
-        by_score = sorted(different, key=lambda pair: -scores[pairs.index(pair)].item())
-        assert negatives == by_score[: len(same)]
+    assert len(set(chosen)) == len(chosen)
+    for anchor, label in enumerate(labels.tolist()):
+        mine = {alike: [other for one, other, kind in chosen if (one, kind) == (anchor, alike)] for alike in (0, 1)}
+        positives = [other for other, its in enumerate(labels.tolist()) if its == label and other != anchor]
+        negatives = [other for other, its in enumerate(labels.tolist()) if its != label]
+        assert mine[1] == positives
+        assert set(mine[0]) <= set(negatives) and len(mine[0]) == min(len(positives), len(negatives))
+        if hard:
+            by_score = sorted(negatives, key=lambda other: -scores[anchor, other].item())
+            assert set(mine[0]) == set(by_score[: len(positives)])
 
 
-def test_different_pairs_at_random_are_any_of_them():
-    labels = torch.tensor([0, 0, 1, 2, 3])  # one same pair, nine different ones
+def test_negatives_at_random_are_any_of_them():
+    labels = torch.tensor([0, 0, 1, 2, 3])  # two anchors with one positive and three negatives each
     torch.manual_seed(0)
-    drawn = [rows(balanced_pairs(labels))[1][:2] for _ in range(450)]
-    counts = {pair: drawn.count(pair) for pair in combinations(range(5), 2) if pair != (0, 1)}
-    assert sum(counts.values()) == 450
-    assert all(25 < count < 80 for count in counts.values()), "50 each are expected"
+    chosen = [pair[:2] for _ in range(300) for pair in rows(balanced_pairs(labels)) if not pair[2]]
+    counts = {(anchor, other): chosen.count((anchor, other)) for anchor in (0, 1) for other in (2, 3, 4)}
+    assert sum(counts.values()) == len(chosen) == 600
+    assert all(60 < count < 140 for count in counts.values()), "100 each are expected"
 
 
 @settings(deadline=None, max_examples=50)

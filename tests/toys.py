@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -19,6 +20,7 @@ from common.config import setup
 from common.datasets.images import ImageSet
 
 torch.set_num_threads(1)  # pictures of 32 pixels gain nothing from more, and the machine may be shared
+SEED = int(os.environ.get("TOY_SEED", "0"))  # of toy trainings, so that a sweep can vary it
 TINY = "test_resnet"  # timm's smallest with BatchNorm; its stages end in layer1.0 .. layer4.0
 
 
