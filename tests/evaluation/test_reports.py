@@ -1,21 +1,24 @@
 """Reports: every number equals its metric, intervals hold it, and no threshold can be fitted here."""
 
+import dataclasses
 import inspect
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import all_pairs, image_set, model
+from toys import TINY, all_pairs, config, image_set, model
 
-from common.backbones import embed
-from common.evaluation import reports as evaluation
+from common.backbones import EmbeddingNet, SiameseNet, embed, new_model
+from common.datasets.splits import make_splits
+from common.evaluation import reports
 from common.evaluation.metrics import (
     Threshold,
     accuracy,
     accuracy_by_kind,
     cosine_scores,
     equal_error_rate,
+    fit_threshold,
     precision_recall_f1,
     roc_auc,
 )
@@ -24,17 +27,36 @@ from common.evaluation.reports import (
     decision_report,
     difference,
     embed_all,
+    evaluate,
+    frozen_report,
     named,
     pair_auc,
     pair_scores,
     reid_report,
     retrieval_report,
+    similarity_of,
+    validation_report,
     verification_report,
 )
 from common.evaluation.retrieval import cmc, retrieval
 
 COLUMNS = ["metric", "value", "low", "high", "n", "threshold_from"]
 THRESHOLD = Threshold(0.4, "validation")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return dataclasses.replace(config(tmp_path), embedding_size=8)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return image_set()
+
+
+@pytest.fixture
+def splits(pictures, run):
+    return make_splits(pictures, run)
 
 
 def judged(seed=0, shift=1.0):
@@ -231,16 +253,10 @@ def test_pair_auc_asks_the_model_not_the_cosine(monkeypatch):
     assert pair_auc(net, pictures, pairs) == pytest.approx(1 - cosine)
 
 
-def test_evaluation_has_no_way_to_fit_a_threshold():
-    source = inspect.getsource(evaluation)
-    assert "fit_threshold" not in source and "roc_curve" not in source and "Threshold(" not in source
-    judges = ("verification_report", "decision_report")
-    for name in judges:
-        parameter = inspect.signature(getattr(evaluation, name)).parameters["threshold"]
+def test_a_report_is_given_its_threshold():
+    for name in ("verification_report", "decision_report"):
+        parameter = inspect.signature(getattr(reports, name)).parameters["threshold"]
         assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
-    for name, function in inspect.getmembers(evaluation, inspect.isfunction):
-        if function.__module__ == evaluation.__name__ and name not in judges:
-            assert "threshold" not in inspect.signature(function).parameters
     with pytest.raises(AttributeError):
         verification_report(*judged(), 0.4, rounds=2)  # a bare number bears no source
     assert isinstance(verification_report(*judged(), THRESHOLD, rounds=2), pd.DataFrame)
@@ -252,3 +268,64 @@ def test_embeddings_are_named_by_the_classifier():
     weight, bias = (tensor.detach().numpy() for tensor in (judge.classifier.weight, judge.classifier.bias))
     found = named(judge, embeddings)
     assert found.tolist() == [int(np.argmax(weight @ one + bias)) for one in embeddings] and len(set(found)) == 3
+
+
+@pytest.mark.parametrize("network", [EmbeddingNet, SiameseNet])
+def test_evaluation_follows_the_protocol(run, pictures, splits, network):
+    model = new_model(run, TINY, 0, network).eval()
+    found = evaluate(model, pictures, splits, "closed_set")
+    pairs, test = splits.pairs["closed_set"], splits.parts["closed_set"]["test"]
+    assert set(found.scores) == {"train", "validation", "test"}
+    with torch.no_grad():
+        first, second = (torch.from_numpy(pictures.images[pairs["test"][:5, side]]).float() / 255 for side in (0, 1))
+        np.testing.assert_allclose(found.scores["test"][:5], model.score(first, second).numpy(), atol=1e-4)
+    expected = fit_threshold(found.scores["validation"], pairs["validation"][:, 2], "validation")
+    assert found.threshold == expected
+    report = found.report.set_index("metric")["value"]
+    assert report["roc_auc"] == pytest.approx(roc_auc(found.scores["test"], pairs["test"][:, 2]))
+    assert report["accuracy"] == pytest.approx(accuracy(found.scores["test"], pairs["test"][:, 2], expected))
+    rated = retrieval(found.embeddings[test], pictures.labels[test], similarity_of(model))
+    assert report["precision_at_1"] == pytest.approx(rated["precision_at_1"].mean())
+    assert "cmc_at_1" not in report
+
+
+def test_an_evaluation_by_cosine_and_by_a_logit(run, pictures):
+    cosine, logit = new_model(run, TINY, 0), new_model(run, TINY, 0, SiameseNet)
+    assert similarity_of(cosine) is None
+    with torch.no_grad():
+        logit.pair_head.weight[:, :8] = -3.0
+    assert similarity_of(logit) == logit.score_embeddings
+    wrapped = torch.nn.Identity()
+    wrapped.score_embeddings = cosine.score_embeddings
+    assert similarity_of(wrapped) == cosine.score_embeddings, "whose score is not known to be the cosine is asked"
+
+
+def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, splits):
+    by_camera = dataclasses.replace(pictures, cameras=np.arange(len(pictures)) % 3)
+    model, test = new_model(run, TINY, 0).eval(), splits.parts["open_set"]["test"]
+    found = evaluate(model, by_camera, splits, "open_set")
+    report = found.report.set_index("metric")["value"]
+    rated = cmc(found.embeddings[test], by_camera.labels[test], by_camera.cameras[test])
+    assert report["cmc_at_1"] == pytest.approx(np.nanmean(rated["cmc_at_1"]))
+    assert report["map"] == pytest.approx(np.nanmean(rated["average_precision"]))
+
+
+def test_the_frozen_backbone_is_judged_by_its_pooled_features(run, pictures, splits):
+    report = frozen_report(run, TINY, pictures, splits)
+    untrained = EmbeddingNet(TINY, 0)
+    untrained.load_state_dict(new_model(dataclasses.replace(run, embedding_size=0), TINY, run.seed).state_dict())
+    expected = evaluate(untrained.eval(), pictures, splits, "open_set").report["value"]
+    np.testing.assert_allclose(report.query("protocol == 'open_set'")["value"], expected)
+    assert set(report["approach"]) == {"frozen_backbone"} and set(report["protocol"]) == {"closed_set", "open_set"}
+
+
+def test_what_training_is_watched_by(run, pictures):
+    model, pairs = new_model(run, TINY, 0).eval(), all_pairs(pictures.labels, np.arange(0, 80, 4))
+    watched = validation_report(model, pictures, pairs)
+    scores = cosine_scores(evaluate_embeddings(model, pictures), pairs)
+    assert watched["validation"] == pytest.approx(roc_auc(scores, pairs[:, 2]), abs=1e-6)
+
+
+def evaluate_embeddings(model, pictures):
+    with torch.no_grad():
+        return model(torch.from_numpy(np.array(pictures.images)).float() / 255).numpy()

@@ -32,7 +32,8 @@ def pictures():
 def train(pictures, indices, pairs, weight=0.1, epochs=1, share=0.0, rate=0.01, seed=0):
     """A small training as the notebooks do it; returns model, objective and history."""
     known, labels = np.unique(pictures.labels[indices], return_inverse=True)
-    net, objective = model(len(known), seed=seed), Classification(len(known), 8, weight)
+    net = model(len(known), seed=seed)
+    objective = Classification(net.classify, len(known), 8, weight)
     objective.start = objective.center_loss.centers.detach().clone()
     net.freeze(share)
     loader = batches(Pictures(pictures, indices, labels), 16, shuffle=True, seed=seed)

@@ -1,4 +1,4 @@
-"""common/evaluation/protocol.py: one budget for every approach, one way to be tested, one way to be handed on."""
+"""common/training.py, backbones.py, checkpoints.py: one budget for every approach, one way to be handed on."""
 
 import dataclasses
 import json
@@ -7,16 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import TINY, all_pairs, config, image_set
+from toys import TINY, config, image_set
 
 from common.attacks.adversarial_training import AdversarialTraining
 from common.backbones import EmbeddingNet, SiameseNet, new_model
 from common.checkpoints import ensure, handed_on
 from common.datasets.batches import Pictures, species_batches
 from common.datasets.splits import make_splits, save_splits
-from common.evaluation.metrics import accuracy, cosine_scores, fit_threshold, roc_auc
-from common.evaluation.reports import evaluate, frozen_report, similarity_of, validation_report
-from common.evaluation.retrieval import cmc, retrieval
+from common.evaluation.reports import validation_report
 from common.losses import PairJudgment, TripletJudgment
 from common.training import train
 
@@ -122,68 +120,6 @@ def test_precision_recall_and_f1_are_in_the_history(run, pictures, splits):
     harmonic = 2 * history["precision"] * history["recall"] / (history["precision"] + history["recall"])
     np.testing.assert_allclose(history["f1"], harmonic)
     assert {"active_share", "distance_to_positive", "distance_to_negative"} <= set(history)
-
-
-@pytest.mark.parametrize("network", [EmbeddingNet, SiameseNet])
-def test_evaluation_follows_the_protocol(run, pictures, splits, network):
-    model = new_model(run, TINY, 0, network).eval()
-    found = evaluate(model, pictures, splits, "closed_set")
-    pairs, test = splits.pairs["closed_set"], splits.parts["closed_set"]["test"]
-    assert set(found.scores) == {"train", "validation", "test"}
-    with torch.no_grad():
-        first, second = (torch.from_numpy(pictures.images[pairs["test"][:5, side]]).float() / 255 for side in (0, 1))
-        np.testing.assert_allclose(found.scores["test"][:5], model.score(first, second).numpy(), atol=1e-4)
-    expected = fit_threshold(found.scores["validation"], pairs["validation"][:, 2], "validation")
-    assert found.threshold == expected
-    report = found.report.set_index("metric")["value"]
-    assert report["roc_auc"] == pytest.approx(roc_auc(found.scores["test"], pairs["test"][:, 2]))
-    assert report["accuracy"] == pytest.approx(accuracy(found.scores["test"], pairs["test"][:, 2], expected))
-    rated = retrieval(found.embeddings[test], pictures.labels[test], similarity_of(model))
-    assert report["precision_at_1"] == pytest.approx(rated["precision_at_1"].mean())
-    assert "cmc_at_1" not in report
-
-
-def test_an_evaluation_by_cosine_and_by_a_logit(run, pictures):
-    cosine, logit = new_model(run, TINY, 0), new_model(run, TINY, 0, SiameseNet)
-    assert similarity_of(cosine) is None
-    with torch.no_grad():
-        logit.pair_head.weight[:, :8] = -3.0
-    assert similarity_of(logit) == logit.score_embeddings
-    wrapped = torch.nn.Identity()
-    for model, expected in ((cosine, None), (logit, logit.score_embeddings)):
-        wrapped.score_embeddings = model.score_embeddings
-        assert similarity_of(wrapped) == expected
-
-
-def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, splits):
-    by_camera = dataclasses.replace(pictures, cameras=np.arange(len(pictures)) % 3)
-    model, test = new_model(run, TINY, 0).eval(), splits.parts["open_set"]["test"]
-    found = evaluate(model, by_camera, splits, "open_set")
-    report = found.report.set_index("metric")["value"]
-    rated = cmc(found.embeddings[test], by_camera.labels[test], by_camera.cameras[test])
-    assert report["cmc_at_1"] == pytest.approx(np.nanmean(rated["cmc_at_1"]))
-    assert report["map"] == pytest.approx(np.nanmean(rated["average_precision"]))
-
-
-def test_the_frozen_backbone_is_judged_by_its_pooled_features(run, pictures, splits):
-    report = frozen_report(run, TINY, pictures, splits)
-    untrained = EmbeddingNet(TINY, 0)
-    untrained.load_state_dict(new_model(dataclasses.replace(run, embedding_size=0), TINY, run.seed).state_dict())
-    expected = evaluate(untrained.eval(), pictures, splits, "open_set").report["value"]
-    np.testing.assert_allclose(report.query("protocol == 'open_set'")["value"], expected)
-    assert set(report["approach"]) == {"frozen_backbone"} and set(report["protocol"]) == {"closed_set", "open_set"}
-
-
-def test_what_training_is_watched_by(run, pictures):
-    model, pairs = new_model(run, TINY, 0).eval(), all_pairs(pictures.labels, np.arange(0, 80, 4))
-    watched = validation_report(model, pictures, pairs)
-    scores = cosine_scores(evaluate_embeddings(model, pictures), pairs)
-    assert watched["validation"] == pytest.approx(roc_auc(scores, pairs[:, 2]), abs=1e-6)
-
-
-def evaluate_embeddings(model, pictures):
-    with torch.no_grad():
-        return model(torch.from_numpy(np.array(pictures.images)).float() / 255).numpy()
 
 
 def test_what_earlier_notebooks_hand_on(run, pictures, splits, monkeypatch):
