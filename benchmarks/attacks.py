@@ -21,8 +21,7 @@ from common.backbones import EmbeddingNet, evaluation_mode
 from common.checkpoints import ensure, load
 from common.config import setup
 from common.datasets import load_images
-from common.datasets.pairs import some_pairs
-from common.datasets.splits import read_splits
+from common.datasets.splits import read_splits, some_pairs
 from common.evaluation.metrics import accuracy
 
 EPS = 4 / 255

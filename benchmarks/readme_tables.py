@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.config import ROOT
-from common.files import write_whole
+from common.datasets.files import write_whole
 from common.ledger import leaderboard, robustness
 
 LEDGER = ROOT / "benchmarks" / "results.csv"

@@ -9,10 +9,10 @@ import torch
 from common.backbones import EmbeddingNet, SiameseNet
 from common.config import Config, describe
 from common.datasets import load_images
+from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, read_splits
 from common.evaluation.metrics import Threshold
-from common.files import write_whole
 
 MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}
 

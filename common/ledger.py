@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from common.config import Config, setup
+from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
-from common.files import write_whole
 
 COLUMNS = [
     *("dataset", "profile", "notebook", "approach", "variant", "protocol", "split", "attack", "eps_255"),

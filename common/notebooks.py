@@ -15,7 +15,7 @@ from nbconvert.filters import strip_ansi
 from tqdm.auto import tqdm
 
 from common.config import ROOT, Config, setup
-from common.files import write_whole
+from common.datasets.files import write_whole
 
 NOTEBOOKS = (
     "R1_Data_Exploration",

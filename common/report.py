@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.files import write_whole
+from common.datasets.files import write_whole
 
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 div { overflow-x: auto } table { border-collapse: collapse; font-size: 0.85rem }

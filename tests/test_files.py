@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.files import save_json, write_whole
+from common.datasets.files import save_json, write_whole
 
 
 def test_a_file_and_its_folders_are_made(tmp_path):

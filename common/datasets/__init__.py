@@ -6,10 +6,11 @@ import numpy as np
 
 from common.config import Config
 from common.datasets.caltech import caltech101
+from common.datasets.files import files_below, opened, subfolders
 from common.datasets.images import ImageSet, cached
 from common.datasets.oxford import flowers102
 from common.datasets.people import att_faces, reid
-from common.datasets.picture_files import at_least_two, files_below, is_picture, opened, read_files, subfolders
+from common.datasets.picture_files import at_least_two, is_picture, read_files
 from common.flowers.rendering import VERSION as RENDERED_VERSION
 from common.flowers.rendering import rendered_pictures
 from common.flowers.species import species_table

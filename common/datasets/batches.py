@@ -179,6 +179,13 @@ def as_float(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
+def pair_batch(image_set: ImageSet, pairs, device="cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """The pictures and labels of pairs as attacks and explanations take them: first, second, same."""
+    pairs = np.asarray(pairs)
+    first, second = (torch.from_numpy(np.array(image_set.images[pairs[:, side]])) for side in (0, 1))
+    return as_float(first.to(device)), as_float(second.to(device)), torch.as_tensor(pairs[:, 2], device=device)
+
+
 def augment(images: Tensor, generator: torch.Generator | None = None, strength: float = 1.0) -> Tensor:
     """Vary each picture of a batch in its own way: flip, shift, turn, zoom, brightness and contrast.
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from common.config import Config
-from common.datasets.downloads import download
+from common.datasets.files import download, files_below, opened, subfolders
 from common.datasets.images import ImageSet
-from common.datasets.picture_files import at_least_two, files_below, is_picture, opened, read_files, subfolders
+from common.datasets.picture_files import at_least_two, is_picture, read_files
 
 FOLDER = "101_ObjectCategories"
 BACKGROUND = "BACKGROUND_Google"

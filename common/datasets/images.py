@@ -13,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
-from scipy.fft import dctn
 from tqdm.auto import tqdm
 
-from common.datasets.archives import digest, remove, whole
 from common.datasets.decoding import PARTS, VERSION, DamagedPicture, Picture, in_gray, read_picture
+from common.datasets.files import digest, remove, whole
 
 COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
-__all__ = ["PARTS", "DamagedPicture", "ImageSet", "Picture", "cached", "find_duplicates", "read_picture"]
+__all__ = ["PARTS", "DamagedPicture", "ImageSet", "Picture", "cached", "read_picture"]
 SPLITS = ("train", "validation", "test")
 
 
@@ -146,42 +144,3 @@ def _open(folder: Path, name: str) -> ImageSet:
 
 def _memory_map(path: Path, shape: list[int]) -> np.ndarray:
     return np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(shape))
-
-
-def find_duplicates(image_set: ImageSet, bits: int = 6, difference: float = 6.0, chunk=512) -> pd.DataFrame:
-    """Pairs of equal or nearly equal pictures (re-encoded, rescaled, a little brighter), most alike first.
-
-    A pair is reported when its 64-bit perceptual hashes (low DCT frequencies of a 32 x 32 gray picture
-    against their median; Zauner 2010, "Implementation and benchmarking of perceptual image hash functions") differ in
-    at most `bits` places and its 32 x 32 color thumbnails by at most `difference` gray levels (0..255) on
-    average: the hash alone may take two flat pictures for equal. Mirrored or cropped copies are not found.
-    All pairs are compared, `chunk` rows at a time.
-    Returns the columns `first` < `second` (indices) and `distance` (that mean difference).
-    """
-    thumbnails, signs = _thumbnails(image_set.images, chunk)
-    found = []
-    for start in range(0, len(signs), chunk):
-        distance = (64 - signs[start:start + chunk] @ signs[start:].T) / 2  # Hamming distance of +-1 signs
-        first, second = np.nonzero(np.triu(distance <= bits, k=1))
-        for a, b in zip(*(np.array_split(side + start, len(side) // 4096 + 1) for side in (first, second))):
-            mean = np.abs(thumbnails[a].astype(np.int16) - thumbnails[b]).mean(axis=(1, 2, 3))
-            found.append(np.stack([a, b, mean])[:, mean <= difference])
-    pairs = pd.DataFrame(np.concatenate(found, axis=1).T, columns=["first", "second", "distance"])
-    pairs = pairs.astype({"first": np.int64, "second": np.int64})
-    return pairs.sort_values(["distance", "first", "second"], ignore_index=True)
-
-
-def _thumbnails(images: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-    """N x 3 x H x W pictures to uint8 N x 3 x 32 x 32 thumbnails and +-1 float32 N x 64 perceptual hashes."""
-    rows, columns = (np.asarray(Image.fromarray(np.eye(side, dtype=np.float32)).resize(
-        (side, 32), Image.Resampling.BOX)) for side in images.shape[2:])  # averaging as a 32 x side matrix
-    thumbnails = np.empty((len(images), 3, 32, 32), np.uint8)
-    signs = np.empty((len(images), 64), np.float32)
-    for start in range(0, len(images), chunk):
-        part = slice(start, start + chunk)
-        small = rows @ images[part].astype(np.float32) @ columns.T
-        frequencies = dctn(small.mean(axis=1), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
-        median = np.median(frequencies[:, 1:], axis=1, keepdims=True)  # without the mean brightness
-        signs[part] = np.where(frequencies > median, 1, -1)
-        thumbnails[part] = small.round()
-    return thumbnails, signs

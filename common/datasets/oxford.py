@@ -6,10 +6,9 @@ import numpy as np
 from scipy.io import loadmat
 
 from common.config import Config
-from common.datasets.archives import unpack
-from common.datasets.downloads import download
+from common.datasets.files import download, opened, subfolders, unpack
 from common.datasets.images import ImageSet
-from common.datasets.picture_files import opened, read_files, subfolders
+from common.datasets.picture_files import read_files
 
 FILES = ("102flowers.tgz", "imagelabels.mat", "setid.mat")
 SEGMENTATIONS = "102segmentations.tgz"  # or the folder segmim that is in it; used where at hand, not downloaded

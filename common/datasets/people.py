@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from common.config import Config
+from common.datasets.files import files_below, opened, subfolders
 from common.datasets.images import ImageSet
-from common.datasets.picture_files import at_least_two, files_below, is_picture, opened, read_files, subfolders
+from common.datasets.picture_files import at_least_two, is_picture, read_files
 
 PERSON = re.compile(r"(-1|\d+)_c(\d+)s\d+_\d+_\d+\.\w+")  # identity, camera, sequence, frame, box
 EXAMPLE = "0002_c1s1_000451_03.jpg"

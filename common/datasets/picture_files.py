@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.config import Config
-from common.datasets.archives import unpack
 from common.datasets.decoding import EXTENSIONS, read_pictures
 from common.datasets.images import ImageSet, cached
 
@@ -30,9 +29,6 @@ def _stamps(files: Iterable[Path]) -> list[tuple[int, int]]:
     return [(stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files)]
 
 
-def opened(source: Path, cache: Path) -> Path:
-    """The folder that `source`, a folder or archive, stands for."""
-    return unpack(source, cache) if source.is_file() else source
 
 
 def at_least_two(class_names: list[str], root: Path) -> None:
@@ -45,18 +41,3 @@ def at_least_two(class_names: list[str], root: Path) -> None:
 def is_picture(file: Path) -> bool:
     """Whether a file's name ends as a picture's."""
     return file.suffix.lower() in EXTENSIONS
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`, sorted, without the operating system's own."""
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
-
-
-def files_below(root: Path) -> list[Path]:
-    """Paths, relative to `root` and sorted, of all files that are not the operating system's own."""
-    paths = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
-    return sorted(path for path in paths if not any(map(_hidden, path.parts)))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")

@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.backbones import EmbeddingNet
 from common.config import Config
 from common.datasets.batches import Pictures, batches
+from common.datasets.files import save_json
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits
 from common.evaluation.metrics import bootstrap, cosine_scores, pair_weights, roc_auc
 from common.evaluation.reports import embed_all, pair_auc
 from common.evaluation.retrieval import retrieval
-from common.files import save_json
 from common.losses import Classification
 from common.training import fit, one_cycle
 

@@ -8,10 +8,10 @@ import torch
 
 from common.backbones import embed, evaluation_mode
 from common.datasets.decoding import read_picture
+from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import normalize
 from common.evaluation.retrieval import nearest
-from common.files import write_whole
 
 REMEDY = "write it with save_embeddings"
 

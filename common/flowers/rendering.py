@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from common.datasets.archives import whole
+from common.datasets.files import whole
 from common.datasets.images import Picture
 from common.flowers.painting import CENTER, PETAL, SCALE, Scene, generator, rgb, smooth
 from common.flowers.plants import MOST, Heads, add_flowers, add_foliage, add_leaves, heads_of, occlude, palette_of

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import setup
-from common.datasets.images import find_duplicates
-from common.datasets.splits import NAMES, check_splits, keep_one, make_splits
+from common.datasets.duplicates import find_duplicates, keep_one
+from common.datasets.splits import NAMES, check_splits, make_splits
 
 
 @dataclasses.dataclass

@@ -17,7 +17,8 @@ from toys import encoded, huge_png, quadrants, smooth, write
 
 from common.datasets import images
 from common.datasets.decoding import read_pictures
-from common.datasets.images import DamagedPicture, Picture, cached, find_duplicates, read_picture
+from common.datasets.duplicates import find_duplicates
+from common.datasets.images import DamagedPicture, Picture, cached, read_picture
 
 # Pillow warns about damaged notes inside of files before it reads or refuses them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -10,7 +10,7 @@ import torchvision
 from scipy.io import savemat
 from toys import encoded, pack, smooth, write
 
-from common.datasets.images import find_duplicates
+from common.datasets.duplicates import find_duplicates
 
 FLOWERS12 = Path(__file__).resolve().parents[3] / "shared" / "data" / "flowers12.zip"
 

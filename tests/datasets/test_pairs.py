@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import all_pairs
 
-from common.datasets import pairs as pairs_module
-from common.datasets.pairs import check_pairs, make_pairs, some_pairs
+from common.datasets import splits as splits_module
+from common.datasets.splits import check_pairs, make_pairs, some_pairs
 
 SEEDS = st.integers(0, 2**20)
 
@@ -47,7 +47,7 @@ def test_pairs_are_drawn_evenly_and_anew_for_each_seed():
 
 
 def test_beyond_the_most_pictures_a_sample_is_paired(monkeypatch):
-    monkeypatch.setattr(pairs_module, "MOST_PICTURES", 10)
+    monkeypatch.setattr(splits_module, "MOST_PICTURES", 10)
     labels = np.arange(40) % 2
     pairs = make_pairs(labels, np.arange(40), 1000, 0)
     assert len(np.unique(pairs[:, :2])) == 10

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import config, image_set
 
-from common.datasets.pairs import make_pairs
 from common.datasets.splits import (
     NAMES,
     Splits,
     check_splits,
+    make_pairs,
     make_splits,
     open_set_split,
     read_splits,

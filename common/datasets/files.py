@@ -1,19 +1,37 @@
-"""Folders that are there whole or not at all, and archives unpacked into them."""
+"""Files and folders: written whole or not at all, listed, unpacked from archives and downloaded, each one checked."""
 
 import hashlib
 import json
 import lzma
 import os
 import shutil
+import socket
 import tarfile
+import tempfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm.auto import tqdm
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then rename it to `path`; an interruption leaves `path` as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_json(path: Path, content) -> None:
+    """Write JSON types to a file."""
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content)))
 
 
 def digest(value) -> str:
@@ -94,3 +112,63 @@ def _place(folder: Path, name: str, file, modified: int) -> None:
     with file, open(target, "wb") as copy:
         shutil.copyfileobj(file, copy)
     os.utime(target, ns=(modified, modified))
+
+
+def download(title: str, megabytes: int, origin: str, files: dict[str, str], folder: Path) -> Path:
+    """Complete `folder`: fetch what is missing of `files`, check each, then rename it.
+
+    Args:
+        title: the data set's name, for people.
+        megabytes: about how much it is in all.
+        origin: address that a file's name is put behind.
+        files: name -> MD5 sum.
+        folder: where they go, and where a user without a network may put them.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        FileNotFoundError: no network, or a sum that is wrong; the message says what to put where.
+    """
+    from torchvision.datasets.utils import download_url
+
+    missing = {name: md5 for name, md5 in files.items() if not (folder / name).is_file()}
+    if not missing:
+        return folder
+    print(f"Downloading {title}, about {megabytes} MB, from {origin} to {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # seconds: a closed network must not look like a long download
+    try:
+        for name, md5 in missing.items():
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                download_url(origin + name, temporary, name, md5)
+                (Path(temporary) / name).replace(folder / name)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{title} cannot be downloaded from {origin} ({error}). Without a network, put {', '.join(files)} into "
+            f"{folder}, or set SIMILARITY_DATA to a folder or archive that holds them, or choose "
+            "SIMILARITY_DATASET=rendered.") from error
+    finally:
+        socket.setdefaulttimeout(patience)
+    return folder
+
+
+def opened(source: Path, cache: Path) -> Path:
+    """The folder that `source`, a folder or archive, stands for."""
+    return unpack(source, cache) if source.is_file() else source
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder`, sorted, without the operating system's own."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
+
+
+def files_below(root: Path) -> list[Path]:
+    """Paths, relative to `root` and sorted, of all files that are not the operating system's own."""
+    paths = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
+    return sorted(path for path in paths if not any(map(_hidden, path.parts)))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
