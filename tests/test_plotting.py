@@ -1,4 +1,4 @@
-"""Figures: every one has a title and labeled axes and shows what it was given."""
+"""Figures: every one has a title and labeled axes and shows what it was given; nothing to show is refused."""
 
 import base64
 import inspect
@@ -11,10 +11,11 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 from PIL import Image
 from traitlets.config import Config
 
-from common import curves, galleries, plotting
+from common import plotting
 from common.datasets.images import PARTS
 from common.evaluation.metrics import Threshold
 from common.losses import CenterLoss
@@ -26,44 +27,50 @@ NAMES = ["iris", "rose", "tulip", "poppy"]
 HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "map_at_r": [0.1, 0.2, 0.4]})
 POINTS = pd.DataFrame({"cost": [1, 2, 3, 4], "gain": [0.5, 0.9, 0.7, 0.95]}, index=["a", "b", "c", "d"])
 RANGES = pd.DataFrame({"value": [0.5, 0.8], "low": [0.3, 0.7], "high": [0.6, 0.85]}, index=["x", "y"])
-MODULES = (plotting, curves, galleries)
 IMAGES = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
+WIDE = RANDOM.integers(0, 256, (3, 3, 16, 24), np.uint8)
+MAPS = np.array([[[1.0, -4.0], [0.0, 2.0]], [[0.1, 0.2], [0.3, 0.4]], [[-1.0, -2.0], [-3.0, 0.0]]])
+CONCEPTS = np.zeros((2, 2, 1, 2))  # the first in other places of both pictures, the second, weaker, in one
+CONCEPTS[0, 0, 0, 0] = CONCEPTS[1, 0, 0, 1] = 10.0
+CONCEPTS[0, 1, 0, 1] = 0.5
+TERMS = pd.DataFrame(
+    [[0, 0, 1, 2, 0.4], [1, 1, 0, 0, 0.1]],
+    columns=["first_row", "first_column", "second_row", "second_column", "contribution"],
+)
 PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
 SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
 CURVES = {"good": (SCORES, SAME), "bad": (-SCORES, SAME)}
 FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
 RIGHT = np.array([[True, False, True], [False, False, True]])
+SHARES = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], ["one", "two"], ["left", "right"])
 LINES = pd.DataFrame({"standard": [0.9, 0.5, 0.1], "robust": [0.8, 0.7, 0.6]}, index=[0, 2, 4])
+PANELS = {"one": RANDOM.normal(size=(15, 2)), "two": RANDOM.normal(size=(15, 2))}
+RUNS = {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}
+TITLE = "A title"
 FIGURES = {
-    "contact_sheet": lambda: plotting.contact_sheet(
-        RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8), list("abcdefg"), columns=4, title="A title"
+    "contact_sheet": lambda: plotting.contact_sheet(IMAGES, list("abcdefg"), columns=4, title=TITLE),
+    "pair_gallery": lambda: plotting.pair_gallery(IMAGES, PAIRS, [True, False, None, False], list("abcd"), TITLE),
+    "retrieval_gallery": lambda: plotting.retrieval_gallery(
+        IMAGES[:2], FOUND, RIGHT, [["query", *"abc"], ["query", *"def"]], TITLE
     ),
-    "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), "A title", "pictures", "species"),
-    "histograms": lambda: plotting.histograms(pd.DataFrame({"red": LABELS, "blue": LABELS + 1}), "A title", "value"),
-    "scatter": lambda: plotting.scatter(RANDOM.normal(size=(15, 2)), LABELS, "A title", NAMES),
-    "scatter_side_by_side": lambda: plotting.scatter_side_by_side(
-        {"one": RANDOM.normal(size=(15, 2)), "two": RANDOM.normal(size=(15, 2))}, LABELS, "A title", NAMES
-    ),
-    "histories": lambda: plotting.histories(
-        {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}, ["loss", "map_at_r", "center"], "A title"
-    ),
-    "score_histogram": lambda: plotting.score_histogram(np.linspace(-1, 1, 15), LABELS == 1, 0.25, "A title"),
-    "heatmap": lambda: plotting.heatmap(pd.DataFrame(np.eye(2), NAMES[:2], NAMES[1:3]), "A title", "across", "down"),
-    "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], "A title"),
-    "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", "A title", "cost (ms)", "gain"),
-    "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", "A title", "cost (ms)", "gain"),
-    "intervals": lambda: plotting.intervals(RANGES, "A title", "ROC-AUC", "approach"),
-    "lines": lambda: plotting.lines(LINES, "A title", "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
-    "roc": lambda: curves.roc(CURVES, "A title", Threshold(0.5, "validation")),
-    "precision_recall": lambda: curves.precision_recall(CURVES, "A title"),
-    "reliability": lambda: curves.reliability(
-        np.array([0.02, 0.04, 0.31, 0.33, 0.36, 0.97]), np.array([0, 0, 1, 0, 0, 1]), "A title"
-    ),
-    "pair_gallery": lambda: galleries.pair_gallery(IMAGES, PAIRS, [1, 0, 1, 0], list("abcd"), "A title"),
-    "retrieval_gallery": lambda: galleries.retrieval_gallery(
-        IMAGES[:2], FOUND, RIGHT, [["query", *"abc"], ["query", *"def"]], "A title"
-    ),
+    "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
+    "concepts": lambda: plotting.concepts(WIDE[:2], CONCEPTS, ["one", "other"], TITLE),
+    "correspondences": lambda: plotting.correspondences(WIDE[0], WIDE[1], TERMS, (2, 3), TITLE),
+    "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), TITLE, "pictures", "species"),
+    "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
+    "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
+    "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
+    "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
+    "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
+    "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
+    "scatter": lambda: plotting.scatter(PANELS, LABELS, TITLE, NAMES),
+    "histories": lambda: plotting.histories(RUNS, ["loss", "map_at_r", "center"], TITLE),
+    "score_histogram": lambda: plotting.score_histogram(np.linspace(-1, 1, 15), LABELS == 1, 0.25, TITLE),
+    "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], TITLE),
+    "roc": lambda: plotting.roc(CURVES, TITLE, Threshold(0.5, "validation")),
+    "precision_recall": lambda: plotting.precision_recall(CURVES, TITLE),
+    "reliability": lambda: plotting.reliability([0.02, 0.04, 0.31, 0.33, 0.36, 0.97], [0, 0, 1, 0, 0, 1], TITLE),
 }
 
 
@@ -74,20 +81,16 @@ def close_figures():
 
 
 def test_every_figure_is_tested():
-    made = {
-        name
-        for module in MODULES
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and inspect.signature(function).return_annotation is Figure
-    }
-    assert made - {"finish"} == set(FIGURES)
+    functions = inspect.getmembers(plotting, inspect.isfunction)
+    made = {name for name, one in functions if inspect.signature(one).return_annotation is Figure}
+    assert made == set(FIGURES)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_a_title_and_labeled_axes(name):
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
-    assert figure.get_suptitle() == "A title"
+    assert figure.get_suptitle() == TITLE
     for axis in figure.axes:
         if axis.axison and axis.get_label() != "<colorbar>":
             assert axis.get_xlabel() and axis.get_ylabel()
@@ -98,11 +101,10 @@ def test_a_figure_has_a_title_and_labeled_axes(name):
 
 
 def test_a_contact_sheet_shows_every_picture_in_order():
-    images = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
-    figure = plotting.contact_sheet(images, list("abcdefg"), columns=4, title="A title")
+    figure = FIGURES["contact_sheet"]()
     shown = [axis for axis in figure.axes if axis.images]
     assert len(figure.axes) == 8 and [axis.get_title() for axis in shown] == list("abcdefg")
-    for axis, image in zip(shown, images, strict=True):
+    for axis, image in zip(shown, IMAGES, strict=True):
         np.testing.assert_array_equal(axis.images[0].get_array(), image.transpose(1, 2, 0))
     maps = plotting.contact_sheet(np.stack([np.zeros((4, 5)), np.ones((4, 5))]), title="Maps")
     assert maps.axes[1].images[0].get_array().shape == (4, 5)
@@ -128,14 +130,16 @@ def test_bars_and_intervals_show_their_numbers():
 
 
 def test_scatters_color_by_label_and_name_it():
-    points = RANDOM.normal(size=(15, 2))
-    (axis,) = plotting.scatter(points, LABELS, "A title", NAMES).axes
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["iris", "rose", "poppy"]
-    for collection, label in zip(axis.collections, (0, 1, 3), strict=True):
-        np.testing.assert_allclose(collection.get_offsets(), points[label == LABELS])
-    assert len({tuple(collection.get_facecolor()[0]) for collection in axis.collections}) == 3
-    assert plotting.scatter(points, LABELS, "A title").axes[0].get_legend() is None
-    assert [axis.get_title() for axis in FIGURES["scatter_side_by_side"]().axes] == ["one", "two"]
+    figure = FIGURES["scatter"]()
+    assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["iris", "rose", "poppy"]
+    for axis, points in zip(figure.axes, PANELS.values(), strict=True):
+        for collection, label in zip(axis.collections, (0, 1, 3), strict=True):
+            np.testing.assert_allclose(collection.get_offsets(), points[label == LABELS])
+        assert len({tuple(collection.get_facecolor()[0]) for collection in axis.collections}) == 3
+    (axis,) = plotting.scatter({"24 of them": np.eye(24, 2)}, range(24), TITLE).axes
+    looks = {(*one.get_facecolor()[0], len(one.get_paths()[0].vertices)) for one in axis.collections}
+    assert len(looks) == 24 and axis.get_legend() is None
 
 
 def test_histories_leave_out_what_a_run_lacks():
@@ -144,7 +148,7 @@ def test_histories_leave_out_what_a_run_lacks():
     assert [line.get_label() for line in center.lines] == ["joined"]
     np.testing.assert_array_equal(measure.lines[0].get_xydata(), HISTORY[["epoch", "map_at_r"]])
     assert (measure.get_xlabel(), measure.get_ylabel()) == ("epoch", "map at r")
-    watched = plotting.histories({"plain": HISTORY.rename(columns={"loss": "validation"})}, ["validation"], "A title")
+    watched = plotting.histories({"plain": HISTORY.rename(columns={"loss": "validation"})}, ["validation"], TITLE)
     assert watched.axes[0].get_ylabel() == "validation ROC-AUC"
 
 
@@ -157,8 +161,7 @@ def test_the_score_histogram_counts_both_kinds_and_marks_the_threshold():
 
 
 def test_a_heatmap_writes_its_numbers_where_they_belong():
-    table = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], ["one", "two"], ["left", "right"])
-    axis = plotting.heatmap(table, "A title", "across", "down").axes[0]
+    axis = FIGURES["heatmap"]().axes[0]
     assert [text.get_text() for text in axis.texts] == ["0.10", "0.20", "0.30", "0.40"]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["left", "right"]
     assert axis.get_xlabel() == "across" and axis.get_ylabel() == "down"
@@ -169,7 +172,7 @@ def test_confusion_has_true_species_in_rows():
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted species", "true species")
     assert [text.get_text() for text in axis.texts] == ["", *(str(number) for number in range(1, 9))]  # 0 stays blank
     assert [label.get_text() for label in axis.get_yticklabels()] == NAMES[:3]
-    many = plotting.confusion(np.eye(30, dtype=int), [str(number) for number in range(30)], "A title")
+    many = plotting.confusion(np.eye(30, dtype=int), [str(number) for number in range(30)], TITLE)
     assert not many.axes[0].texts and len(many.axes) == 2, "beyond 25 species colors with a scale, no numbers"
 
 
@@ -178,20 +181,20 @@ def test_the_pareto_front_joins_what_nothing_beats():
     assert [text.get_text() for text in axis.texts] == ["a", "b", "c", "d"]
     np.testing.assert_allclose(axis.lines[-1].get_xydata(), POINTS.loc[["a", "b", "d"]])
     twins = pd.DataFrame({"cost": [1, 1, 2], "gain": [0.5, 0.6, 0.6]}, index=["a", "b", "c"])
-    (axis,) = plotting.pareto(twins, "cost", "gain", "A title", "cost (ms)", "gain").axes
+    (axis,) = plotting.pareto(twins, "cost", "gain", TITLE, "cost (ms)", "gain").axes
     np.testing.assert_allclose(axis.lines[-1].get_xydata(), [[1, 0.6]])
 
 
 def test_intervals_of_differences_have_a_line_at_0():
     for shift, expected in ((0, 1), (-0.6, 2)):
-        (axis,) = plotting.intervals(RANGES + shift, "A title", "difference").axes
+        (axis,) = plotting.intervals(RANGES + shift, TITLE, "difference").axes
         vertical = [line for line in axis.lines if line.get_linestyle() == "--"]
         assert len(vertical) == expected - 1 and all(line.get_xdata() == [0, 0] for line in vertical)
 
 
 def test_named_points_show_their_intervals():
     table = POINTS.assign(low=POINTS["gain"] - 0.1, high=POINTS["gain"] + 0.2)
-    (axis,) = plotting.named_points(table, "cost", "gain", "A title", "cost (ms)", "gain").axes
+    (axis,) = plotting.named_points(table, "cost", "gain", TITLE, "cost (ms)", "gain").axes
     np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS)
     (bars,) = axis.collections
     np.testing.assert_allclose([ends[:, 1] for ends in bars.get_segments()], table[["low", "high"]])
@@ -200,7 +203,7 @@ def test_named_points_show_their_intervals():
 def test_panels_share_their_axes_if_asked():
     panels = {"small": np.eye(2), "large": 9 * np.eye(2)}
     for alike in (False, True):
-        one, other = plotting.scatter_side_by_side(panels, [0, 1], "A title", alike=alike).axes
+        one, other = plotting.scatter(panels, [0, 1], TITLE, alike=alike).axes
         assert (one.get_xlim() == other.get_xlim() and one.get_ylim() == other.get_ylim()) == alike
 
 
@@ -213,7 +216,7 @@ def test_lines_and_their_bands():
             heights = corners[corners[:, 0] == eps, 1]
             assert (heights.min(), heights.max()) == pytest.approx((value - 0.1, value + 0.05))
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["standard", "robust"]
-    assert not plotting.lines(LINES, "A title", "eps", "accuracy").axes[0].collections
+    assert not plotting.lines(LINES, TITLE, "eps", "accuracy").axes[0].collections
 
 
 def test_roc_marks_equal_errors_and_the_threshold():
@@ -229,7 +232,7 @@ def test_roc_marks_equal_errors_and_the_threshold():
     np.testing.assert_allclose(threshold.get_xydata(), [[1 / 3, 2 / 3]])
     assert threshold.get_label() == "threshold 0.50 of good, from validation"
     assert len({line.get_color() for line in (good, bad)}) == 2 and good.get_color() == good_error.get_color()
-    assert len(curves.roc(CURVES, "A title").axes[0].lines) == 6, "no threshold, no mark"
+    assert len(plotting.roc(CURVES, TITLE).axes[0].lines) == 6, "no threshold, no mark"
 
 
 def test_precision_recall_is_worked_by_hand():
@@ -237,8 +240,8 @@ def test_precision_recall_is_worked_by_hand():
     good, bad, chance = axis.lines
     corners = [(1 / 3, 1), (2 / 3, 1), (2 / 3, 2 / 3), (1, 3 / 4), (1, 1 / 2)]
     assert set(map(tuple, np.round(corners, 9))) <= set(map(tuple, np.round(good.get_xydata(), 9)))
-    assert good.get_label() == "good: average precision 0.917"  # (1 + 1 + 3/4) / 3
-    assert bad.get_label() == "bad: average precision 0.411"  # (1/3 + 2/5 + 3/6) / 3
+    assert good.get_label() == "good (AP = 0.92)"  # (1 + 1 + 3/4) / 3
+    assert bad.get_label() == "bad (AP = 0.41)"  # (1/3 + 2/5 + 3/6) / 3
     assert set(chance.get_ydata()) == {0.5} and "0.500" in chance.get_label()
 
 
@@ -247,28 +250,28 @@ def test_reliability_shows_shares_and_counts_of_each_bin():
     np.testing.assert_allclose(shares.lines[1].get_xydata(), [[0.03, 0], [1 / 3, 1 / 3], [0.97, 1]])
     assert [bar.get_height() for bar in counts.patches] == [2, 0, 0, 3, 0, 0, 0, 0, 0, 1]
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-        curves.reliability(SCORES, SAME, "A title")
+        plotting.reliability(SCORES, SAME, TITLE)
 
 
 def frames(axis) -> list:
     return [matplotlib.colors.to_hex(patch.get_edgecolor()) for patch in axis.patches]
 
 
-GREEN, RED = (matplotlib.colors.to_hex(color) for color in (plotting.SAME, plotting.DIFFERENT))
+GREEN, RED = (matplotlib.colors.to_hex(color) for color in (plotting.RIGHT, plotting.WRONG))
 
 
 def test_a_pair_gallery_frames_what_was_judged_rightly_in_green():
     axes = FIGURES["pair_gallery"]().axes
     shown = [axis for axis in axes if axis.images]
-    assert len(axes) == 6 and [axis.get_title() for axis in shown] == ["✓ a", "✗ b", "✓ c", "✗ d"]
-    assert [frames(axis) for axis in shown] == [[GREEN], [RED], [GREEN], [RED]]
+    assert [axis.get_title() for axis in shown] == ["✓ a", "✗ b", "c", "✗ d"]
+    assert [frames(axis) for axis in shown] == [[GREEN], [RED], [], [RED]]
     for axis, (first, second, _) in zip(shown, PAIRS, strict=True):
         drawn = axis.images[0].get_array()
         np.testing.assert_array_equal(drawn[:, :8], IMAGES[first].transpose(1, 2, 0))
         np.testing.assert_array_equal(drawn[:, -8:], IMAGES[second].transpose(1, 2, 0))
         assert (drawn[:, 8:-8] == 255).all() and drawn.shape[1] > 16, "a white gap"
     with pytest.raises(ValueError, match="shorter"):
-        galleries.pair_gallery(IMAGES, PAIRS, [1, 0, 1, 0], list("abc"), "A title")
+        plotting.pair_gallery(IMAGES, PAIRS, [1, 0, 1, 0], list("abc"), TITLE)
 
 
 def test_a_retrieval_gallery_has_the_query_first_and_unframed():
@@ -280,6 +283,45 @@ def test_a_retrieval_gallery_has_the_query_first_and_unframed():
             np.testing.assert_array_equal(axis.images[0].get_array(), image.transpose(1, 2, 0))
             assert axis.get_title() == f"{'✓' if good else '✗'} {name}"
             assert frames(axis) == [GREEN if good else RED]
+
+
+def test_overlay_scales_each_map_around_zero_and_covers_its_picture():
+    drawn = [axis for axis in FIGURES["overlay"]().axes if axis.get_title()]
+    assert [axis.get_title() for axis in drawn] == ["a", "b", "c"]
+    for axis, one, image, largest in zip(drawn, MAPS, WIDE, (4.0, 0.4, 3.0), strict=True):
+        picture, shade = axis.images
+        gray = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+        np.testing.assert_allclose(picture.get_array(), np.stack([gray] * 3, -1), atol=0.5)
+        np.testing.assert_array_equal(shade.get_array(), one)
+        assert shade.get_clim() == (-largest, largest) and list(shade.get_extent()) == [-0.5, 23.5, 15.5, -0.5]
+    red, blue = drawn[0].images[1].cmap(1.0), drawn[0].images[1].cmap(0.0)
+    assert red[0] > red[2] and blue[2] > blue[0], "red speaks for, blue against"
+
+
+@pytest.mark.parametrize("value, reason", [(0.0, "zero everywhere"), (np.nan, "not finite"), (np.inf, "not finite")])
+def test_maps_that_show_nothing_are_not_drawn(value, reason):
+    with pytest.raises(ValueError, match=reason):
+        plotting.overlay(WIDE, np.where(MAPS[1] == MAPS, value, MAPS), "abc", TITLE)
+
+
+def test_correspondences_join_the_locations_named():
+    figure = FIGURES["correspondences"]()
+    one, other = lines = [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]
+    assert [(line.xy1, line.xy2) for line in lines] == [((3.5, 3.5), (19.5, 11.5)), ((11.5, 11.5), (3.5, 3.5))]
+    assert one.axesA is figure.axes[0] and one.axesB is figure.axes[1]
+    assert one.get_linewidth() > other.get_linewidth() and one.get_edgecolor() != other.get_edgecolor()
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), np.moveaxis(WIDE[0], 0, -1))
+    assert figure.axes[1].lines[0].get_xydata().tolist() == [[19.5, 11.5]]
+
+
+def test_a_concept_has_one_color_in_all_pictures():
+    figure = FIGURES["concepts"]()
+    one, other = (axis.images[1].get_array() for axis in figure.axes)
+    np.testing.assert_allclose(one[0, 0], other[0, 1])
+    assert not np.allclose(one[0, 0, :3], one[0, 1, :3])
+    assert one[0, 1, 3] == pytest.approx(one[0, 0, 3]), "each concept is as strong as it gets"
+    assert other[0, 0, 3] == 0, "no concept, no color"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["concept 1", "concept 2"]
 
 
 @pytest.fixture
