@@ -15,9 +15,6 @@ from common.config import Config, seed_everything
 from common.datasets.batches import as_float
 
 __all__ = ["EmbeddingNet", "SiameseNet"]  # timm adds the name it registers
-WIDTHS = (32, 64, 128)  # channels after each block
-GRID = 4  # places along each side that the pooling keeps apart: eyes stay above a mouth
-
 default_cfgs = generate_default_cfgs(
     {"small_cnn": dict(input_size=(3, 96, 96), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), num_classes=0)}
 )
@@ -33,14 +30,9 @@ class EmbeddingNet(nn.Module):
     cosine = True  # whether `score_embeddings` is the cosine, which search computes faster by itself
 
     def __init__(
-        self,
-        backbone: str,
-        embedding_size: int = 128,
-        classes: int = 0,
-        pretrained: bool = False,
-        weights: Path | None = None,
-        image_size: int | None = None,
-    ):
+        self, backbone: str, embedding_size: int = 128, classes: int = 0, pretrained: bool = False,
+        weights: Path | None = None, image_size: int | None = None,
+    ):  # fmt: skip
         """
         Args:
             backbone: any timm model name, such as "resnet50", or "small_cnn".
@@ -82,7 +74,7 @@ class EmbeddingNet(nn.Module):
         return self.classifier(embeddings)
 
     def score_embeddings(self, first: Tensor, second: Tensor) -> Tensor:
-        """Cosine similarity of embeddings (..., D), whose other dimensions broadcast: (B,) of two batches (B, D)."""
+        """Cosine similarity of embeddings (..., D), whose other dimensions broadcast."""
         return F.cosine_similarity(first, second, dim=-1)
 
     def score(self, first: Tensor, second: Tensor) -> Tensor:
@@ -90,13 +82,9 @@ class EmbeddingNet(nn.Module):
         return self.score_embeddings(self(first), self(second))
 
     def freeze(self, share: float) -> list[str]:
-        """Freeze the first `share` (0 to 1) of the backbone's stages, whole modules, in order.
+        """Freeze the first `share` (0 to 1) of the backbone's stages, whole modules in order; returns their names.
 
-        Their parameters get no gradient, and their BatchNorm statistics stay where they are even in
-        training mode.
-
-        Returns:
-            The names of the frozen modules.
+        Their parameters get no gradient, and their BatchNorm statistics stay, even in training mode.
         """
         if not 0 <= share <= 1:
             raise ValueError(f"share of stages to freeze is {share}; give a number from 0 to 1")
@@ -141,17 +129,9 @@ class SiameseNet(EmbeddingNet):
 
 
 def new_model(config: Config, backbone: str, seed: int, network=EmbeddingNet, classes: int = 0) -> nn.Module:
-    """A network to be trained: equal seeds start from equal weights.
+    """A network to be trained, its first `config.frozen_share` of stages frozen; equal seeds give equal weights.
 
-    Args:
-        config: embedding size, picture size, and whether and where from to take pretrained weights.
-        backbone: any timm model name.
-        seed: of every generator, the weights' and what is drawn after them.
-        network: `EmbeddingNet` or `SiameseNet`.
-        classes: species of the classifier; 0 makes none.
-
-    Returns:
-        The network with the first `config.frozen_share` of its stages frozen.
+    `network` is `EmbeddingNet` or `SiameseNet`; the seed is that of every generator from here on.
     """
     seed_everything(seed)
     model = network(backbone, config.embedding_size, classes, config.pretrained, config.weights, config.image_size)
@@ -217,29 +197,29 @@ def embed(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndar
 
 
 class SmallCNN(nn.Module):
-    """Three blocks of 3 x 3 convolution, BatchNorm, ReLU and 2 x 2 max pooling; average pooling to a 4 x 4 grid.
+    """The classic small network of a first siamese experiment on faces, registered as timm's model "small_cnn".
 
-    About 0.1 million parameters, for gray or color pictures of 32 pixels a side or more. The grid keeps the
-    places of a face's parts, which global pooling would forget; so it suits what is framed alike in every
-    picture. It has what `EmbeddingNet` asks of a timm model, and no classifier.
+    Three blocks of 3 x 3 convolution, BatchNorm, ReLU and 2 x 2 max pooling, then average pooling to a 4 x 4 grid:
+    0.1 million parameters, for pictures of 32 pixels a side or more. The grid keeps the places of a face's parts,
+    which global pooling would forget.
     """
+
+    GRID = 4  # places along each side that the pooling keeps apart: eyes stay above a mouth
 
     def __init__(self, **_):
         super().__init__()
-        sizes = zip((3, *WIDTHS), WIDTHS)
-        self.blocks = nn.Sequential(*(block(channels, width) for channels, width in sizes))
-        self.num_features = self.head_hidden_size = WIDTHS[-1] * GRID**2
+        self.blocks = nn.Sequential(_block(3, 32), _block(32, 64), _block(64, 128))
+        self.num_features = self.head_hidden_size = 128 * self.GRID**2
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last feature map (B, 128, H / 8, W / 8) of normalized pictures (B, 3, H, W)."""
         return self.blocks(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.forward_features(images), GRID).flatten(1)
+        return F.adaptive_avg_pool2d(self.forward_features(images), self.GRID).flatten(1)
 
 
-def block(channels: int, width: int) -> nn.Sequential:
-    """One stage: what it sees halves in size, and has `width` channels instead of `channels`."""
+def _block(channels: int, width: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
 

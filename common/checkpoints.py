@@ -18,19 +18,14 @@ MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}
 
 
 def save(config: Config, image_set: ImageSet, name: str, model, threshold: Threshold, history, **more) -> Path:
-    """Write a checkpoint that stands on its own, whole or not at all.
+    """Write a checkpoint that stands on its own, whole or not at all, and return its path.
 
     Args:
-        config: where it goes, and what is noted in it.
-        image_set: the pictures it was trained on; their fingerprint is noted.
+        config, image_set: where it goes; settings and the pictures' fingerprint are noted in it.
         name: file name, such as "best_model_center_loss.pth".
         model: an `EmbeddingNet` or `SiameseNet`.
-        threshold: fitted on validation.
         history: DataFrame of `fit`.
         more: further JSON types to keep, such as metrics or the species trained on.
-
-    Returns:
-        The path written.
     """
     content = {
         "model": type(model).__name__,
@@ -50,12 +45,7 @@ def save(config: Config, image_set: ImageSet, name: str, model, threshold: Thres
 
 
 def load(path: Path, image_set: ImageSet, device: str = "cpu"):
-    """Rebuild a model from its checkpoint.
-
-    Args:
-        path: as `save` or `ensure` returned it.
-        image_set: the pictures it is to be used on.
-        device: where the model goes.
+    """Rebuild a model, to be used on `image_set`, from a checkpoint.
 
     Returns:
         The model in evaluation mode, its `Threshold`, and the checkpoint's whole content.

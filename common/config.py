@@ -10,56 +10,28 @@ import numpy as np
 import torch
 
 PROFILES = {
-    # The whole curriculum in minutes on two CPU cores, offline, trained from scratch.
+    # The whole curriculum in minutes on two CPU cores, offline, trained from scratch; too short for much augmentation.
     "quick": dict(
-        dataset="rendered",
-        image_size=64,
-        embedding_size=128,
-        epochs=10,
-        batch_size=48,
-        learning_rate=5e-3,
-        frozen_share=0.0,
-        augmentation=0.5,  # a short training from scratch has no time for much variety
-        seeds=1,
-        pretrained=False,
+        dataset="rendered", image_size=64, embedding_size=128, epochs=10, batch_size=48, learning_rate=5e-3,
+        frozen_share=0.0, augmentation=0.5, seeds=1, pretrained=False,
     ),
     # Real pictures and a pretrained backbone, still bearable on a CPU.
     "standard": dict(
-        dataset="flowers102",
-        image_size=160,
-        embedding_size=128,
-        epochs=4,
-        batch_size=32,
-        learning_rate=1e-3,
-        frozen_share=0.5,
-        augmentation=1.0,
-        seeds=3,
-        pretrained=True,
+        dataset="flowers102", image_size=160, embedding_size=128, epochs=4, batch_size=32, learning_rate=1e-3,
+        frozen_share=0.5, augmentation=1.0, seeds=3, pretrained=True,
     ),
     # The predecessor's scale, for a GPU.
     "full": dict(
-        dataset="flowers102",
-        image_size=224,
-        embedding_size=128,
-        epochs=20,
-        batch_size=64,
-        learning_rate=5e-4,
-        frozen_share=0.0,
-        augmentation=1.0,
-        seeds=3,
-        pretrained=True,
+        dataset="flowers102", image_size=224, embedding_size=128, epochs=20, batch_size=64, learning_rate=5e-4,
+        frozen_share=0.0, augmentation=1.0, seeds=3, pretrained=True,
     ),
-}
+}  # fmt: skip
 DATASETS = ("rendered", "flowers102", "caltech101", "att_faces", "reid", "folder")
 # What may be chosen beside the profile, and how it stands in a run's name where it is not the profile's own.
 CHOICES = {
-    "backbone": "{}",
-    "epochs": "epochs{}",
-    "image_size": "size{}",
-    "embedding_size": "embedding{}",
-    "seeds": "seeds{}",
-    "grayscale": "grayscale",
-}
+    "backbone": "{}", "epochs": "epochs{}", "image_size": "size{}", "embedding_size": "embedding{}",
+    "seeds": "seeds{}", "grayscale": "grayscale",
+}  # fmt: skip
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -126,21 +98,9 @@ class Config:
 
 
 def setup(
-    profile=None,
-    dataset=None,
-    data=None,
-    backbone=None,
-    weights=None,
-    checkpoints=None,
-    cache=None,
-    seed=None,
-    device=None,
-    grayscale=None,
-    image_size=None,
-    epochs=None,
-    seeds=None,
-    embedding_size=None,
-) -> Config:
+    profile=None, dataset=None, data=None, backbone=None, weights=None, checkpoints=None, cache=None, seed=None,
+    device=None, grayscale=None, image_size=None, epochs=None, seeds=None, embedding_size=None,
+) -> Config:  # fmt: skip
     """Settle a run's configuration and seed every generator.
 
     Each argument falls back on its `SIMILARITY_*` environment variable, then on the default.
@@ -154,16 +114,11 @@ def setup(
         weights: folder of `<timm name>.safetensors` files, for machines without a network.
         checkpoints: folder for what notebooks hand on (default `checkpoints/` beside the notebooks).
         cache: folder for decoded pictures (default `~/.cache/image-similarity`).
-        seed: first seed, an integer of 0 or more (default 0).
+        seed: first seed, 0 or more (default 0).
         device: a torch device (default: "cuda" where there is one, else "cpu").
         grayscale: whether pictures become gray, in three equal channels: True or False, 1 or 0.
-        image_size: pixels of a side; the default of this and of the numbers below is the profile's own.
-        epochs: passes over the training pictures.
-        seeds: how many seeds a claim is measured over.
-        embedding_size: length of an embedding; 2 can be drawn as it is.
-
-    Returns:
-        The frozen `Config`.
+        image_size, epochs, seeds, embedding_size: pixels of a side, passes over the training pictures, seeds a claim
+            is measured over, length of an embedding (2 can be drawn as it is); the defaults are the profile's own.
 
     Raises:
         ValueError: an unknown profile or data set, a number or device that is none.
