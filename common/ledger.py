@@ -1,6 +1,8 @@
-"""The ledger: every measured row of a run in one CSV, and the leaderboard read from it."""
+"""The ledger: every measured row of a run in one CSV, and the tables and the page read from it."""
 
-import argparse
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,53 +15,45 @@ COLUMNS = [
     *("dataset", "profile", "notebook", "approach", "variant", "protocol", "split", "attack", "eps_255"),
     *("metric", "value", "low", "high", "n", "seed", "threshold_from", "train_seconds", "fingerprint"),
 ]
+REQUIRED = ("approach", "variant", "protocol", "split", "metric")
 ALLOWED = {
     "approach": "chance color_histogram raw_pixels frozen_backbone cross_entropy center_loss "
     "siamese contrastive triplet given_triplets",
     "variant": "standard robust",
     "protocol": "closed_set open_set",
-    "split": "train validation test",
+    "split": "test",
     "threshold_from": "validation",
-    "attack": "fgsm pgd pgd_both noise transfer square",
+    "attack": "pgd pgd_both",
 }
+LEADERBOARD = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "cmc_at_1", "map", "class_accuracy"]
 HEADLINE = 4  # radius of the attack in the scoreboard, in 255ths (protocol rule 11)
-SCOREBOARD = {  # column -> metric
-    "verification: ROC-AUC": "roc_auc",
-    "retrieval: MAP@R": "map_at_r",
-    f"robustness: ROC-AUC under PGD, {HEADLINE}/255": "roc_auc",
-    "faithfulness: deletion area": "deletion_area",
-    "faithfulness: agreement with interventions": "intervention_agreement",
-    "localization: relevance mass": "relevance_mass",
+SCOREBOARD = {  # metric -> column
+    "roc_auc": "verification: ROC-AUC",
+    "map_at_r": "retrieval: MAP@R",
+    "attacked roc_auc": f"robustness: ROC-AUC under PGD, {HEADLINE}/255",
+    "deletion_area": "faithfulness: deletion area",
+    "intervention_agreement": "faithfulness: agreement with interventions",
+    "relevance_mass": "localization: relevance mass",
 }
-REQUIRED = ("approach", "variant", "protocol", "split", "metric")
+STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
+div { overflow-x: auto } table { border-collapse: collapse; font-size: 0.85rem }
+th, td { padding: 0.4rem 0.7rem; border-bottom: 1px solid #ccc; text-align: left; vertical-align: top }"""
 
 
 def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Put a notebook's measured rows into the ledger, in place of those it put there before.
+    """Put a notebook's measured rows into the ledger, in place of those that it ("R1" to "R7") put there before.
 
-    Rows of other pictures than these go, too: nobody could compare with them.
-
-    Args:
-        config: gives the ledger's place, its dataset and profile columns.
-        image_set: gives the fingerprint.
-        notebook: "R1" to "R7".
-        rows: columns of `COLUMNS`; those of the run itself are filled in, missing ones stay empty.
-
-    Returns:
-        The notebook's rows as they stand in the ledger.
-
-    Raises:
-        ValueError: a column or a word the ledger does not know, a row that does not say what it is, or a
-            value that is not finite.
+    Rows have columns of `COLUMNS`; those of the run itself are filled in, missing ones stay empty. Rows of other
+    pictures than these leave the ledger: nobody could compare with them. Returns the rows as they stand there. A
+    column or a word the ledger does not know, a row that does not say what it is, or a value that is not finite
+    raises ValueError, and nothing is changed.
     """
-    rows = rows.assign(
-        dataset=config.dataset_name, profile=config.profile, notebook=notebook, fingerprint=image_set.fingerprint
-    )
+    run = dict(dataset=config.dataset_name, profile=config.profile, fingerprint=image_set.fingerprint)
+    rows = rows.assign(notebook=notebook, **run)
     _check_rows(rows)
     rows = rows.reindex(columns=COLUMNS)
     others = read_results(config).query("notebook != @notebook and fingerprint == @image_set.fingerprint")
-    ledger = pd.concat([part for part in (others, rows) if len(part)])
-    ledger = ledger.sort_values("notebook", kind="stable")
+    ledger = pd.concat([part for part in (others, rows) if len(part)]).sort_values("notebook", kind="stable")
     write_whole(config.directory / "results.csv", lambda temporary: ledger.to_csv(temporary, index=False))
     return rows
 
@@ -72,66 +66,53 @@ def read_results(config: Config) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"fingerprint": str})
 
 
-def leaderboard(results: pd.DataFrame, protocol: str = "closed_set", split: str = "test") -> pd.DataFrame:
-    """One row an approach, one column a metric: "mean [low, high]" over seeds, best ROC-AUC first.
+def leaderboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:
+    """Approach x variant, one column a metric: "mean [low, high]" over seeds, best ROC-AUC first.
 
-    The interval joins the pictures' uncertainty (the mean bootstrap interval) and the seeds' (1.96
-    standard errors) as independent errors. Clean rows only; chance and feature baselines included.
+    The interval joins the pictures' uncertainty (the mean bootstrap interval) and the seeds' (1.96 standard errors)
+    as independent errors. Clean rows only; chance and feature baselines included.
     """
-    clean = results[results["attack"].isna() & (results["protocol"] == protocol) & (results["split"] == split)]
-    shown = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "cmc_at_1", "map", "class_accuracy"]
-    groups = clean[clean["metric"].isin(shown)].groupby(["approach", "variant", "metric"], sort=False)
-    cells = [{**dict(zip(groups.keys, key, strict=True)), **_summary(rows)} for key, rows in groups]
-    if not cells:
-        return pd.DataFrame()
-    table = pd.DataFrame(cells)
-    order = table[table.metric == "roc_auc"].set_index(["approach", "variant"])["mean"]
-    wide = table.pivot(index=["approach", "variant"], columns="metric", values="text")
-    wide["train_seconds"] = clean.groupby(["approach", "variant"])["train_seconds"].mean().round(1)
-    wide["seeds"] = clean.groupby(["approach", "variant"])["seed"].nunique()
-    ranked = wide.loc[order.reindex(wide.index).sort_values(ascending=False).index]
-    return ranked.reindex(columns=[*(m for m in shown if m in wide), "train_seconds", "seeds"]).fillna("")
+    clean = results[results["attack"].isna() & (results["protocol"] == protocol)]
+    table = _summary(clean, clean["metric"], [metric for metric in LEADERBOARD if metric in set(clean["metric"])])
+    groups = clean.groupby(["approach", "variant"])
+    table = table.assign(train_seconds=groups["train_seconds"].mean().round(1), seeds=groups["seed"].nunique())
+    return _best_first(table, clean)
 
 
 def scoreboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:
-    """The whole curriculum in one table: approach x variant, one column a question, best clean ROC-AUC first.
-
-    Test rows only, "mean [low, high]" as in `leaderboard`; what was not measured stays empty.
-    """
-    test = results[(results["protocol"] == protocol) & (results["split"] == "test")]
-    clean, attacked = test["attack"].isna(), (test["attack"] == "pgd") & (test["eps_255"] == HEADLINE)
-    columns = {}
-    for column, metric in SCOREBOARD.items():
-        chosen = test[(attacked if column.startswith("robustness") else clean) & (test["metric"] == metric)]
-        groups = chosen.groupby(["approach", "variant"])
-        columns[column] = pd.Series({key: _summary(rows)["text"] for key, rows in groups}, dtype=object)
-    order = test[clean & (test["metric"] == "roc_auc")].groupby(["approach", "variant"])["value"].mean()
-    return pd.DataFrame(columns).reindex(order.sort_values(ascending=False).index).fillna("")
+    """The whole curriculum: approach x variant, one column a question, "mean [low, high]" as in `leaderboard`."""
+    rows = results[results["protocol"] == protocol]
+    clean, attacked = rows["attack"].isna(), (rows["attack"] == "pgd") & (rows["eps_255"] == HEADLINE)
+    questions = rows["metric"].mask(attacked, "attacked " + rows["metric"]).where(clean | attacked)
+    return _best_first(_summary(rows, questions.map(SCOREBOARD), SCOREBOARD.values()), rows[clean])
 
 
 def robustness(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:
     """ROC-AUC under PGD: approach x variant, one column a radius of 255, "mean [low, high]" as in `leaderboard`.
 
-    Test rows only; the columns "both, ..." change both pictures. Empty where no attack was measured.
+    The columns "both, ..." change both pictures. Empty where no attack was measured.
     """
-    chosen = (results["protocol"] == protocol) & (results["split"] == "test") & (results["metric"] == "roc_auc")
-    attacked = results[chosen & results["attack"].isin(["pgd", "pgd_both"])].sort_values(["attack", "eps_255"])
-    kinds = attacked["attack"].map({"pgd": "", "pgd_both": "both, "})
-    names = [f"{kind}{eps:g}/255" for kind, eps in zip(kinds, attacked["eps_255"], strict=True)]
-    groups = attacked.assign(radius=names).groupby(["approach", "variant", "radius"], sort=False)
-    cells = [(*key, _summary(rows)["text"]) for key, rows in groups]
-    table = pd.DataFrame(cells, columns=["approach", "variant", "radius", "text"])
-    wide = table.pivot(index=["approach", "variant"], columns="radius", values="text")
-    return wide.reindex(columns=list(dict.fromkeys(names))).rename_axis(columns=None)
+    chosen = results["attack"].notna() & (results["protocol"] == protocol) & (results["metric"] == "roc_auc")
+    attacked = results[chosen].sort_values(["attack", "eps_255"])
+    radii = attacked["attack"].map({"pgd": "", "pgd_both": "both, "}) + attacked["eps_255"].map("{:g}/255".format)
+    return _summary(attacked, radii, radii.unique())
 
 
-def _summary(rows: pd.DataFrame) -> dict:
-    mean, count = rows["value"].mean(), len(rows)
-    spread = 1.96 * rows["value"].std() / np.sqrt(count) if count > 1 else 0.0
-    least = -1.0 if (rows["low"] < 0).any() else 0.0  # a correlation may fall below 0, a rate may not
-    low = max(least, mean - np.hypot((rows["value"] - rows["low"]).mean(), spread))
-    high = min(1.0, mean + np.hypot((rows["high"] - rows["value"]).mean(), spread))
-    return {"mean": mean, "text": f"{mean:.3f} [{low:.3f}, {high:.3f}]"}
+def _summary(rows: pd.DataFrame, columns: pd.Series, order: Iterable[str]) -> pd.DataFrame:
+    """Approach x variant, one column for each word of `columns` (one for each row): "mean [low, high]", or nothing."""
+    groups = rows.groupby(["approach", "variant", columns.rename("column")])
+    mean, spread = groups[["value", "low", "high"]].mean(), 1.96 * groups["value"].sem().fillna(0)
+    least = -(groups["low"].min() < 0).astype(float)  # a correlation may fall below 0, a rate may not
+    low = (mean["value"] - np.hypot(mean["value"] - mean["low"], spread)).clip(lower=least)
+    high = (mean["value"] + np.hypot(mean["high"] - mean["value"], spread)).clip(upper=1)
+    texts = ["{:.3f} [{:.3f}, {:.3f}]".format(*numbers) for numbers in zip(mean["value"], low, high)]
+    table = pd.Series(texts, mean.index, dtype=object).unstack(fill_value="")
+    return table.reindex(columns=pd.Index(order), fill_value="")
+
+
+def _best_first(table: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
+    areas = clean[clean["metric"] == "roc_auc"].groupby(["approach", "variant"])["value"].mean()
+    return table.loc[areas.reindex(table.index).sort_values(ascending=False).index]
 
 
 def _check_rows(rows: pd.DataFrame) -> None:
@@ -145,13 +126,34 @@ def _check_rows(rows: pd.DataFrame) -> None:
         wrong = set(rows.get(column, pd.Series(dtype=str)).dropna()) - {*words.split(), ""}
         if wrong:
             raise ValueError(f"{column} {sorted(wrong)} is unknown to the ledger; use one of: {words}")
-    if not np.isfinite(rows["value"].astype(float)).all():
-        raise ValueError(f"a value is not finite: {rows[~np.isfinite(rows['value'].astype(float))].to_dict('records')}")
+    finite = np.isfinite(rows["value"].astype(float))
+    if not finite.all():
+        raise ValueError(f"a value is not finite: {rows[~finite].to_dict('records')}")
+
+
+def write_page(path: Path, title: str, notes: Sequence[str], tables: dict[str, pd.DataFrame]) -> Path:
+    """Write a page that opens in any browser and needs nothing beside it: notes, then tables under their headings."""
+    title = html.escape(title)
+    parts = [f"<p>{html.escape(note)}</p>\n" for note in notes]
+    for heading, table in tables.items():
+        parts.append(f"<h2>{html.escape(heading)}</h2>\n<div>{table.to_html(border=0)}</div>\n")
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>{STYLE}</style></head><body>
+<h1>{title}</h1>
+{"".join(parts)}</body></html>
+"""
+    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+def main() -> None:
+    """Print both leaderboards of the run that the `SIMILARITY_*` variables name."""
+    config = setup()
+    for protocol in ("closed_set", "open_set"):
+        table = leaderboard(read_results(config), protocol)
+        print(f"\n{config.name}, {protocol}, test\n{table.to_string() if len(table) else 'no rows yet'}")
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description="Print the leaderboard of the run that SIMILARITY_* names.").parse_args()
-    run = setup()
-    for protocol in ("closed_set", "open_set"):
-        table = leaderboard(read_results(run), protocol)
-        print(f"\n{run.name}, {protocol}, test\n{table.to_string() if len(table) else 'no rows yet'}")
+    main()
