@@ -38,10 +38,9 @@ from common.datasets import load_images
 from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet, cached
 from common.datasets.splits import Splits, make_splits
-from common.evaluation.backbone_choice import linear_probe
 from common.evaluation.baselines import color_histogram, raw_pixels
 from common.evaluation.metrics import bootstrap
-from common.evaluation.reports import pair_auc
+from common.evaluation.reports import linear_probe, pair_auc
 from common.evaluation.retrieval import retrieval
 from common.flowers.painting import disc_pattern, pattern
 from common.flowers.rendering import rendered_pictures

@@ -1,10 +1,10 @@
-"""What is measured: pure functions on arrays; a score is higher when more similar, same = 1."""
+"""What is measured, as pure functions on arrays, and how sure it is: intervals by resampling pictures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_curve
+from sklearn.metrics import precision_recall_fscore_support, roc_curve
 
 
 @dataclass(frozen=True)
@@ -15,32 +15,23 @@ class Threshold:
     fitted_on: str
 
 
-def cosine_scores(embeddings, pairs) -> np.ndarray:
-    """Cosine similarity of each pair.
-
-    Args:
-        embeddings: float (N, D), one row a picture of the data set.
-        pairs: int (P, 2 or more), whose first two columns are row numbers.
-
-    Returns:
-        float (P,) in [-1, 1]; 0 where an embedding is all zeros.
-    """
-    unit = normalize(embeddings)
-    return np.einsum("pd,pd->p", unit[pairs[:, 0]], unit[pairs[:, 1]])
-
-
 def normalize(embeddings) -> np.ndarray:
-    """Scale each row of float (N, D) to length 1; a row of zeros stays."""
+    """Scale each row to length 1, as float64; a row of zeros stays."""
     embeddings = np.asarray(embeddings, dtype=np.float64)
     return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+
+
+def cosine_scores(embeddings, pairs) -> np.ndarray:
+    """Cosine similarity of each pair of rows; 0 where an embedding is all zeros."""
+    unit = normalize(embeddings)
+    return np.einsum("pd,pd->p", unit[pairs[:, 0]], unit[pairs[:, 1]])
 
 
 def roc_auc(scores, same, weights=None) -> float:
     """Probability that a same pair outscores a different pair, ties counted half.
 
     Args:
-        scores: float (P,), higher is more similar, finite.
-        same: (P,), 1 for same, 0 for different; both must occur.
+        same: (P,), 1 for same, 0 for different.
         weights: float (P,), how often each pair counts.
 
     Returns:
@@ -61,14 +52,10 @@ def equal_error_rate(scores, same, weights=None) -> float:
 
 
 def fit_threshold(scores, same, split: str) -> Threshold:
-    """Find the threshold of the highest balanced accuracy on a split that is not the test.
+    """Find the threshold of the highest balanced accuracy, halfway between two neighboring scores.
 
     Args:
-        scores, same: as in `roc_auc`.
-        split: which split they come from, "train" or "validation".
-
-    Returns:
-        The `Threshold`, halfway between the two neighboring scores.
+        split: where the scores come from, "train" or "validation".
 
     Raises:
         ValueError: `split` is "test" (protocol rule 5), or the input is bad as in `roc_auc`.
@@ -102,22 +89,15 @@ def accuracy_by_kind(scores, same, threshold: Threshold, weights=None) -> tuple[
 
 
 def precision_recall_f1(scores, same, threshold: Threshold) -> dict[str, float]:
-    """How well "same" is said, by a threshold fitted elsewhere.
+    """Precision, recall and F1 of saying "same", at a threshold fitted elsewhere.
 
-    Args:
-        scores, same: as in `roc_auc`.
-        threshold: fitted on another split.
-
-    Returns:
-        "precision", the share of same pairs among those called same, 0 where no pair is (nothing right was said);
-        "recall", the share of same pairs called same; "f1", their harmonic mean. Unlike `accuracy`, precision and f1
-        depend on how many of the pairs are same.
+    Precision is 0 where no pair is called same. Unlike `accuracy`, precision and F1 depend on how many of the pairs
+    are same.
     """
     _check_pairs(scores, same)
-    called, same = np.asarray(scores, float) >= threshold.value, np.asarray(same).astype(bool)
-    right = int((called & same).sum())
-    precision = right / max(int(called.sum()), 1)
-    return {"precision": precision, "recall": right / int(same.sum()), "f1": 2 * right / int(called.sum() + same.sum())}
+    called = np.asarray(scores, float) >= threshold.value
+    found = precision_recall_fscore_support(same, called, average="binary", zero_division=0)
+    return dict(zip(("precision", "recall", "f1"), map(float, found)))
 
 
 def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict[str, float]:
@@ -128,35 +108,8 @@ def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict
     return {**rates, "accuracy_same": on_same, "accuracy_different": on_different}
 
 
-def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> dict:
-    """A measure with its 95 % interval, by resampling pictures, not pairs, with replacement (protocol rule 8).
-
-    Pairs that share a picture are not independent; resampling pictures keeps that in. Equal seeds resample equal
-    pictures, which pairs two approaches.
-
-    Args:
-        measure: takes float weights (N,), how often each picture counts; returns a number, or K of them.
-        pictures: N.
-
-    Returns:
-        "value", where every picture counts once; "low", "high", the 2.5 % and 97.5 % quantiles over resamples, those
-        left out where the measure is NaN; "n", the pictures. The first three are K numbers where the measure is.
-    """
-    low, high = bootstrap(measure, pictures, rounds, seed)
-    return {"value": measure(np.ones(pictures)), "low": low, "high": high, "n": pictures}
-
-
-def mean_interval(values, rounds: int = 200, seed: int = 0) -> dict:
-    """`interval` of the mean of float (N,) over pictures, those left out whose value is not finite."""
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        raise ValueError("no value is finite: there is nothing to average")
-    return interval(lambda weights: float(np.average(values, weights=weights)), len(values), rounds, seed)
-
-
 def bootstrap(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> tuple:
-    """The low and the high end of `interval`, for a measure that resamples more than pictures."""
+    """The low and the high end of `interval`."""
     generator = np.random.default_rng(seed)
     share = np.full(pictures, 1 / pictures)
     values = [measure(generator.multinomial(pictures, share).astype(float)) for _ in range(rounds)]
@@ -164,9 +117,42 @@ def bootstrap(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0
     return tuple(ends.tolist() if ends.ndim == 1 else ends)
 
 
-def pair_weights(picture_weights, pairs) -> np.ndarray:
-    """How often each pair counts when its pictures are drawn `picture_weights` (N,) times: the product."""
-    return picture_weights[pairs[:, 0]] * picture_weights[pairs[:, 1]]
+def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> dict:
+    """A measure with its 95 % interval, by resampling pictures with replacement (protocol rule 8).
+
+    Equal seeds resample equal pictures, which pairs two approaches.
+
+    Args:
+        measure: takes float weights (N,), how often each picture counts; returns a number, or an array of them.
+        pictures: N.
+
+    Returns:
+        "value", where every picture counts once; "low" and "high", the 2.5 % and 97.5 % quantiles over the resamples,
+        without those where the measure is NaN; "n", the pictures. The first three are shaped as the measure is.
+    """
+    low, high = bootstrap(measure, pictures, rounds, seed)
+    return {"value": measure(np.ones(pictures)), "low": low, "high": high, "n": pictures}
+
+
+def mean_interval(values, rounds: int = 200, seed: int = 0) -> dict:
+    """`interval` of the mean of float (N,) over pictures; those whose value is not finite are left out."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        raise ValueError("no value is finite: there is nothing to average")
+    return interval(lambda weights: float(np.average(values, weights=weights)), len(values), rounds, seed)
+
+
+def pair_interval(measure: Callable, pairs, rounds: int = 200, seed: int = 0) -> dict:
+    """`interval` of a measure of weights (P,) of pairs; "n" counts the pairs.
+
+    Pictures are resampled, not pairs, since pairs that share a picture are not independent. A pair counts as often as
+    its two pictures meet: the product of their weights.
+    """
+    pictures, places = np.unique(pairs[:, :2], return_inverse=True)
+    first, second = places.reshape(-1, 2).T
+    found = interval(lambda weights: measure(weights[first] * weights[second]), len(pictures), rounds, seed)
+    return {**found, "n": len(pairs)}
 
 
 def _one_sided(same, weights) -> bool:
@@ -175,7 +161,7 @@ def _one_sided(same, weights) -> bool:
 
 
 def _auc_and_eer(scores, same, weights) -> tuple[float, float]:
-    """Both from one ROC curve, by hand: a bootstrap makes hundreds, and scikit-learn's checks would take most of it."""
+    """Both from one ROC curve, by hand: an interval takes hundreds, and scikit-learn's checks most of the time."""
     _check_pairs(scores, same)
     if _one_sided(same, weights):
         return float("nan"), float("nan")

@@ -1,4 +1,7 @@
-"""A model's report: the metrics of one split as rows with intervals, ready for the ledger."""
+"""A model's report: the metrics of one split as rows with intervals, ready for the ledger.
+
+Where nothing else is said, a report has the columns metric, value, low, high, n (what was counted), threshold_from.
+"""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -6,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from common.backbones import embed, evaluation_mode, new_model
 from common.config import Config
@@ -14,9 +20,9 @@ from common.datasets.splits import Splits
 from common.evaluation.metrics import (
     Threshold,
     accuracy,
-    bootstrap,
     fit_threshold,
-    pair_weights,
+    mean_interval,
+    pair_interval,
     precision_recall_f1,
     roc_auc,
     verification_rates,
@@ -24,31 +30,8 @@ from common.evaluation.metrics import (
 from common.evaluation.retrieval import cmc, retrieval
 
 
-def pair_auc(model, image_set: ImageSet, pairs) -> float:
-    """ROC-AUC of a model's own scores on int pairs (P, 3); what training validates on."""
-    return roc_auc(pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2])
-
-
-def pair_scores(model, embeddings, pairs, chunk: int = 4096) -> np.ndarray:
-    """How similar a model finds each pair, by its `score_embeddings` in evaluation mode.
-
-    Args:
-        model: what made the embeddings.
-        embeddings: float32 array (N, D), one row a picture of the data set.
-        pairs: int (P, 2 or more), whose first two columns are row numbers.
-        chunk: pairs compared at a time.
-
-    Returns:
-        float32 (P,), higher is more similar; cosines for an `EmbeddingNet`.
-    """
-    with evaluation_mode(model) as device:
-        parts = [pairs[start : start + chunk] for start in range(0, len(pairs), chunk)]
-        sides = ((torch.from_numpy(embeddings[part[:, side]]).to(device) for side in (0, 1)) for part in parts)
-        return torch.cat([model.score_embeddings(*two).float().cpu() for two in sides]).numpy()
-
-
 def embed_all(model, image_set: ImageSet, indices) -> np.ndarray:
-    """Embed the pictures `indices` name, once each: float32 (N, D), rows of zeros for all others."""
+    """Embed the pictures `indices` name, once each: a row for each picture of the set, zeros for all others."""
     indices = np.unique(indices)
     some = embed(model, image_set.images[indices])
     embeddings = np.zeros((len(image_set), some.shape[1]), np.float32)
@@ -56,39 +39,46 @@ def embed_all(model, image_set: ImageSet, indices) -> np.ndarray:
     return embeddings
 
 
+def pair_scores(model, embeddings, pairs) -> np.ndarray:
+    """How similar a model finds each pair, by its `score_embeddings` in evaluation mode: float32 (P,)."""
+    with evaluation_mode(model) as device:
+        vectors, parts = torch.from_numpy(embeddings).to(device), torch.tensor(np.array(pairs)).split(4096)
+        scores = [model.score_embeddings(vectors[part[:, 0]], vectors[part[:, 1]]).float().cpu() for part in parts]
+    return torch.cat(scores).numpy()
+
+
+def pair_auc(model, image_set: ImageSet, pairs) -> float:
+    """ROC-AUC of a model's own scores."""
+    return roc_auc(_scores(model, image_set, pairs), pairs[:, 2])
+
+
+def validation_report(model, image_set: ImageSet, pairs) -> dict[str, float]:
+    """What a training is watched by: ROC-AUC as "validation", and precision, recall, f1 at the pairs' own threshold."""
+    scores, same = _scores(model, image_set, pairs), pairs[:, 2]
+    threshold = fit_threshold(scores, same, "validation")
+    return {"validation": roc_auc(scores, same), **precision_recall_f1(scores, same, threshold)}
+
+
+def _scores(model, image_set, pairs) -> np.ndarray:
+    return pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs)
+
+
 def verification_report(scores, pairs, threshold: Threshold, rounds: int = 200) -> pd.DataFrame:
-    """ROC-AUC, EER and accuracies of pair scores, with intervals over pictures.
-
-    Args:
-        scores: float (P,), higher is more similar.
-        pairs: int (P, 3): first, second, same.
-        threshold: fitted on another split; there is no way to fit one here.
-        rounds: bootstrap draws.
-
-    Returns:
-        Rows of metric, value, low, high, n (pairs), threshold_from.
-    """
+    """ROC-AUC, EER and accuracies of pair scores, by a threshold fitted on another split; n counts pairs."""
     same = pairs[:, 2]
-    _, compact = np.unique(pairs[:, :2], return_inverse=True)
-    compact = compact.reshape(-1, 2)
-    rates = verification_rates(scores, same, threshold)
-    low, high = bootstrap(
-        lambda weights: list(verification_rates(scores, same, threshold, pair_weights(weights, compact)).values()),
-        compact.max() + 1,
-        rounds,
-    )
-    report = pd.DataFrame({"metric": list(rates), "value": list(rates.values()), "low": low, "high": high})
+    names = list(verification_rates(scores, same, threshold))
+    rates = lambda weights: np.array([*verification_rates(scores, same, threshold, weights).values()])  # noqa: E731
+    report = pd.DataFrame({"metric": names, **pair_interval(rates, pairs, rounds)})
     judged = report["metric"].str.startswith("accuracy")
-    return report.assign(n=len(pairs), threshold_from=np.where(judged, threshold.fitted_on, ""))
+    return report.assign(threshold_from=np.where(judged, threshold.fitted_on, ""))
 
 
 def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: Threshold) -> pd.DataFrame:
     """How well one threshold decides on each split: where train is far better than test, the model has overfitted.
 
     Args:
-        scores_by_split: split name -> float (P,), higher is more similar.
-        pairs_by_split: split name -> int (P, 3): first, second, same; may name more splits.
-        threshold: the same for all splits.
+        scores_by_split: split name -> scores.
+        pairs_by_split: split name -> pairs; may name more splits.
 
     Returns:
         Rows of split, accuracy (balanced), precision, recall, f1, pairs (their number), threshold_from.
@@ -101,84 +91,74 @@ def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: Thre
     return pd.DataFrame(rows)
 
 
-def difference(first, second, pairs, measure=roc_auc, rounds: int = 200) -> dict[str, float]:
+def difference(first, second, pairs, measure=roc_auc) -> dict[str, float]:
     """How much more one approach scores than another, paired over pictures and seeds.
 
     Args:
         first, second: float (S, P), the pair scores of S seeds of each approach.
-        pairs: int (P, 3): first, second, same.
         measure: `roc_auc` or another measure of scores, same and weights.
-        rounds: bootstrap draws; each draws pictures and seeds, the same ones for both approaches.
 
     Returns:
-        "value", "low", "high" of the mean over seeds of measure(first) - measure(second). An interval
-        that holds 0 means: no difference seen (protocol rule 8).
+        "value", "low", "high" of the mean over seeds of measure(first) - measure(second); both pictures and seeds are
+        resampled, the same ones for both approaches. An interval that holds 0 means: no difference seen (protocol
+        rule 8).
     """
-    pictures, compact = np.unique(pairs[:, :2], return_inverse=True)
-    compact, generator = compact.reshape(-1, 2), np.random.default_rng(0)
+    same, seeds, generator = pairs[:, 2], np.arange(len(first)), np.random.default_rng(0)
 
-    def gap(seeds, weights):
-        gaps = [measure(first[s], pairs[:, 2], weights) - measure(second[s], pairs[:, 2], weights) for s in seeds]
-        return float(np.mean(gaps))
+    def gap(weights, some) -> float:
+        return float(np.mean([measure(first[s], same, weights) - measure(second[s], same, weights) for s in some]))
 
-    seeds = np.arange(len(first))
-    low, high = bootstrap(
-        lambda weights: gap(generator.choice(seeds, len(seeds)), pair_weights(weights, compact)), len(pictures), rounds
-    )
-    return {"value": gap(seeds, None), "low": low, "high": high}
+    found = pair_interval(lambda weights: gap(weights, generator.choice(seeds, len(seeds))), pairs)
+    return {"value": gap(None, seeds), "low": found["low"], "high": found["high"]}
 
 
-def retrieval_report(embeddings, labels, similarity=None, rounds: int = 1000) -> pd.DataFrame:
-    """P@1, R-precision and MAP@R of embeddings (N, D) with labels (N,), with intervals over queries.
-
-    Args:
-        embeddings, labels, similarity: as in `retrieval`; a model that is no cosine is asked by its `score_embeddings`.
-        rounds: bootstrap draws.
-
-    Returns:
-        Rows of metric, value, low, high, n (queries), threshold_from (empty).
-    """
-    found = retrieval(embeddings, labels, similarity)
-    return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in found.items()])
+def retrieval_report(embeddings, labels, similarity=None) -> pd.DataFrame:
+    """P@1, R-precision and MAP@R, arguments as in `retrieval`; n counts queries with another picture of their class."""
+    return _means(retrieval(embeddings, labels, similarity))
 
 
-def reid_report(embeddings, labels, cameras=None, similarity=None, rounds: int = 1000) -> pd.DataFrame:
-    """CMC@1, CMC@5, CMC@10 and mean average precision of person re-identification, with intervals over queries.
-
-    Args:
-        embeddings, labels, cameras, similarity: as in `cmc`.
-        rounds: bootstrap draws.
-
-    Returns:
-        Rows "cmc_at_1", "cmc_at_5", "cmc_at_10", "map" of metric, value, low, high, n (queries with a valid match),
-        threshold_from (empty).
-    """
-    found = cmc(embeddings, labels, cameras, similarity=similarity)
+def reid_report(embeddings, labels, cameras=None, similarity=None) -> pd.DataFrame:
+    """CMC@1, CMC@5, CMC@10 and mean average precision ("map"), as of `cmc`; n counts queries with a valid match."""
+    found = cmc(embeddings, labels, cameras, similarity)
     found["map"] = found.pop("average_precision")
-    return pd.DataFrame([_mean_row(metric, values, rounds) for metric, values in found.items()])
+    return _means(found)
+
+
+def class_report(predicted, labels) -> pd.DataFrame:
+    """Share of pictures given their right species, as one row "class_accuracy"."""
+    return _means({"class_accuracy": np.equal(predicted, labels)})
+
+
+def _means(measured: dict[str, np.ndarray]) -> pd.DataFrame:
+    for metric, values in measured.items():
+        if not np.isfinite(values).any():
+            raise ValueError(f"{metric} cannot be measured: no picture has another of its class to be found")
+    rows = [dict(metric=metric, **mean_interval(values, 1000)) for metric, values in measured.items()]
+    return pd.DataFrame(rows).assign(threshold_from="")
 
 
 def named(model, embeddings) -> np.ndarray:
-    """The classes that a model's classifier gives to float32 embeddings (N, D): int (N,)."""
+    """The classes that a model's classifier gives to embeddings: int (N,)."""
     with evaluation_mode(model) as device:
         return model.classify(torch.from_numpy(embeddings).to(device)).argmax(1).cpu().numpy()
 
 
-def class_report(predicted, labels, rounds: int = 1000) -> pd.DataFrame:
-    """Share of pictures given their right species, as one row "class_accuracy" with its interval."""
-    return pd.DataFrame([_mean_row("class_accuracy", np.equal(predicted, labels).astype(float), rounds)])
+def linear_probe(features, labels, train, test) -> np.ndarray:
+    """Species of the pictures `test` by logistic regression on the features of `train`, standardized by `train`.
+
+    Of the labels (N,) only those of `train` are looked at.
+    """
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+    return probe.fit(features[train], labels[train]).predict(features[test])
 
 
-def _mean_row(metric, values, rounds):
-    values = values[np.isfinite(values)]
-    if not len(values):
-        raise ValueError(f"{metric} cannot be measured: no picture has another of its class to be found")
-    low, high = bootstrap(lambda weights: np.average(values, weights=weights), len(values), rounds)
-    return dict(metric=metric, value=values.mean(), low=low, high=high, n=len(values), threshold_from="")
+def similarity_of(model):
+    """A model's similarity for `nearest` and `retrieval`: None, their fast cosine, or its own `score_embeddings`."""
+    return None if getattr(model, "cosine", False) else model.score_embeddings
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` found: embeddings (N, D) of the pictures, scores of each pair list (P,), and the test report."""
+    """What `evaluate` found: embeddings (N, D) of the pictures, scores of each pair list, and the test report."""
 
     embeddings: np.ndarray
     scores: dict[str, np.ndarray]
@@ -189,28 +169,22 @@ class Evaluation(NamedTuple):
 def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
     """Measure a trained model as the protocol says: the threshold from validation, then the test, once.
 
-    Args:
-        model: an `EmbeddingNet`, or anything with its `score_embeddings`.
-        image_set, splits: the pictures and who is tested on what.
-        protocol: "closed_set" or "open_set".
-
-    Returns:
-        The `Evaluation`; its report has the rows of `verification_report` and `retrieval_report` of the
-        test and, for pictures by several cameras, of `reid_report`.
+    The report joins `verification_report`, `retrieval_report` and, for pictures by several cameras, `reid_report`.
     """
     embeddings = embed_all(model, image_set, np.concatenate([*splits.parts[protocol].values()]))
     return _judge(model, embeddings, image_set, splits, protocol)
 
 
 def _judge(model, embeddings, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
-    part, pairs = splits.parts[protocol], splits.pairs[protocol]
+    test, pairs = splits.parts[protocol]["test"], splits.pairs[protocol]
     scores = {name: pair_scores(model, embeddings, listed) for name, listed in pairs.items()}
     threshold = fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
     reports = [verification_report(scores["test"], pairs["test"], threshold)]
-    test, labels, similarity = embeddings[part["test"]], image_set.labels[part["test"]], similarity_of(model)
-    reports.append(retrieval_report(test, labels, similarity))
-    if image_set.cameras is not None:
-        reports.append(reid_report(test, labels, image_set.cameras[part["test"]], similarity))
+    with evaluation_mode(model) as device:  # the model is asked where it is
+        gallery, labels = torch.from_numpy(embeddings[test]).to(device), image_set.labels[test]
+        reports.append(retrieval_report(gallery, labels, similarity_of(model)))
+        if image_set.cameras is not None:
+            reports.append(reid_report(gallery, labels, image_set.cameras[test], similarity_of(model)))
     return Evaluation(embeddings, scores, threshold, pd.concat(reports, ignore_index=True))
 
 
@@ -218,28 +192,18 @@ def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Sp
     """The backbone as it comes, untrained on these pictures: the rows every training has to beat.
 
     Returns:
-        The reports of `evaluate` on its pooled features for each protocol, ready for the ledger.
+        The reports of `evaluate` on its pooled features for each protocol, and in the closed set the
+        `class_report` of a linear probe.
     """
-    untrained = new_model(replace(config, embedding_size=0), backbone, config.seed).to(config.device)
-    embeddings = embed_all(untrained, image_set, np.arange(len(image_set)))
-    reports = [
-        _judge(untrained, embeddings, image_set, splits, protocol).report.assign(protocol=protocol)
-        for protocol in splits.protocols
-    ]
-    return pd.concat(reports).assign(approach="frozen_backbone", seed=config.seed, train_seconds=0.0)
-
-
-def similarity_of(model):
-    """A model's similarity for `nearest` and `retrieval`: None, their fast cosine, or its own `score_embeddings`."""
-    return None if getattr(model, "cosine", False) else model.score_embeddings
-
-
-def validation_report(model, image_set: ImageSet, pairs) -> dict[str, float]:
-    """What a training is watched by, on int validation pairs (P, 3).
-
-    Returns:
-        "validation", the ROC-AUC; "precision", "recall" and "f1" at the best threshold of these same pairs.
-    """
-    scores, same = pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2]
-    threshold = fit_threshold(scores, same, "validation")
-    return {"validation": roc_auc(scores, same), **precision_recall_f1(scores, same, threshold)}
+    model = new_model(replace(config, embedding_size=0), backbone, config.seed).to(config.device)
+    features = embed_all(model, image_set, np.arange(len(image_set)))
+    reports = []
+    for protocol in splits.protocols:
+        reports.append(_judge(model, features, image_set, splits, protocol).report.assign(protocol=protocol))
+    if "closed_set" in splits.protocols:
+        train, test = (splits.parts["closed_set"][part] for part in ("train", "test"))
+        probed = linear_probe(features, image_set.labels, train, test)
+        reports.append(class_report(probed, image_set.labels[test]).assign(protocol="closed_set"))
+    return pd.concat(reports, ignore_index=True).assign(
+        approach="frozen_backbone", variant="standard", split="test", seed=config.seed, train_seconds=0.0
+    )

@@ -1,29 +1,37 @@
-"""Search: the nearest neighbors of each picture, exactly, and what is measured on them."""
+"""Search: the nearest neighbors of each picture, exactly, what is measured on them, and a collection kept in a file."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.backbones import embed, evaluation_mode
+from common.datasets.decoding import read_picture
+from common.datasets.files import write_whole
+from common.datasets.images import ImageSet
+from common.evaluation.metrics import normalize
+
+CHUNK = 256  # queries, and gallery rows, compared at a time, which bounds memory
+RANKS = (1, 5, 10)  # the k of CMC@k
+
 
 def nearest(
-    queries, gallery, k: int, similarity: Callable | None = None, excluded: Callable | None = None, chunk: int = 256
+    queries, gallery, k: int, similarity: Callable | None = None, excluded: Callable | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar rows of a gallery for each query, the most similar first; ties keep the gallery's order.
 
-    All similarities are computed, `chunk` x G of them at a time, on the device the gallery lies on.
+    All similarities are computed, a chunk at a time, on the device the gallery lies on.
 
     Args:
-        queries: float (Q, D), array or tensor.
-        gallery: float (G, D), array or tensor.
-        k: neighbors of each query.
+        queries, gallery: float (Q, D) and (G, D), arrays or tensors.
         similarity: takes float32 tensors (C, 1, D) and (1, B, D), returns (C, B), higher is more similar; a model's
             `score_embeddings`, in evaluation mode, does. Default: cosine.
         excluded: takes int (C,), numbers of queries, returns bool (C, G): what must not come back, such as the query
             itself.
-        chunk: queries, and gallery rows, compared at a time.
 
     Returns:
         int64 (Q, k) rows of the gallery, and their float32 (Q, k) similarities.
@@ -33,31 +41,20 @@ def nearest(
     """
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k is {k}, but the gallery holds {len(gallery)}: choose k from 1 to {len(gallery)}")
-    indices = np.empty((len(queries), k), np.int64)
-    similarities = np.empty((len(queries), k), np.float32)
-    for rows, order, values in _rankings(queries, gallery, k, similarity, excluded, chunk):
-        left = np.isfinite(values).sum(axis=1)
-        if left.min() < k:
-            raise ValueError(
-                f"query {rows[left.argmin()]} has {left.min()} rows of the gallery left once the excluded ones are "
-                f"gone, fewer than k = {k}: choose a smaller k"
-            )
+    indices, similarities = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    for rows, order, values in _rankings(queries, gallery, k, similarity, excluded):
+        if len(short := rows[~np.isfinite(values).all(axis=1)]):
+            raise ValueError(f"query {short[0]} has fewer than k = {k} rows of the gallery left: choose a smaller k")
         indices[rows], similarities[rows] = order, values
     return indices, similarities
 
 
-def retrieval(embeddings, labels, similarity: Callable | None = None, chunk: int = 256) -> dict[str, np.ndarray]:
-    """Search each picture among all others and rate what comes back.
+def retrieval(embeddings, labels, similarity: Callable | None = None) -> dict[str, np.ndarray]:
+    """Search each picture among all others and rate what comes back; ties are broken by picture order, never by class.
 
-    R is the number of other pictures of the query's class. P@1 asks whether the closest picture is of
-    that class; R-precision is the share of the class among the R closest; MAP@R is the mean over the R
-    closest of the precision at each hit (Musgrave et al. 2020, "A Metric Learning Reality Check").
-    Ties are broken by picture order, never by class.
-
-    Args:
-        embeddings: float (N, D).
-        labels: int (N,).
-        similarity, chunk: as in `nearest`.
+    R is the number of other pictures of the query's class. P@1 asks whether the closest picture is of that class;
+    R-precision is the share of the class among the R closest; MAP@R is the mean over the R closest of the precision
+    at each hit (Musgrave et al. 2020, "A Metric Learning Reality Check"). `similarity` is as in `nearest`.
 
     Returns:
         "precision_at_1", "r_precision", "map_at_r" -> float (N,), NaN for a query that is alone in its class.
@@ -68,7 +65,7 @@ def retrieval(embeddings, labels, similarity: Callable | None = None, chunk: int
     found = {name: np.full(len(labels), np.nan) for name in ("precision_at_1", "r_precision", "map_at_r")}
     deepest = max(int(relevant.max()), 1)
     itself = _alike(np.arange(len(labels)))
-    for rows, closest, _ in _rankings(embeddings, embeddings, deepest, similarity, itself, chunk):
+    for rows, closest, _ in _rankings(embeddings, embeddings, deepest, similarity, itself):
         hits = labels[closest] == labels[rows, None]
         count = relevant[rows]
         within = hits & (np.arange(deepest) < count[:, None])
@@ -79,42 +76,110 @@ def retrieval(embeddings, labels, similarity: Callable | None = None, chunk: int
     return found
 
 
-def cmc(
-    embeddings, labels, cameras=None, ranks: tuple[int, ...] = (1, 5, 10), similarity: Callable | None = None
-) -> dict[str, np.ndarray]:
+def cmc(embeddings, labels, cameras=None, similarity: Callable | None = None) -> dict[str, np.ndarray]:
     """Search each picture among all others as person re-identification does (cumulative match characteristic).
 
     Pictures of the query's own identity from its own camera, the query among them, are neither right nor wrong: they
     are taken out of the gallery (Zheng et al. 2015, "Scalable Person Re-identification: A Benchmark", Market-1501).
-    Ties are broken by picture order.
 
     Args:
-        embeddings: float (N, D).
         labels: int (N,), the identities.
         cameras: int (N,); without them only the query itself is taken out.
-        ranks: the k of CMC@k.
         similarity: as in `nearest`.
 
     Returns:
-        "cmc_at_<k>" for each rank -> float (N,), 1 where one of the k closest is of the query's identity, else 0;
-        "average_precision" -> float (N,), the mean over the whole ranking of the precision at each hit. NaN for a
-        query whose identity is nowhere else in the gallery.
+        "cmc_at_1", "cmc_at_5", "cmc_at_10" -> float (N,), 1 where one of the k closest is of the query's identity,
+        else 0; "average_precision" -> float (N,), the mean over the whole ranking of the precision at each hit. NaN
+        for a query whose identity is nowhere else in the gallery.
     """
     labels = _checked(embeddings, labels, "labels")
     cameras = np.arange(len(labels)) if cameras is None else _checked(embeddings, cameras, "cameras")
-    found = {name: np.full(len(labels), np.nan) for name in [*(f"cmc_at_{k}" for k in ranks), "average_precision"]}
-    for rows, order, values in _rankings(embeddings, embeddings, len(labels), similarity, _alike(labels, cameras), 256):
+    found = {name: np.full(len(labels), np.nan) for name in [*(f"cmc_at_{k}" for k in RANKS), "average_precision"]}
+    same_shot = _alike(labels, cameras)
+    for rows, order, values in _rankings(embeddings, embeddings, len(labels), similarity, same_shot):
         hits = (labels[order] == labels[rows, None]) & np.isfinite(values)
         count = hits.sum(1)
-        for k in ranks:
+        for k in RANKS:
             found[f"cmc_at_{k}"][rows] = np.where(count > 0, hits[:, :k].any(1), np.nan)
         found["average_precision"][rows] = np.where(count > 0, _precision_at_hits(hits) / np.maximum(count, 1), np.nan)
     return found
 
 
+def save_embeddings(path: Path | str, image_set: ImageSet, embeddings) -> None:
+    """Write a CSV of one row a picture: its path, its label (the name of its class), and its embedding in e0, e1, ...
+
+    Raises:
+        ValueError: embeddings that do not fit or are not finite.
+    """
+    embeddings = np.asarray(embeddings, np.float32)
+    if embeddings.ndim != 2 or len(embeddings) != len(image_set) or not np.isfinite(embeddings).all():
+        raise ValueError(f"embeddings {embeddings.shape} must be finite and ({len(image_set)}, D) for {image_set}")
+    labels = [image_set.class_names[label] for label in image_set.labels]
+    names = pd.DataFrame({"path": image_set.paths, "label": labels}, dtype=object)  # a file's name may be no UTF-8
+    table = pd.concat([names, pd.DataFrame(embeddings).add_prefix("e")], axis=1)
+    write_whole(Path(path), lambda file: table.to_csv(file, index=False, errors="surrogateescape"))
+
+
+def read_embeddings(path: Path | str) -> pd.DataFrame:
+    """Read what `save_embeddings` wrote, bit for bit: columns path, label, and float32 e0, e1, ...
+
+    Raises:
+        ValueError: the file is damaged or no such table.
+    """
+    names = {"path": object, "label": object}
+    try:
+        table = pd.read_csv(path, dtype=names, na_filter=False, encoding_errors="surrogateescape")
+        numbers = [f"e{place}" for place in range(table.shape[1] - len(names))]
+        surplus = not isinstance(table.index, pd.RangeIndex)  # pandas makes an index of fields without a heading
+        if list(table) != [*names, *numbers] or not table.size or not numbers or surplus:
+            raise ValueError("it has not the columns path, label, e0, e1, ... with a row for each picture")
+        table = table.astype(dict.fromkeys(numbers, np.float32))
+        if not np.isfinite(table[numbers].to_numpy()).all():
+            raise ValueError("some numbers are not finite")
+    except ValueError as error:  # pandas' own errors are among them
+        raise ValueError(f"{path} is no table of embeddings ({error}): write it with save_embeddings") from error
+    return table
+
+
+def find_similar(
+    model, picture_file: Path | str, table: pd.DataFrame, k: int, image_size: int, squeeze: bool = False
+) -> pd.DataFrame:
+    """The k pictures of a stored collection that a model finds most similar to a picture file.
+
+    The file itself is left out where the collection holds it: where its path ends like the collection's and both
+    embeddings agree. A copy under another name is found.
+
+    Args:
+        model: the one that made the collection's embeddings.
+        picture_file: any picture; prepared exactly as those of a data set are.
+        table: what `read_embeddings` returns.
+        image_size: pixels of a side, as of the data set.
+        squeeze: resize all of the picture instead of its central square, as for faces and persons.
+
+    Returns:
+        k rows of path, label, similarity, the most similar first.
+
+    Raises:
+        DamagedPicture: the file cannot be decoded.
+        ValueError: the embeddings are of a model of another embedding size, or of fewer than k other pictures.
+    """
+    query = embed(model, read_picture(picture_file, image_size, squeeze).image[None])
+    gallery = table.drop(columns=["path", "label"]).to_numpy(np.float32)
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"the stored embeddings have length {gallery.shape[1]}, the model makes {query.shape[1]}: write them with "
+            "this model"
+        )
+    itself = _is_itself(Path(picture_file), query, table["path"], gallery)
+    with evaluation_mode(model) as device:
+        query, gallery = (torch.tensor(side, device=device) for side in (query, gallery))
+        found, similarities = nearest(query, gallery, k, model.score_embeddings, lambda rows: itself[rows])
+    return table.iloc[found[0]][["path", "label"]].reset_index(drop=True).assign(similarity=similarities[0])
+
+
 @torch.inference_mode()
-def _rankings(queries, gallery, k, similarity, excluded, chunk) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For `chunk` queries at a time: their numbers (C,), the k best rows (C, k), and similarities (C, k).
+def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For a chunk of queries at a time: their numbers (C,), the k best rows (C, k), and similarities (C, k).
 
     Excluded rows come last, with a similarity of minus infinity.
     """
@@ -124,22 +189,29 @@ def _rankings(queries, gallery, k, similarity, excluded, chunk) -> Iterator[tupl
         raise ValueError(f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} must be (Q, D) and (G, D)")
     if similarity is None:  # rounded from float64, equal pictures are equally similar, whatever the chunk
         queries, gallery = F.normalize(queries.double()), F.normalize(gallery.double())
-    for start in range(0, len(queries), chunk):
-        part = queries[start : start + chunk]
+    for start in range(0, len(queries), CHUNK):
+        part = queries[start : start + CHUNK]
         rows = np.arange(start, start + len(part))
-        values = _similarities(part, gallery, similarity, chunk).float()
+        values = _similarities(part, gallery, similarity).float()
         if values.shape != (len(part), len(gallery)):
             raise ValueError(f"similarity gave {tuple(values.shape)} instead of {(len(part), len(gallery))}")
         if not values.isfinite().all():
             raise ValueError("some similarities are not finite: look for NaN or infinity in the embeddings")
         if excluded is not None:
             values[torch.as_tensor(excluded(rows), device=values.device)] = -torch.inf
-        order = _sort_keys(values).topk(k).indices
-        yield rows, order.cpu().numpy(), values.gather(1, order).cpu().numpy()
+        ranked, order = values.sort(dim=1, descending=True, stable=True)  # unlike topk, which breaks ties as it likes
+        yield rows, order[:, :k].cpu().numpy(), ranked[:, :k].cpu().numpy()
 
 
 def _tensor(embeddings) -> Tensor:
     return embeddings if isinstance(embeddings, Tensor) else torch.tensor(np.asarray(embeddings))
+
+
+def _similarities(queries: Tensor, gallery: Tensor, similarity) -> Tensor:
+    if similarity is None:
+        return queries @ gallery.T
+    parts = gallery.float().split(CHUNK)
+    return torch.cat([similarity(queries[:, None].float(), part[None]) for part in parts], dim=1)
 
 
 def _alike(*columns) -> Callable:
@@ -147,18 +219,11 @@ def _alike(*columns) -> Callable:
     return lambda rows: np.all([column[rows, None] == column for column in columns], axis=0)
 
 
-def _similarities(queries: Tensor, gallery: Tensor, similarity, chunk: int) -> Tensor:
-    if similarity is None:
-        return queries @ gallery.T
-    queries, parts = queries.float(), gallery.float().split(chunk)
-    return torch.cat([similarity(queries[:, None], part[None]) for part in parts], dim=1)
-
-
-def _sort_keys(values: Tensor) -> Tensor:
-    """int64 keys in the order of float32 (C, G), among equals the first column highest: topk then breaks no tie."""
-    bits = (values + 0.0).view(torch.int32).long()  # minus zero becomes zero
-    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # negative floats are ordered backwards by their bits
-    return (bits << 32) - torch.arange(values.shape[1], device=values.device)
+def _is_itself(file: Path, query, paths, gallery) -> np.ndarray:
+    """Which rows of a collection are the query's own file: bool (1, G)."""
+    folders = file.resolve().parts
+    alike = np.array([folders[-len(Path(path).parts) :] == Path(path).parts for path in paths])
+    return (alike & (normalize(gallery) @ normalize(query)[0] > 0.9999))[None]
 
 
 def _precision_at_hits(hits) -> np.ndarray:

@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from toys import TINY, encoded, smooth, write
+from toys import TINY, encoded, rendered_oxford, smooth, write
 
 from common.checkpoints import load
 from common.config import setup
 from common.datasets import load_images
 from common.datasets.splits import make_splits, save_splits
-from common.evaluation.index import read_embeddings
-from common.flowers.rendering import write_oxford
+from common.evaluation.retrieval import read_embeddings
 from common.ledger import read_results
 from common.notebooks import run
 
@@ -34,8 +33,7 @@ def picture(kind: int, number: int) -> np.ndarray:
 
 
 def flowers(root: Path) -> Path:
-    write_oxford(root, species=6, per_species=25, size=48)
-    return root
+    return rendered_oxford(root, species=6, each=25, size=48)
 
 
 def categories(root: Path) -> Path:
