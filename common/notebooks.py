@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.filters import strip_ansi
 from tqdm.auto import tqdm
@@ -18,16 +18,10 @@ from common.config import ROOT, Config, setup
 from common.datasets.files import write_whole
 
 NOTEBOOKS = (
-    "R1_Data_Exploration",
-    "R2_Backbone_Selection",
-    "R3_Center_Loss",
-    "R4_Siamese_Network",
-    "R5_Triplet_Loss",
-    "R6_Adversarial_Robustness",
-    "R7_Explainability",
+    *("R1_Data_Exploration", "R2_Backbone_Selection", "R3_Center_Loss", "R4_Siamese_Network", "R5_Triplet_Loss"),
+    *("R6_Adversarial_Robustness", "R7_Explainability"),
 )
-# Which notebook makes which file of a run's checkpoint folder.
-OWNERS = {
+OWNERS = {  # which notebook makes which file of a run's checkpoint folder
     "splits.json": "R1",
     "backbone.json": "R2",
     "best_model_center_loss.pth": "R3",
@@ -48,25 +42,20 @@ class NotebookError(RuntimeError):
 
 
 def select(names: Iterable[str] = (), root: Path = ROOT) -> list[Path]:
-    """Find notebooks by name.
+    """Find notebooks by full name or number ("R1"): each once, in the order in which checkpoints flow forward.
 
-    Args:
-        names: full names or prefixes such as "R1", in any order; none means every notebook that exists.
-        root: folder that holds the notebooks.
-
-    Returns:
-        Their files, each once, in the order in which checkpoints flow forward.
-
-    Raises:
-        ValueError: a name that fits no notebook of the curriculum.
-        FileNotFoundError: a notebook of the curriculum that is not in `root`, or none at all is.
+    No names mean every notebook that is there. A name that fits none raises ValueError, a notebook that is not in
+    `root` FileNotFoundError.
     """
-    wanted = {_full_name(name) for name in names}
-    paths = [Path(root) / f"{name}.ipynb" for name in NOTEBOOKS if not wanted or name in wanted]
+    stems = {str(name).removesuffix(".ipynb") for name in names}
+    unknown = stems - {short for name in NOTEBOOKS for short in (name, name[:2])}
+    if unknown:
+        raise ValueError(f"notebook {sorted(unknown)} is unknown; choose among: {', '.join(NOTEBOOKS)} (or R1 ... R7)")
+    paths = [Path(root) / f"{name}.ipynb" for name in NOTEBOOKS if not stems or stems & {name, name[:2]}]
     found = [path for path in paths if path.exists()]
-    missing = [path.name for path in paths if not path.exists()]
-    if not found or (wanted and missing):
-        raise FileNotFoundError(f"{', '.join(missing)}: not in {root}; run from a complete checkout")
+    if not found or (stems and len(found) < len(paths)):
+        missing = ", ".join(path.name for path in paths if path not in found)
+        raise FileNotFoundError(f"{missing}: not in {root}; run from a complete checkout")
     return found
 
 
@@ -82,10 +71,10 @@ def section_titles(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take out of an executed notebook what differs from run to run without saying anything.
+    """A copy of an executed notebook without what differs from run to run and says nothing.
 
     Progress bars, widget state, timestamps, random cell ids and the interpreter's version go; sources, other
-    outputs and execution counts stay. Works on a copy.
+    outputs and execution counts stay.
     """
     notebook = nbformat.from_dict(notebook)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -99,28 +88,15 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def run(
-    names: Iterable[str] = (),
-    config: Config | None = None,
-    output: Path | None = None,
-    in_place: bool = False,
+    names: Iterable[str] = (), config: Config | None = None, output: Path | None = None, in_place: bool = False,
     root: Path = ROOT,
-) -> list[Path]:
-    """Execute notebooks in order, each in a fresh kernel with `root` as its working directory.
+) -> list[Path]:  # fmt: skip
+    """Execute the notebooks that `select` finds, in order, each in a fresh kernel that works in `root`.
 
-    Args:
-        names: notebooks by full name or prefix ("R1"); none means every notebook that exists.
-        config: the run's settings, handed to the kernels as `SIMILARITY_*` variables; default `setup()`.
-        output: folder for the executed copies and one HTML page each; default `runs/<dataset>-<profile>/`.
-        in_place: also put the executed notebook, cleaned of what is volatile, in the place of the original,
-            once it has run to its end.
-        root: folder that holds the notebooks.
-
-    Returns:
-        The executed copies.
-
-    Raises:
-        ValueError, FileNotFoundError: as `select`.
-        NotebookError: a cell failed; what ran until then is kept in `output`, later notebooks are not run.
+    `config` (default `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed copies, which are
+    returned, and an HTML page each go to the folder `output` (default `runs/<name of the run>/`). `in_place` puts the
+    executed notebook, cleaned of what is volatile, in the place of the original too, once it has run to its end. A
+    cell that fails raises NotebookError: what ran until then is kept in `output`, later notebooks are not run.
     """
     config = config or setup()
     output = Path(output or Path(root) / "runs" / config.name)
@@ -137,14 +113,6 @@ def run(
     return copies
 
 
-def _full_name(name: str) -> str:
-    stem = str(name).removesuffix(".ipynb")
-    matches = [full for full in NOTEBOOKS if stem in (full, full.split("_")[0])]
-    if not matches:
-        raise ValueError(f"notebook {name!r} is unknown; choose among: {', '.join(NOTEBOOKS)} (or R1 ... R7)")
-    return matches[0]
-
-
 def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
     """Run one notebook and write it to `copy`, also when it fails half way."""
     notebook = nbformat.read(path, as_version=4)
@@ -152,29 +120,22 @@ def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
     for cell in code:  # so that a partial copy shows no outputs of an earlier run
         cell.outputs, cell.execution_count = [], None
     titles, running = section_titles(notebook), [0]
-    short = path.stem.split("_")[0]
     with tqdm(total=sum(bool(cell.source.strip()) for cell in code), desc=path.stem, unit="cell") as bar:
 
         def announce(cell, cell_index):
             running[0] = cell_index
-            bar.set_description(f"{short} {titles[cell_index][:50]}".strip())
+            bar.set_description(f"{path.stem[:2]} {titles[cell_index][:50]}".strip())
 
         client = NotebookClient(
-            notebook,
-            timeout=None,
-            startup_timeout=180,
-            kernel_name="python3",
+            notebook, timeout=None, startup_timeout=180, kernel_name="python3", record_timing=False,
+            coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}},
             extra_arguments=["--log-level=ERROR"],  # a kernel's own notices would break the progress bar
-            resources={"metadata": {"path": str(path.parent)}},
-            record_timing=False,
-            coalesce_streams=True,
-            on_cell_execute=announce,
-            on_cell_executed=lambda **_: bar.update(),
-        )
+            on_cell_execute=announce, on_cell_executed=lambda **_: bar.update(),
+        )  # fmt: skip
         try:
             client.execute(env=_environment(config))
             bar.set_description(path.stem)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        except (CellExecutionError, DeadKernelError) as error:
             where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
             details = f"{strip_ansi(str(error))}\nWhat ran until then is kept in {copy}"
             raise NotebookError(f"{path.name} failed in {where}:\n\n{details}") from None
