@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.evaluation.metrics import bootstrap
+from common.evaluation.metrics import mean_interval
 
 CONTROLS = ("mask area", "centered Gaussian", "random weights", "color saliency")
 
@@ -12,15 +12,8 @@ CONTROLS = ("mask area", "centered Gaussian", "random weights", "color saliency"
 def pointing_game(maps, masks) -> np.ndarray:
     """Whether each map's largest value lies in the mask (Zhang et al. 2016, "Top-down Neural Attention").
 
-    Args:
-        maps: float (N, H, W), larger where more relevant, finite.
-        masks: bool (N, H, W), each with pixels in and out of it.
-
-    Returns:
-        float (N,), 1 or 0; where several pixels share the largest value, the share of them that lie in the mask.
-
-    Raises:
-        ValueError: shapes that differ, a map that is not finite, or a mask that is empty or the whole picture.
+    `maps` are float and `masks` bool (N, H, W); ValueError where a map is not finite, or a mask empty or the whole
+    picture. Returns float (N,), 1 or 0; of several pixels that share the largest value, the share in the mask.
     """
     maps, masks = _checked(maps, masks)
     largest = maps == maps.max(1, keepdims=True)
@@ -30,7 +23,7 @@ def pointing_game(maps, masks) -> np.ndarray:
 def relevance_mass(maps, masks) -> np.ndarray:
     """Share of the positive relevance that lies in the mask (Arras et al. 2022, CLEVR-XAI, "relevance mass accuracy").
 
-    Arguments and errors as in `pointing_game`. Returns float (N,), 0 to 1; 0 for a map without a positive value.
+    As `pointing_game`; 0 for a map without a positive value.
     """
     maps, masks = _checked(maps, masks)
     positive = np.maximum(maps, 0)
@@ -40,17 +33,14 @@ def relevance_mass(maps, masks) -> np.ndarray:
 def relevance_rank(maps, masks) -> np.ndarray:
     """Share of the K most relevant pixels that lie in a mask of K (Arras et al. 2022, "relevance rank accuracy").
 
-    Arguments and errors as in `pointing_game`. Returns float (N,), 0 to 1; pixels of equal relevance, of which some
-    but not all are among the K, count in part.
+    As `pointing_game`; pixels of equal relevance, of which some but not all are among the K, count in part.
     """
     maps, masks = _checked(maps, masks)
-    found = np.empty(len(maps))
-    for place, (one, mask) in enumerate(zip(maps, masks, strict=True)):
-        size = mask.sum()
-        last = np.sort(one)[-size]
-        above, equal = one > last, one == last
-        found[place] = ((above & mask).sum() + (size - above.sum()) * mask[equal].mean()) / size
-    return found
+    size = masks.sum(1, keepdims=True)
+    last = np.take_along_axis(np.sort(maps, 1), maps.shape[1] - size, 1)
+    above, equal = maps > last, maps == last
+    counted = above + equal * (size - above.sum(1, keepdims=True)) / equal.sum(1, keepdims=True)
+    return (counted * masks).sum(1) / size[:, 0]
 
 
 METRICS = {"pointing game": pointing_game, "relevance mass": relevance_mass, "relevance rank": relevance_rank}
@@ -58,9 +48,6 @@ METRICS = {"pointing game": pointing_game, "relevance mass": relevance_mass, "re
 
 def controls(images) -> dict[str, np.ndarray]:
     """Maps that know nothing of a model (protocol rule 16); the fourth control is the model's map at random weights.
-
-    Args:
-        images: uint8 (N, 3, H, W).
 
     Returns:
         Names in CONTROLS -> float32 (N, H, W): the same everywhere, whose relevance mass is the mask's area; a Gaussian
@@ -70,61 +57,41 @@ def controls(images) -> dict[str, np.ndarray]:
     count, _, high, wide = np.shape(images)
     y, x = (np.linspace(-0.5, 0.5, side) for side in (high, wide))
     gaussian = np.exp(-(y[:, None] ** 2 + x**2) / (2 * 0.25**2)).astype(np.float32)
+    lab = [cv2.cvtColor(np.moveaxis(image, 0, -1).astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in images]
+    distances = [np.linalg.norm(cv2.GaussianBlur(one, (5, 5), 0) - one.mean((0, 1)), axis=2) for one in lab]
     return {
         "mask area": np.ones((count, high, wide), np.float32),
         "centered Gaussian": np.repeat(gaussian[None], count, 0),
-        "color saliency": np.stack([_color_saliency(np.moveaxis(image, 0, -1)) for image in images]),
+        "color saliency": np.stack(distances),
     }
 
 
 def localization_report(maps: dict[str, np.ndarray], masks, rounds: int = 1000) -> pd.DataFrame:
-    """Rate named maps, controls among them, against masks.
-
-    Args:
-        maps: name -> float (N, H, W); names in CONTROLS are taken for controls.
-        masks: bool (N, H, W).
-        rounds: bootstrap draws, of pictures.
+    """Rate named maps (N, H, W), those in CONTROLS among them, against bool masks (N, H, W).
 
     Returns:
-        Rows of map, metric, value, low, high, n and `verdict`: "better than all controls" where the interval lies
-        above those of all four, else "no better than chance" (rule 16); "control" for a control.
-
-    Raises:
-        ValueError: a control is missing, or as in `pointing_game`.
+        Rows of map, metric, value, low, high, n, verdict and unbeaten. The verdict is "beats all controls" where the
+        paired interval of the difference to each of the four lies above 0; else `unbeaten` names those it fails.
     """
     if missing := [name for name in CONTROLS if name not in maps]:
         raise ValueError(f"no map is judged without its controls; missing: {', '.join(missing)}")
     rows = []
     for metric, measure in METRICS.items():
-        for name, one in maps.items():
-            rows.append({"map": name, "metric": metric, **mean_with_interval(measure(one, masks), rounds)})
-    report = pd.DataFrame(rows)
-    highest = report[report["map"].isin(CONTROLS)].groupby("metric")["high"].max()
-    better = report["low"] > report["metric"].map(highest)
-    verdict = np.where(better, "better than all controls", "no better than chance")
-    return report.assign(verdict=np.where(report["map"].isin(CONTROLS), "control", verdict))
-
-
-def mean_with_interval(values, rounds: int = 1000) -> dict[str, float]:
-    """Mean of float (N,) with its bootstrap interval over pictures: value, low, high, n."""
-    low, high = bootstrap(lambda weights: np.average(values, weights=weights), len(values), rounds)
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high), "n": len(values)}
-
-
-def _color_saliency(image: np.ndarray) -> np.ndarray:
-    """Saliency float32 (H, W) of a uint8 picture (H, W, 3)."""
-    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return np.linalg.norm(cv2.GaussianBlur(lab, (5, 5), 0) - lab.mean((0, 1)), axis=2)
+        scores = {name: measure(one, masks) for name, one in maps.items()}
+        for name, score in scores.items():
+            unbeaten = [one for one in CONTROLS if mean_interval(score - scores[one], rounds)["low"] <= 0]
+            verdict = "does not beat all controls" if unbeaten else "beats all controls"
+            judged = ("control", "") if name in CONTROLS else (verdict, ", ".join(unbeaten))
+            rows.append({"map": name, "metric": metric, **mean_interval(score, rounds),
+                         **dict(zip(("verdict", "unbeaten"), judged))})
+    return pd.DataFrame(rows)
 
 
 def _checked(maps, masks) -> tuple[np.ndarray, np.ndarray]:
     """Both as (N, pixels), or ValueError."""
     maps, masks = np.asarray(maps, float), np.asarray(masks)
     if maps.shape != masks.shape or maps.ndim != 3 or masks.dtype != bool:
-        raise ValueError(
-            f"maps {maps.shape} and masks {masks.dtype} {masks.shape} must be float and bool of one shape (N, H, W); "
-            "`enlarge` brings maps to the pictures' size"
-        )
+        raise ValueError(f"maps {maps.shape} and masks {masks.shape}, {masks.dtype}, must be float and bool (N, H, W)")
     maps, masks = maps.reshape(len(maps), -1), masks.reshape(len(masks), -1)
     if not np.isfinite(maps).all():
         raise ValueError(f"map {int(np.argmin(np.isfinite(maps).all(1)))} is not finite")

@@ -1,9 +1,11 @@
-"""Why two pictures look alike, as maps: the gradient-weighted activation of a pair's score, in both directions."""
+"""Why two pictures look alike, as maps of both: pair CAM, integrated gradients, and a cosine taken apart exactly."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,176 +13,101 @@ from torch import Tensor, nn
 from common.backbones import EmbeddingNet, evaluation_mode, stages
 
 SIDE = 7  # locations a map should have along its shorter side to tell parts of a flower apart
+STEPS = 16  # of the path of integrated gradients; the sum then misses the score's change by a few percent
 CHUNK = 32  # pictures explained at a time, which bounds memory
 FLAT = 1e-7  # a map below this, where a score is of the order of 1, is rounding error
+TOLERANCE = 1e-5  # of a score taken apart; what float32 leaves of it is a hundredth of that
 
 
 class PairScore(nn.Module):
-    """The score of a pair of which one picture's embedding is held fixed, as a model of the other picture alone.
+    """The score of pairs whose `others` are held fixed, as a model of the pictures explained: outputs (B, 1).
 
-    Its output (B, 1) makes it fit every method written for classifiers, those of the package grad-cam included.
+    So it fits every method written for classifiers. `place` in the pair is 0 or 1, of the pictures explained.
     """
 
-    def __init__(self, model: nn.Module, held: Tensor, place: int = 0):
-        """
-        Args:
-            model: has `score_embeddings`.
-            held: embeddings (B, D) of the other pictures.
-            place: 0 if the picture explained is the first of its pair, 1 if the second.
-        """
+    def __init__(self, model: nn.Module, others: Tensor, place: int = 0):
         super().__init__()
-        self.model, self.held, self.place = model, held, place
+        self.model, self.place = model, place
+        with evaluation_mode(model):
+            self.held = model(others)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (B, 1) of float pictures (B, 3, H, W) in [0, 1] with the held ones."""
         pair = [self.model(images), self.held]
         return self.model.score_embeddings(*reversed(pair) if self.place else pair)[:, None]
 
 
 def pair_cam(model, first: Tensor, second: Tensor, layer: str | None = None, same=None):
-    """Where the score of each pair comes from: maps of the first picture given the second, and the reverse.
-
-    Grad-CAM (Selvaraju et al. 2017, equations 1 and 2) without its ReLU: a layer's channels are weighted with
-    the score's mean gradient and added up. The package grad-cam cuts off below 0, scales each map to [0, 1] and
-    needs trainable parameters, so these few lines are our own; a test holds them against it.
+    """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2, without the ReLU) of each pair's score, in both directions.
 
     Args:
-        model: has `score_embeddings`; its mode and its parameters' gradients stay as they are, frozen or not.
-        first, second: float (B, 3, H, W) in [0, 1].
         layer: a stage of the backbone; default: `target_layer`.
         same: (B,), 1 explains the score and 0 its negative, what makes two pictures different; default: all 1.
 
     Returns:
-        Two float32 arrays (B, h, w), signed and unscaled: positive where a location speaks for the answer.
-
-    Raises:
-        ValueError: a map that is zero everywhere or not finite, with the reason.
+        Maps of the first pictures given the second, and the reverse: two float32 arrays (B, h, w), signed and unscaled,
+        positive where a location speaks for the answer. ValueError where a map is zero everywhere or not finite.
     """
     layer = layer or target_layer(model, first)
     return both_directions(lambda score, images: cam(score, images, layer), model, first, second, same)
 
 
+def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor, same=None):
+    """`integrated_gradients` of each pair's score, for both directions; arguments and maps as of `pair_cam`."""
+    return both_directions(integrated_gradients, model, first, second, same)
+
+
 def both_directions(explain: Callable, model: nn.Module, first: Tensor, second: Tensor, same=None):
-    """Explain the first pictures with the second held fixed, and the reverse, CHUNK pictures at a time.
-
-    Args:
-        explain: (`PairScore`, pictures (B, 3, H, W)) -> maps (B, h, w).
-        model, first, second, same: as in `pair_cam`.
-
-    Returns:
-        Two float32 arrays (B, h, w), negated where `same` is 0.
-    """
+    """Maps of the first pictures given the second and the reverse; `explain` is (`PairScore`, images) -> (B, h, w)."""
     signs = np.ones((len(first), 1, 1)) if same is None else 2 * np.reshape(same, (-1, 1, 1)) - 1
     sides = []
     for place, (images, others) in enumerate(((first, second), (second, first))):
-        parts = zip(images.split(CHUNK), embeddings(model, others).split(CHUNK))
-        maps = [explain(PairScore(model, held, place), part) for part, held in parts]
+        chunks = zip(images.split(CHUNK), others.split(CHUNK))
+        maps = [explain(PairScore(model, held, place), part) for part, held in chunks]
         sides.append((signs * np.concatenate(maps)).astype(np.float32))
     return tuple(sides)
 
 
 def cam(score: nn.Module, images: Tensor, layer: str) -> np.ndarray:
-    """Signed Grad-CAM (B, h, w) of the sum of a model's outputs at a stage; errors as in `pair_cam`."""
-    activations, gradients = activations_and_gradients(score, images, layer)
-    maps = (gradients.mean((2, 3), keepdim=True) * activations).sum(1).cpu().numpy()
-    check_maps(maps, layer)
-    return maps
+    """Signed Grad-CAM (B, h, w), at a stage, of the sum of a model's outputs."""
+    activation, gradient = activations_and_gradients(score, images, layer)
+    return checked((gradient.mean((2, 3), keepdim=True) * activation).sum(1), layer)
 
 
-def check_maps(maps: np.ndarray, layer: str) -> None:
-    """Refuse maps (B, h, w) that show nothing, so that none is ever drawn (protocol rule 17).
+def integrated_gradients(score: nn.Module, images: Tensor, block: int = 4) -> np.ndarray:
+    """What each place adds to a model's output (B, 1) on the way from a `plain` picture to the real one.
 
-    Raises:
-        ValueError: the first map that is not finite, or zero everywhere, and what the reason may be.
-    """
-    for place, one in enumerate(maps):
-        if not np.isfinite(one).all():
-            raise ValueError(
-                f"the map of picture {place} at {layer!r} is not finite: look for NaN in the model's weights, or for "
-                "an embedding of zeros, whose cosine has no gradient"
-            )
-        if np.abs(one).max() <= FLAT:
-            raise ValueError(
-                f"the map of picture {place} at {layer!r} is zero everywhere: either the score reads nothing there (a "
-                "transformer that pools its class token ignores the last block's other tokens: name an earlier "
-                "stage), or its gradient vanishes, as for two equal pictures"
-            )
-
-
-def activations_and_gradients(score: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """What a stage hands out, and the gradient by it of the sum of a model's outputs.
-
-    Args:
-        score: holds an `EmbeddingNet`; a `PairScore`, for instance.
-        images: float (B, 3, H, W) in [0, 1].
-        layer: a stage of its backbone that has locations.
+    Sundararajan et al. 2017, equation 1 as a midpoint sum. A gradient at one point says how the score would change
+    next; where a score is saturated that is little. Added up along a path it says what made the score.
 
     Returns:
-        Two tensors (B, C, h, w).
+        float32 (B, H / block, W / block), signed, each location the sum over `block` x `block` pixels. A map sums to
+        the output for the picture minus that for the plain one, but for the error of the sum.
     """
-    backbone = embedding_net(score).backbone
-    images = images.detach().clone().requires_grad_()  # so that there is a gradient though all parameters be frozen
-    with evaluation_mode(score, gradients=True), recording(backbone, [layer]) as outputs:
-        (gradient,) = torch.autograd.grad(score(images).sum(), outputs[layer])
-    found = [by_location(tensor.detach(), backbone) for tensor in (outputs[layer], gradient)]
-    if found[0] is None:
-        raise ValueError(f"stage {layer!r} hands out {tuple(gradient.shape)}, which has no locations; name another")
-    return tuple(found)
+    if images.shape[2] % block or images.shape[3] % block:
+        raise ValueError(f"blocks of {block} pixels do not divide pictures of {tuple(images.shape[2:])}")
+    start, total = plain(images), torch.zeros_like(images)
+    with evaluation_mode(score, gradients=True):
+        for step in range(STEPS):
+            between = torch.lerp(start, images.detach(), (step + 0.5) / STEPS).requires_grad_()
+            total += torch.autograd.grad(score(between).sum(), between)[0] / STEPS
+    added = (total * (images - start)).sum(1).detach()
+    return checked(block**2 * F.avg_pool2d(added, block), "pixels")
 
 
-@torch.no_grad()
-def activations(model: nn.Module, images: Tensor, layer: str) -> Tensor:
-    """What a stage of the backbone hands out, (B, C, h, w), for float pictures (B, 3, H, W) in [0, 1]."""
-    backbone, found = embedding_net(model).backbone, []
-    with evaluation_mode(model), recording(backbone, [layer]) as outputs:
-        for part in images.split(CHUNK):
-            model(part)
-            found.append(by_location(outputs[layer], backbone))
-    return torch.cat(found)
+def plain(images: Tensor) -> Tensor:
+    """Pictures of one color each, the mean of the picture's: blurring alone would keep colors in place."""
+    return images.mean((2, 3), keepdim=True).expand_as(images)
 
 
-def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:
-    """Choose the stage to explain: the deepest whose map has `side` locations each way, else the largest map there is.
-
-    Depth brings meaning and costs resolution: at 64 pixels a network of stride 32 ends in 2 x 2 locations. Stages
-    whose locations the embedding does not read are passed over, such as a transformer's last block under a class token.
-
-    Args:
-        model: holds an `EmbeddingNet`.
-        images: float (B, 3, H, W) in [0, 1], of the size in question; the first is tried.
-        side: locations wanted along the shorter side.
-
-    Raises:
-        ValueError: no stage has locations.
-    """
-    backbone, sizes = embedding_net(model).backbone, {}
-    one = images[:1].detach().clone().requires_grad_()
-    with evaluation_mode(model, gradients=True), recording(backbone, stages(backbone)) as outputs:
-        total = model(one).square().sum()
-        found = {name: output for name, output in outputs.items() if by_location(output, backbone) is not None}
-        gradients = torch.autograd.grad(total, list(found.values()), allow_unused=True) if found else ()
-    for name, gradient in zip(found, gradients, strict=True):
-        located = None if gradient is None else by_location(gradient, backbone)
-        if located is not None and located.any():
-            sizes[name] = min(located.shape[2:])
-    if not sizes:
-        raise ValueError(f"no stage of {type(backbone).__name__} has locations that the embedding reads")
-    enough = min(side, max(sizes.values()))
-    return [name for name, size in sizes.items() if size >= enough][-1]
-
-
-def by_location(output: Tensor, backbone: nn.Module) -> Tensor | None:
-    """A stage's output as channels over locations (B, C, h, w), tokens put back on their grid; None if it has none."""
-    prefix = getattr(backbone, "num_prefix_tokens", None)  # only timm's transformers have it
-    if output.ndim == 4 and prefix is None:
-        return output.movedim(-1, 1) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else output
-    if output.ndim != 3:
-        return None
-    tokens = output[:, prefix or 0 :].transpose(1, 2)
-    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None) or (0, 0)
-    if grid[0] * grid[1] != tokens.shape[2]:
-        grid = (round(tokens.shape[2] ** 0.5),) * 2
-    return tokens.unflatten(2, grid) if grid[0] * grid[1] == tokens.shape[2] else None
+def checked(maps: Tensor, layer: str) -> np.ndarray:
+    """The maps (B, h, w) as an array; ValueError where one shows nothing, so that none is drawn (protocol rule 17)."""
+    for place, largest in enumerate(maps.abs().amax((1, 2)).tolist()):
+        if not np.isfinite(largest):
+            raise ValueError(f"the map of picture {place} at {layer!r} is not finite: look for NaN in the weights")
+        if largest <= FLAT:
+            raise ValueError(f"the map of picture {place} at {layer!r} is zero everywhere: the gradient vanishes, as "
+                             "for two equal pictures, or the score reads nothing there; name an earlier stage")
+    return maps.cpu().numpy()
 
 
 def enlarge(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -188,34 +115,108 @@ def enlarge(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return F.interpolate(torch.as_tensor(maps)[:, None], tuple(size), mode="bilinear")[:, 0].numpy()
 
 
-@torch.no_grad()
-def embeddings(model: nn.Module, images: Tensor) -> Tensor:
-    """Embeddings (B, D) of float pictures (B, 3, H, W) in evaluation mode; the model's mode is restored."""
+def decompose(model: nn.Module, first: Tensor, second: Tensor) -> np.ndarray:
+    """Take each pair's cosine apart, exactly, into what pairs of locations add (Zhu et al. 2019, arXiv 1909.12977).
+
+    Where n features f_i are averaged and the head is affine, an embedding is a sum, z = u_1 + ... + u_n with
+    u_i = head(f_i) / n, so the cosine is the sum of all u_i . v_j / (|z| |z'|). In float64 from the features on.
+
+    Returns:
+        float64 (B, h, w, h, w): what each location of the first picture adds with each of the second. Summed over the
+        last two axes it is a map of the first picture, over all four the score; ValueError where it is not.
+    """
+    net, images = embedding_net(model), torch.cat([first, second])
+    name = f"{type(model).__name__} ({net.arguments['backbone']})"
     with evaluation_mode(model):
-        return torch.cat([model(part) for part in images.split(CHUNK)])
+        features = by_location(net.backbone.forward_features((images - net.mean) / net.std), net.backbone)
+        if features is None or features.shape[1] != net.features:
+            raise ValueError(f"{name} does not pool by the mean over locations: no exact decomposition")
+        located = features.double().flatten(2).mT
+        head = copy.deepcopy(net.head).double()
+        added = head(located.flatten(0, 1)).unflatten(0, located.shape[:2])  # (2 B, h * w, D)
+        unit = added / added.sum(1, keepdim=True).norm(dim=2, keepdim=True)
+        terms = unit[: len(first)] @ unit[len(first) :].mT
+        score = model.score(first, second).double()
+    gap = (terms.sum((1, 2)) - score).abs().max()
+    if not gap < TOLERANCE:
+        raise ValueError(f"the terms miss the score of {name} by {gap:.1g}: no exact decomposition, which needs the "
+                         "mean over locations, a linear head and a cosine")
+    return terms.unflatten(2, features.shape[2:]).unflatten(1, features.shape[2:]).cpu().numpy()
+
+
+def correspondences(terms: np.ndarray, count: int = 5) -> pd.DataFrame:
+    """The `count` largest of one pair's terms (h, w, h, w) of `decompose`, largest first, as rows of two locations."""
+    most = np.argsort(-terms, axis=None, kind="stable")[:count]
+    names = ["first_row", "first_column", "second_row", "second_column"]
+    places = dict(zip(names, np.unravel_index(most, terms.shape), strict=True))
+    return pd.DataFrame(places | {"contribution": terms.flat[most]})
+
+
+def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:
+    """Choose the stage to explain: the deepest whose map has `side` locations each way, else the largest map there is.
+
+    Depth brings meaning and costs resolution: at 64 pixels a network of stride 32 ends in 2 x 2 locations. Stages
+    whose locations the embedding does not read are passed over, such as a transformer's last block under a class token.
+    Only the first of `images` is tried.
+    """
+    backbone = embedding_net(model).backbone
+    one = images[:1].detach().clone().requires_grad_()
+    with evaluation_mode(model, gradients=True), recording(model, stages(backbone)) as outputs:
+        total = model(one).square().sum()
+        located = {name: output for name, output in outputs.items() if by_location(output, backbone) is not None}
+        gradients = torch.autograd.grad(total, list(located.values()), allow_unused=True, materialize_grads=True)
+    grids = {name: by_location(gradient, backbone) for name, gradient in zip(located, gradients, strict=True)}
+    sides = {name: min(grid.shape[2:]) for name, grid in grids.items() if grid.any()}
+    enough = min(side, max(sides.values()))
+    return [name for name, found in sides.items() if found >= enough][-1]
+
+
+def activations_and_gradients(score: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """What a stage of the backbone hands out, and the gradient of the sum of a model's outputs: both (B, C, h, w)."""
+    backbone = embedding_net(score).backbone
+    images = images.detach().clone().requires_grad_()  # so that there is a gradient though all parameters be frozen
+    with evaluation_mode(score, gradients=True), recording(score, [layer]) as outputs:
+        (gradient,) = torch.autograd.grad(score(images).sum(), outputs[layer])
+    if by_location(gradient, backbone) is None:
+        raise ValueError(f"stage {layer!r} hands out {tuple(gradient.shape)}, which has no locations; name another")
+    return by_location(outputs[layer].detach(), backbone), by_location(gradient, backbone)
+
+
+def activations(model: nn.Module, images: Tensor, layer: str) -> Tensor:
+    """What a stage of the backbone hands out for pictures: (N, C, h, w)."""
+    backbone, found = embedding_net(model).backbone, []
+    with evaluation_mode(model), recording(model, [layer]) as outputs:
+        for part in images.split(CHUNK):
+            model(part)
+            found.append(by_location(outputs[layer], backbone))
+    return torch.cat(found)
+
+
+def by_location(output: Tensor, backbone: nn.Module) -> Tensor | None:
+    """A stage's output as channels over locations (B, C, h, w), tokens put back on their grid; None if it has none."""
+    prefix = getattr(backbone, "num_prefix_tokens", None)  # only timm's transformers have it
+    axes = getattr(output, "ndim", None)  # a list has none
+    if axes == 4 and prefix is None:
+        return output.movedim(-1, 1) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else output
+    if axes != 3:
+        return None
+    tokens = output[:, prefix or 0 :].mT
+    side = round(tokens.shape[2] ** 0.5)
+    return tokens.unflatten(2, (side, side)) if side**2 == tokens.shape[2] else None
 
 
 def embedding_net(model: nn.Module) -> EmbeddingNet:
     """The `EmbeddingNet` that is, or is part of, a model."""
-    found = next((part for part in model.modules() if isinstance(part, EmbeddingNet)), None)
-    if found is None:
-        raise ValueError(f"{type(model).__name__} holds no EmbeddingNet, whose stages could be explained")
-    return found
+    return next(part for part in model.modules() if isinstance(part, EmbeddingNet))
 
 
 @contextmanager
-def recording(backbone: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Keep what modules hand out in a forward pass: a dict by their names, which fills inside the block."""
-    outputs, handles = {}, []
-    for name in names:
-
-        def keep(module, inputs, output, name=name):
-            if isinstance(output, Tensor):
-                outputs[name] = output
-
-        handles.append(backbone.get_submodule(name).register_forward_hook(keep))
-    try:
+def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep what stages of the backbone hand out in a forward pass: a dict by name, which fills inside the block."""
+    backbone, outputs = embedding_net(model).backbone, {}
+    with ExitStack() as hooks:
+        for name in names:
+            stage = backbone.get_submodule(name)
+            hook = stage.register_forward_hook(lambda *call, name=name: outputs.update({name: call[-1]}))
+            hooks.enter_context(hook)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
