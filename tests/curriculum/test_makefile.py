@@ -40,7 +40,8 @@ def make(project, *arguments, fail="nothing at all", active=True, **variables):
     environment = {"PATH": os.environ["PATH"], "LOG": str(log), "FAIL": fail, **variables}
     if active:
         environment["VIRTUAL_ENV"] = str(project / "environment")
-    done = subprocess.run(["make", "-C", project, *arguments], env=environment, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", "-C", project, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return done.returncode, log.read_text().splitlines() if log.exists() else [], done.stdout + done.stderr
 
 
@@ -76,18 +77,28 @@ def test_tests_run_in_order_on_defaults_and_leave_nothing(project, tmp_path):
     temporary.mkdir()
     user = {"SIMILARITY_SEED": "9", "SIMILARITY_CHECKPOINTS": "/precious", "MPLBACKEND": "Agg"}
     user |= {"SIMILARITY_IMAGE_SIZE": "999"}
-    status, calls, _ = make(project, "test", "DATASET=mine", TMPDIR=str(temporary), **user)
-    assert status == 0
+    status, calls, said = make(project, "test", "DATASET=mine", TMPDIR=str(temporary), **user)
+    assert status == 0 and "passed: lint, unit tests, notebooks" in said.splitlines()[-1]
     assert any("-m pip install -r requirements-dev.txt" in call for call in calls)
     ruff, unit, notebooks = calls[-3:]
     assert ruff.startswith("-m ruff check .") and unit == "-m pytest tests |"
     assert "-p no:xdist --nbval-lax --nbval-current-env" in notebooks
-    assert " -x R1_Data_Exploration.ipynb R2_Backbone_Selection.ipynb |" in notebooks
+    assert notebooks.split(" |")[0].endswith(" R1_Data_Exploration.ipynb R2_Backbone_Selection.ipynb")
     settings = notebooks.split("| ")[1]
     assert settings.count("SIMILARITY_") == 2 and settings.count(f"={temporary}") == 2
     assert not list(temporary.iterdir())
-    for step in ("ruff", "pytest tests", "--nbval-lax"):
-        assert make(project, "test", fail=step)[0] != 0
+
+
+STEPS = {"ruff": "lint", "pytest tests": "unit tests", "--nbval-lax": "notebooks", "pytest": "unit tests, notebooks"}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_fails_is_named_at_the_end_and_keeps_nothing_from_being_checked(project, step):
+    make(project, "test")  # installs
+    status, calls, said = make(project, "test", fail=step)
+    assert status != 0 and len(calls) == 3
+    own = [line for line in said.splitlines() if not line.startswith("make: ***")]
+    assert own[-1] == f"make test failed: {STEPS[step]}"
 
 
 def test_tests_without_notebooks_fail(project):
