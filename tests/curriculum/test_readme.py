@@ -1,4 +1,7 @@
-"""The README's result tables say what the committed ledger says, and nothing else."""
+"""The README names only what exists, and its result tables say what the committed ledger says."""
+
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -7,11 +10,37 @@ from benchmarks.readme_tables import END, LEDGER, START, fill, tables
 from common.config import ROOT
 from common.ledger import COLUMNS
 
+README = (ROOT / "README.md").read_text()
+MADE_BY_RUNS = ("runs/", "checkpoints/")
+
+
+def missing_files(readme: str, root: Path) -> list[str]:
+    """Files, modules and make targets that a README names in links and code, and that are not there."""
+    makefile = (root / "Makefile").read_text()
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme, re.DOTALL))
+    links = [link for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", readme) if "://" not in link]
+    links += [source for source in re.findall(r'<img[^>]*src="([^"]+)"', readme) if "://" not in source]
+    named = re.findall(r"(?<![\w./<:{}-])[\w./-]+\.(?:ipynb|py|txt|toml|cfg|md|yml)\b", code)
+    named += [f"{module.replace('.', '/')}.py" for module in re.findall(r"-m (common\.\w+)", code)]
+    targets = re.findall(r"\bmake ([a-z]+)", code)
+    found = [path for path in links + named if not path.startswith(MADE_BY_RUNS) and not (root / path).exists()]
+    return found + [f"make {target}" for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+
+
+def test_readme_names_only_what_exists():
+    assert missing_files(README, ROOT) == []
+
+
+def test_what_a_readme_names_in_vain_is_found(tmp_path):
+    (tmp_path / "Makefile").write_text("run:\n")
+    (tmp_path / "real.py").write_text("")
+    readme = "`make run` `make fly` [a](R9.ipynb#x) [b](https://x.org/y.py) `python -m common.no` `real.py`"
+    assert missing_files(readme, tmp_path) == ["R9.ipynb", "common/no.py", "make fly"]
+
 
 def test_tables_are_those_of_the_ledger():
-    readme = (ROOT / "README.md").read_text()
-    assert fill(readme, tables()) == readme, "run: python -m benchmarks.readme_tables"
-    assert readme.count("| center_loss |") >= 2, "the tables name the trained approach"
+    assert fill(README, tables()) == README, "run: python -m benchmarks.readme_tables"
+    assert README.count("| center_loss |") >= 2, "the tables name the trained approach"
 
 
 def test_committed_ledger_is_clean():
