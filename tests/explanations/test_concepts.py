@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, ttest_ind
 from toys import cosine_model, pair_model, pixels
 
 from common.explanations import concepts
-from common.explanations.concepts import concept_vectors, factorize, pooled_activations, sensitivities, tcav, tcav_cases
-from common.explanations.maps import activations
+from common.explanations.concepts import SEEDS, concept_vectors, factorize, sensitivities, tcav
+from common.explanations.maps import PairScore, activations
 
 FIRST, SECOND = pixels(4, 32, 1), pixels(4, 32, 2)
 LAYER = "layer4.0"  # 1 x 1 locations at 32 pixels
@@ -63,25 +63,25 @@ def test_planted_concepts_are_found_in_both_pictures(monkeypatch):
 
 
 def test_a_planted_direction_is_found():
-    vectors, accuracies = concept_vectors(*clouds(), seeds=4)
-    assert vectors.shape == (4, 5) and accuracies.shape == (4,)
+    vectors, accuracies = concept_vectors(*clouds())
+    assert vectors.shape == (SEEDS, 5) and accuracies.shape == (SEEDS,)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
     assert vectors[:, 0].min() > 0.9 and accuracies.min() > 0.85
-    backward, _ = concept_vectors(*reversed(clouds()), seeds=4)
+    backward, _ = concept_vectors(*reversed(clouds()))
     assert backward[:, 0].max() < -0.9, "from absent to present"
-    assert len(np.unique(vectors[:, 1].round(9))) == 4, "every seed holds others out"
+    assert len(np.unique(vectors[:, 1].round(9))) == SEEDS, "every seed holds others out"
 
 
 def test_the_direction_does_not_depend_on_the_channels_scales():
     present, absent = clouds()
     scale = np.array([100.0, 1, 1, 1, 1])
-    plain, scaled = concept_vectors(present, absent, 2)[0], concept_vectors(present * scale, absent * scale, 2)[0]
+    plain, scaled = concept_vectors(present, absent)[0], concept_vectors(present * scale, absent * scale)[0]
     back = scaled * scale
     np.testing.assert_allclose(back / np.linalg.norm(back, axis=1, keepdims=True), plain, atol=1e-3)
 
 
 def test_random_concepts_are_told_apart_by_chance_only():
-    vectors, accuracies = concept_vectors(*clouds(count=200), seeds=10, chance=True)
+    vectors, accuracies = concept_vectors(*clouds(count=200), chance=True)
     assert 0.4 < accuracies.mean() < 0.6
     assert vectors[:, 0].min() < 0 < vectors[:, 0].max()
 
@@ -99,10 +99,10 @@ def test_a_flower_is_either_trained_on_or_held_out(monkeypatch):
 
     monkeypatch.setattr(concepts, "make_pipeline", watched)
     numbers = np.arange(20.0)
-    concept_vectors(np.stack([numbers * 0 + 1, numbers + 0.1], 1), np.stack([numbers * 0, numbers - 0.1], 1), seeds=3)
+    concept_vectors(np.stack([numbers * 0 + 1, numbers + 0.1], 1), np.stack([numbers * 0, numbers - 0.1], 1))
     for (trained, many), (held_out, few) in zip(used[::2], used[1::2], strict=True):
         assert trained | held_out == set(range(20)) and not trained & held_out and (many, few) == (28, 12)
-    assert len({tuple(sorted(held_out)) for held_out, _ in used[1::2]}) == 3
+    assert len({tuple(sorted(held_out)) for held_out, _ in used[1::2]}) == SEEDS
 
 
 def test_a_concept_that_changes_nothing_is_refused():
@@ -144,11 +144,9 @@ def test_captum_agrees(tmp_path):
     concept = pytest.importorskip("captum.concept", reason="captum is missing: pip install -r requirements-dev.txt")
     from captum.attr import LayerGradientXActivation
 
-    from common.explanations.maps import PairScore, embeddings
-
     model, pictures = MODELS["cosine"], {"with": pixels(12, 32, 3), "without": 1 - pixels(12, 32, 3)}
-    present, absent = (pooled_activations(model, images, LAYER) for images in pictures.values())
-    vectors = concept_vectors(present, absent, 1)[0]
+    present, absent = (activations(model, images, LAYER).mean((2, 3)).numpy() for images in pictures.values())
+    vectors = concept_vectors(present, absent)[0]
 
     class Ours(concept.Classifier):
         def __init__(self):
@@ -163,7 +161,7 @@ def test_captum_agrees(tmp_path):
         def classes(self):
             return [0, 1]
 
-    score = PairScore(model, embeddings(model, SECOND))
+    score = PairScore(model, SECOND)
     gradient = LayerGradientXActivation(score, None, multiply_by_inputs=False)
     peer = concept.TCAV(score, [f"model.backbone.{LAYER}"], classifier=Ours(), layer_attr_method=gradient,
                         save_path=str(tmp_path))
@@ -175,53 +173,44 @@ def test_captum_agrees(tmp_path):
 
 
 def planted(monkeypatch, slopes):
-    """Let `tcav` see made-up activations (named by their first pixel) and sensitivities (P, 5)."""
-    sets = {0.0: clouds()[0], 0.1: clouds()[1], 0.2: clouds(shift=0.0)[0], 0.3: clouds(shift=0.0)[1]}
-    monkeypatch.setattr(concepts, "pooled_activations", lambda model, part, layer: sets[round(part.item(), 1)])
-    monkeypatch.setattr(concepts, "sensitivities", lambda *arguments: slopes)
-    images = [torch.tensor(value) for value in (0.0, 0.1, 0.2, 0.3)]
-    return {"real": (images[0], images[1]), "none": (images[2], images[3])}
+    """Let `tcav` see made-up activations, named by numbers, and sensitivities (P, 5), named by their first pairs."""
+    sets = {0: clouds()[0], 1: clouds()[1], 2: clouds(shift=0.0)[0], 3: clouds(shift=0.0)[1]}
+    found = {number: torch.from_numpy(one)[:, :, None, None] for number, one in sets.items()}
+    monkeypatch.setattr(concepts, "activations", lambda model, images, layer: found[images])
+    monkeypatch.setattr(concepts, "sensitivities", lambda model, first, second, layer: slopes[first])
+    return {"real": (0, 1), "none": (2, 3)}
 
 
-@pytest.mark.parametrize("direction, expected", [(1, 1.0), (-1, 0.0)])
-def test_a_concept_that_moves_the_score_is_significant(monkeypatch, direction, expected):
-    slopes = np.random.default_rng(0).standard_normal((30, 5)) * 0.1
-    slopes[:, 0] += direction
-    table = tcav(None, FIRST, SECOND, planted(monkeypatch, slopes), "any", seeds=20, rounds=20).set_index("concept")
-    assert list(table.columns) == ["value", "low", "high", "n", "random", "p", "p_adjusted", "accuracy"]
-    real, none = table.loc["real"], table.loc["none"]
-    assert real.value == pytest.approx(expected, abs=0.05) and real.p_adjusted < 0.01 and real.accuracy > 0.85
+def test_concepts_that_move_the_score_are_significant_and_adjusted_together(monkeypatch):
+    noise = np.random.default_rng(0).standard_normal((30, 5)) * 0.1
+    slopes = {"toward": noise + np.eye(5)[0], "away": noise - np.eye(5)[0]}
+    sets = planted(monkeypatch, slopes)
+    cases = {"up": ("toward", None, sets["real"]), "down": ("away", None, sets["real"]),
+             "none": ("toward", None, sets["none"])}
+    table = tcav(None, cases, "any", rounds=20).set_index("concept")
+    assert list(table.columns) == ["value", "low", "high", "n", "random", "accuracy", "p", "p_adjusted"]
+    up, down, none = table.loc["up"], table.loc["down"], table.loc["none"]
+    assert up.value == pytest.approx(1, abs=0.05) and down.value == pytest.approx(0, abs=0.05)
+    assert max(up.p_adjusted, down.p_adjusted) < 0.02 and min(up.accuracy, down.accuracy) > 0.85
     assert none.p_adjusted > 0.05 and none.accuracy < 0.7
-    assert (table.n == 30).all() and (table.p_adjusted >= table.p).all()
-    assert table.p_adjusted["real"] == pytest.approx(2 * table.p["real"]), "Benjamini and Hochberg over two concepts"
+    assert (table.n == 30).all() and (table.p_adjusted > table.p).any()
+    np.testing.assert_allclose(table.p_adjusted, false_discovery_control(table.p))
+
+
+def test_p_is_welchs_over_seeds_and_equal_shares_that_never_vary_are_equal(monkeypatch):
+    sets = planted(monkeypatch, {})
+    raised, random = (np.array([[1, 1, 0, 1, 0], [1, 0, 0, 1, 0]]) * 2.0 - 1, -np.ones((2, 5)))
+    vectors = iter([raised.T, random.T, raised.T, raised.T, np.ones((5, 2)), np.ones((5, 2))])
+    monkeypatch.setattr(concepts, "SEEDS", 5)
+    monkeypatch.setattr(concepts, "concept_vectors", lambda *arguments, **options: (next(vectors), np.ones(5)))
+    monkeypatch.setattr(concepts, "sensitivities", lambda *arguments: np.eye(2))
+    table = tcav(None, dict.fromkeys("abc", ("some", None, sets["real"])), "any", rounds=5)
+    expected = ttest_ind((raised > 0).mean(0), (random > 0).mean(0), equal_var=False).pvalue
+    assert table.p[0] == pytest.approx(expected) and table.p[1] == table.p[2] == 1
 
 
 @both
 def test_the_whole_of_tcav_runs_on_pictures(model):
-    concept = {"bright": (pixels(12, 32, 3) * 0.5 + 0.5, pixels(12, 32, 3) * 0.5)}
-    table = tcav(model, FIRST, SECOND, concept, LAYER, rounds=10)
+    bright = (pixels(12, 32, 3) * 0.5 + 0.5, pixels(12, 32, 3) * 0.5)
+    table = tcav(model, {"bright": (FIRST, SECOND, bright)}, rounds=10)
     assert table.accuracy[0] > 0.8 and 0 <= table.value[0] <= 1 and 0 <= table.p[0] <= 1 and table.n[0] == 4
-
-
-def test_scores_that_never_vary_are_compared_as_they_are():
-    ones = np.ones(10)
-    assert concepts._p_value(ones, ones) == 1 and concepts._p_value(ones, 0 * ones) == 0
-    spread = np.linspace(0, 1, 10)
-    assert concepts._p_value(ones, spread) < 0.01 < concepts._p_value(spread, spread[::-1])
-
-
-def test_cases_have_pairs_of_their_own_and_are_adjusted_together(monkeypatch):
-    sets = planted(monkeypatch, None)
-    slopes = {"toward": np.eye(5)[[0] * 30], "away": -np.eye(5)[[0] * 30]}
-    monkeypatch.setattr(concepts, "sensitivities", lambda model, first, second, layer: slopes[first])
-    chosen = {"a": ("toward", "real"), "b": ("away", "real"), "c": ("toward", "none")}
-    cases = {name: (first, None, sets[concept]) for name, (first, concept) in chosen.items()}
-    table = tcav_cases(None, cases, "any", seeds=20, rounds=20).set_index("concept")
-    assert table.value.to_dict() == {"a": 1.0, "b": 0.0, "c": pytest.approx(0.5, abs=0.4)}
-    np.testing.assert_allclose(table.p_adjusted, false_discovery_control(table.p))
-    assert (table.p_adjusted > table.p).any()
-
-
-def test_few_seeds_are_refused():
-    with pytest.raises(ValueError, match="9 seeds cannot tell a concept from chance; use 10 or more"):
-        tcav(MODELS["cosine"], FIRST, SECOND, {}, seeds=9)

@@ -1,6 +1,7 @@
-"""Faithfulness on a model whose truth is known: the score is the brightness of chosen pixels."""
+"""Faithfulness on a model whose truth is known, and random weights, under which maps must lose their likeness."""
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,34 +9,26 @@ import torch
 from torch import nn
 from toys import cosine_model, pair_model, pixels
 
-from common.explanations.faithfulness import area, blurred, curve, faithfulness_report, max_sensitivity, road
-from common.explanations.maps import PairScore
+from common.backbones import EmbeddingNet, stages
+from common.explanations.faithfulness import (
+    STEPS,
+    area,
+    blurred,
+    curve,
+    max_sensitivity,
+    randomization_report,
+    untrained,
+)
+from common.explanations.maps import pair_cam
 
 SIDE = 16
 
 
-class Region(nn.Module):
-    """Looks at the upper left quarter only: its embedding is that quarter's color, its score the brightness."""
-
-    def __init__(self):
-        super().__init__()
-        self.anything = nn.Parameter(torch.ones(1))
+class Brightness(nn.Module):
+    """A model of one picture that looks at the upper left quarter only."""
 
     def forward(self, images):
-        return images[..., : SIDE // 2, : SIDE // 2].mean((2, 3)) * self.anything
-
-    def score_embeddings(self, first, second):
-        return (first * second).sum(-1)
-
-    def score(self, first, second):
-        return self.score_embeddings(self(first), self(second))
-
-
-class Brightness(Region):
-    """The same as a model of one picture."""
-
-    def forward(self, images):
-        return super().forward(images).sum(1, keepdim=True)
+        return images[..., : SIDE // 2, : SIDE // 2].mean((2, 3)).sum(1, keepdim=True)
 
 
 def bright_corner(count=4):
@@ -52,13 +45,13 @@ TRUTH += 1e-3 * np.random.default_rng(0).random(TRUTH.shape).astype(np.float32) 
 NOISE = np.random.default_rng(1).random(TRUTH.shape).astype(np.float32)
 
 
-def slow_curve(score, image, one, insert, steps):
+def slow_curve(score, image, one, insert):
     """One picture's curve, pixel by pixel."""
     soft, values = blurred(image[None])[0], []
     order = sorted((-one[row, column], row, column) for row in range(SIDE) for column in range(SIDE))
-    for step in range(steps + 1):
+    for step in range(STEPS + 1):
         mixed = (soft if insert else image).clone()
-        for _, row, column in order[: round(step / steps * len(order))]:
+        for _, row, column in order[: -(-step * len(order) // STEPS)]:
             mixed[:, row, column] = (image if insert else soft)[:, row, column]
         values.append(score(mixed[None]).item())
     return values
@@ -66,10 +59,10 @@ def slow_curve(score, image, one, insert, steps):
 
 @pytest.mark.parametrize("insert", [True, False])
 def test_curves_are_those_of_the_loops(insert):
-    found = curve(Brightness(), IMAGES, NOISE, insert, steps=8)
-    assert found.shape == (4, 9)
+    found = curve(Brightness(), IMAGES, NOISE, insert)
+    assert found.shape == (4, STEPS + 1)
     for place in range(2):
-        expected = slow_curve(Brightness(), IMAGES[place], NOISE[place], insert, 8)
+        expected = slow_curve(Brightness(), IMAGES[place], NOISE[place], insert)
         np.testing.assert_allclose(found[place], expected, atol=1e-5)
 
 
@@ -95,41 +88,6 @@ def test_the_truth_is_inserted_and_deleted_faster_than_noise():
     assert area(curve(model, IMAGES, TRUTH, True), True) > 0.8 > 0.2 > area(curve(model, IMAGES, TRUTH, False), False)
     for insert in (True, False):
         assert abs(area(curve(model, IMAGES, NOISE, insert), insert) - 0.5) < 0.1
-    assert road(model, IMAGES, TRUTH).min() > 0.1
-    assert abs(road(model, IMAGES, NOISE).mean()) < 0.1 * road(model, IMAGES, TRUTH).mean()
-    np.testing.assert_allclose(road(model, IMAGES, -TRUTH), -road(model, IMAGES, TRUTH), rtol=0.25)
-
-
-def test_road_depends_on_its_seed_alone():
-    state = torch.get_rng_state()
-    one = road(Brightness(), IMAGES[:2], NOISE[:2])
-    assert torch.equal(state, torch.get_rng_state())
-    torch.manual_seed(5)
-    np.testing.assert_array_equal(one, road(Brightness(), IMAGES[:2], NOISE[:2]))
-    assert (one != road(Brightness(), IMAGES[:2], NOISE[:2], seed=1)).all()
-
-
-def test_report_of_a_pair():
-    table = faithfulness_report(Region(), IMAGES[:3], IMAGES[1:4], {"truth": TRUTH[:3], "noise": NOISE[:3]}, 20)
-    assert list(table.columns) == ["map", "metric", "value", "low", "high", "n"] and (table.n == 3).all()
-    found = table.set_index(["metric", "map"]).value
-    assert found["insertion", "truth"] > found["insertion", "noise"]
-    assert found["deletion", "truth"] < found["deletion", "noise"]
-    assert found["ROAD", "truth"] > found["ROAD", "noise"]
-    assert (table.low <= table.value + 1e-9).all() and (table.value <= table.high + 1e-9).all()
-    # the held picture counts, not only the explained one
-    score = PairScore(Region(), Region()(IMAGES[1:4]).detach())
-    assert found["insertion", "truth"] == pytest.approx(area(curve(score, IMAGES[:3], TRUTH[:3], True), True))
-
-
-@pytest.mark.parametrize("make", [cosine_model, pair_model], ids=["cosine", "pair head"])
-def test_reports_of_networks_leave_them_as_they_are(make):
-    model = make().train()
-    before = copy.deepcopy(model.state_dict())
-    maps = {"noise": np.random.default_rng(0).random((2, 32, 32))}
-    table = faithfulness_report(model, pixels(2, 32, 1), pixels(2, 32, 2), maps, 5)
-    assert np.isfinite(table.value).all() and model.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_sensitivity_worked_by_hand():
@@ -150,3 +108,77 @@ def test_blurring_keeps_the_mean_and_takes_the_detail():
     assert soft.shape == images.shape and soft.dtype == images.dtype and soft.min() >= 0 and soft.max() <= 1
     torch.testing.assert_close(soft.mean((2, 3)), images.mean((2, 3)), atol=0.05, rtol=0)
     assert (soft.std((2, 3)) < 0.8 * images.std((2, 3))).all()
+
+
+# --- random weights ---
+
+FIRST, SECOND = pixels(4, 32, 1), pixels(4, 32, 2)
+MODELS = {"cosine": cosine_model(size=32, seed=3), "pair head": pair_model(seed=3)}
+both = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+
+
+def different(one, other):
+    """Names of the tensors in which two models differ."""
+    return {name for name, tensor in one.state_dict().items() if not torch.equal(tensor, other.state_dict()[name])}
+
+
+@both
+def test_the_untrained_twin_has_other_weights_by_its_seed(model):
+    generator, before = torch.get_rng_state(), copy.deepcopy(model.state_dict())
+    twin, same, other = untrained(model), untrained(model), untrained(model, seed=1)
+    assert torch.equal(generator, torch.get_rng_state()) and not twin.training
+    name = next(name for name in before if name.endswith("layer3.0.conv1.weight"))
+    assert torch.equal(twin.state_dict()[name], same.state_dict()[name])
+    assert not torch.equal(twin.state_dict()[name], other.state_dict()[name])
+    assert not torch.equal(twin.state_dict()[name], before[name])
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name, block", [("test_resnet", "layer1.0"), ("test_convnext", "stages.0.blocks.0")])
+def test_random_weights_of_a_residual_block_are_at_work(name, block):
+    """As timm makes these networks, their blocks hand on what they get, whatever their weights are."""
+    model = EmbeddingNet(name, 8).eval()
+    for one, at_work in ((model, False), (untrained(model), True)):
+        other, donor = copy.deepcopy(one), untrained(model, seed=1).backbone.get_submodule(block)
+        matrices = {key: weight for key, weight in donor.state_dict().items() if weight.squeeze().ndim > 1}
+        other.backbone.get_submodule(block).load_state_dict(matrices, strict=False)
+        with torch.no_grad():
+            before, after = one.pooled(FIRST), other.pooled(FIRST)
+        assert matrices and bool((after - before).norm() > 1e-3 * before.norm()) == at_work
+
+
+@both
+def test_stages_are_randomized_one_more_at_a_time(model):
+    seen, fresh = [], untrained(model)
+
+    def explain(one):
+        seen.append(different(one, model))
+        return np.random.default_rng(0).random((4, 3, 3))
+
+    before = copy.deepcopy(model.state_dict())
+    table = randomization_report(model, explain, rounds=5)
+    net = getattr(model, "net", model)
+    assert table.randomized.tolist() == ["head", *reversed(stages(net.backbone))]
+    assert table.share.iloc[0] == 0 and table.share.iloc[-1] == 1 and table.share.is_monotonic_increasing
+    assert len(seen) == len(table) + 1 and seen[0] == set()
+    assert seen[1] and not any("backbone" in name for name in seen[1]), "first all that is not the backbone"
+    for earlier, later in pairwise(seen):
+        assert earlier <= later
+    assert any("layer4" in name for name in seen[2]) and not any("layer3" in name for name in seen[2])
+    assert seen[-1] == different(fresh, model), "at the end everything is random"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert (table.value == 1).all(), "maps that never change, as edge detectors' do, are found out"
+
+
+def test_maps_that_follow_the_weights_lose_their_likeness():
+    model = MODELS["cosine"]
+    table = randomization_report(model, lambda one: pair_cam(one, FIRST, SECOND, "layer1.0")[0], seed=1, rounds=20)
+    assert table.value.iloc[-1] < 0.9 and (table.n == 4).all()
+    assert (table.low <= table.value).all() and (table.value <= table.high).all()
+
+
+def test_likeness_is_spearmans_correlation():
+    maps = iter([np.array([[[1.0, 2], [3, 4]]] * 2)] + [np.array([[[1.0, 20], [300, 4000]], [[4.0, 3], [2, 1]]])] * 99)
+    table = randomization_report(MODELS["cosine"], lambda one: next(maps), rounds=20)
+    assert (table.value.abs() < 1e-9).all(), "the mean of 1 and -1"
+    assert (table.low >= -1).all() and (table.high <= 1).all()

@@ -1,6 +1,7 @@
-"""Ground truth: concept sets that differ in one factor, parts taken away, agreement with maps, planted squares."""
+"""Ground truth: sets that differ in one factor, parts taken away, planted squares, and explanations graded by them."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,22 +11,29 @@ from toys import config, cosine_model, pair_model
 
 from common.datasets import load_images
 from common.datasets.batches import as_float
-from common.datasets.images import PARTS
+from common.evaluation.metrics import interval
+from common.explanations.faithfulness import area, curve
 from common.explanations.ground_truth import (
-    agreement,
+    UNCHANGED,
     concept_pictures,
+    differences,
     flowers_of,
+    graded,
+    grades,
     intervention_effects,
     interventions,
     part_mass,
     plant_square,
     rank_agreement,
 )
+from common.explanations.localization import relevance_mass
+from common.explanations.maps import PairScore, enlarge, pair_integrated_gradients
 from common.flowers.rendering import render
-from common.flowers.species import species_table
+from common.flowers.species import PARTS, species_table
 
 TABLE = species_table(6)
 SIZE = 32
+models = pytest.mark.parametrize("model", [cosine_model(), pair_model()], ids=["cosine", "pair head"])
 
 
 def test_concept_pictures_differ_in_their_factor_only():
@@ -51,7 +59,8 @@ def test_backgrounds_are_a_concept_too():
 def test_each_intervention_touches_the_part_it_names():
     seen = set()
     for instance in range(4):
-        picture, made = render(TABLE[0], instance, 64), interventions(TABLE[0], instance, 64)
+        picture, made = render(TABLE[0], instance, 64), dict(interventions(TABLE[0], instance, 64))
+        np.testing.assert_array_equal(made.pop(UNCHANGED)[1], picture.image)
         for name, (part, image) in made.items():
             seen.add((name, part))
             changed = (image != picture.image).any(0)
@@ -66,7 +75,14 @@ def test_what_is_not_there_cannot_be_taken_away():
     assert "no leaves" not in interventions(TABLE[0], bare, SIZE)
 
 
-@pytest.mark.parametrize("model", [cosine_model(), pair_model()], ids=["cosine", "pair head"])
+def test_rendered_pictures_are_drawn_again_from_their_species_and_instance(tmp_path):
+    run = replace(config(tmp_path), species=3, pictures_per_species=2, image_size=SIZE, seed=4)
+    images = load_images(run)
+    for index, flower in zip([5, 0], flowers_of(images, [5, 0], 4), strict=True):
+        np.testing.assert_array_equal(render(*flower, SIZE).image, images.images[index])
+
+
+@models
 def test_effects_are_drops_of_the_score(model):
     flowers = [(TABLE[0], 0), (TABLE[1], 3)]
     others = np.stack([render(species, instance + 10, SIZE).image for species, instance in flowers])
@@ -89,16 +105,28 @@ def test_mass_is_shared_out_to_the_parts():
     np.testing.assert_allclose(part_mass(maps, parts), [[0.4, 0, 0.6, 0], [0, 0, 0, 0]])
 
 
+def agreement(effects, mass, rounds=20):
+    return interval(partial(rank_agreement, effects, np.asarray(mass)), len(mass), rounds)
+
+
 def test_agreement_is_spearmans_correlation():
     effects = pd.DataFrame({
         "picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.2],
     })  # fmt: skip
     mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
-    row = agreement(effects, mass, 50)
+    row = agreement(effects, mass)
     assert row["value"] == pytest.approx(1.0) and row["n"] == 2
     assert row["low"] == pytest.approx(1.0) and row["high"] == pytest.approx(1.0)
-    assert agreement(effects, mass[::-1], 20)["value"] == pytest.approx(0.6)  # ranks 4 1 3 2 against 3 2 4 1
-    assert agreement(effects, 1 - mass, 20)["value"] == pytest.approx(-1.0)
+    assert rank_agreement(effects, mass[::-1]) == pytest.approx(0.6)  # ranks 4 1 3 2 against 3 2 4 1
+    assert rank_agreement(effects, 1 - mass) == pytest.approx(-1.0)
+
+
+def test_weights_count_pictures_as_often_as_they_say():
+    effects = pd.DataFrame({"picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.6]})
+    mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
+    assert rank_agreement(effects, mass, np.array([2.0, 0])) == pytest.approx(1.0)
+    assert rank_agreement(effects, mass, np.array([0.0, 3])) == pytest.approx(-1.0)
+    assert rank_agreement(effects, mass) == pytest.approx(0.8)  # ranks 4 1 2 3 against 4 1 3 2
 
 
 def test_agreement_of_noise_has_an_interval_around_zero():
@@ -107,6 +135,9 @@ def test_agreement_of_noise_has_an_interval_around_zero():
     effects["drop"] = generator.random(120)
     row = agreement(effects, generator.random((60, 4)), 100)
     assert row["low"] < 0 < row["high"] and row["high"] - row["low"] < 0.6
+
+
+# --- a planted shortcut ---
 
 
 def test_squares_give_the_label_away_and_touch_nothing_else():
@@ -135,16 +166,47 @@ def test_a_few_labels_get_the_colors_that_all_of_them_would():
     assert {tuple(shown) for shown in np.concatenate(found)} == {color}
 
 
-def test_weights_count_pictures_as_often_as_they_say():
-    effects = pd.DataFrame({"picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.6]})
-    mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
-    assert rank_agreement(effects, mass, np.array([2.0, 0])) == pytest.approx(1.0)
-    assert rank_agreement(effects, mass, np.array([0.0, 3])) == pytest.approx(-1.0)
-    assert rank_agreement(effects, mass) == pytest.approx(0.8)  # ranks 4 1 2 3 against 4 1 3 2
+# --- grading ---
 
 
-def test_rendered_pictures_are_drawn_again_from_their_species_and_instance(tmp_path):
-    run = replace(config(tmp_path), species=3, pictures_per_species=2, image_size=SIZE, seed=4)
-    images = load_images(run)
-    for index, flower in zip([5, 0], flowers_of(images, [5, 0], 4), strict=True):
-        np.testing.assert_array_equal(render(*flower, SIZE).image, images.images[index])
+@pytest.fixture(scope="module")
+def pairs():
+    flowers = [(species, 0) for species in TABLE[:4]]
+    shown = [render(*flower, SIZE) for flower in flowers]
+    others = [render(species, 1, SIZE) for species, _ in flowers]
+    first, second = (as_float(torch.from_numpy(np.stack([one.image for one in some]))) for some in (shown, others))
+    return first, second, np.stack([one.parts for one in shown]), flowers
+
+
+@models
+def test_measures_are_those_of_the_first_pictures_maps(model, pairs):
+    first, second, parts, flowers = pairs
+    weights = np.array([2.0, 0, 1, 1])
+    maps, score = enlarge(pair_integrated_gradients(model, first, second)[0], (SIZE, SIZE)), PairScore(model, second)
+    measures = graded(model, first, second, parts=parts, flowers=flowers)
+    found = {metric: measure(weights) for metric, measure in measures.items()}
+    mass = relevance_mass(maps, np.isin(parts, [PARTS.index("petal"), PARTS.index("center")]))
+    assert found["deletion_area"] == pytest.approx(area(curve(score, first, maps, False), False, weights))
+    assert found["insertion_area"] == pytest.approx(area(curve(score, first, maps, True), True, weights))
+    assert found["relevance_mass"] == pytest.approx((2 * mass[0] + mass[2] + mass[3]) / 4)
+    effects, drawn = intervention_effects(model, flowers, second), [0, 0, 2, 3]
+    again = pd.concat(effects[effects["picture"] == old].assign(picture=new) for new, old in enumerate(drawn))
+    assert found["intervention_agreement"] == pytest.approx(rank_agreement(again, part_mass(maps, parts)[drawn]))
+    given = graded(model, first, second, maps, parts, flowers)
+    assert {metric: measure(weights) for metric, measure in given.items()} == pytest.approx(found)
+
+
+def test_without_masks_and_a_renderer_the_mask_free_measures_remain(pairs):
+    first, second, parts, _ = pairs
+    assert list(graded(cosine_model(), first, second)) == ["insertion_area", "deletion_area"]
+    assert list(graded(cosine_model(), first, second, parts=parts))[2:] == ["relevance_mass"]
+
+
+def test_grades_and_differences_by_hand():
+    values = np.array([0.0, 0.2, 0.4, 0.6])
+    one, other = {"m": lambda w: np.average(values, weights=w)}, {"m": lambda w: np.average(values - 0.3, weights=w)}
+    (row,) = grades(one, 4).to_dict("records")
+    assert row["metric"] == "m" and row["n"] == 4 and row["value"] == pytest.approx(0.3)
+    assert 0 <= row["low"] < 0.3 < row["high"] <= 0.6
+    (gap,) = differences(one, other, 4).to_dict("records")
+    assert [gap[key] for key in ("value", "low", "high")] == pytest.approx([0.3] * 3), "paired: equal draws for both"
