@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from common.attacks.gradient import Attacked, noise, pgd, square
+from common.attacks.gradient import Attacked, noise, pgd
 from common.attacks.reports import attacked_scores
+from common.attacks.square import square
 from common.backbones import EmbeddingNet, evaluation_mode
 from common.checkpoints import ensure, load
 from common.config import setup
@@ -71,8 +72,8 @@ def independent(make, model, first, second, same, eps, threshold: float, scale: 
     return _scored(model, found, second)
 
 
-def foolbox_pgd(model, first, second, same, eps, steps: int = 20, seed: int = 0) -> Attacked:
-    """Foolbox's PGD with its loss replaced by the pair score; the pictures after the last step."""
+def foolbox_pgd(model, first, second, same, eps, steps: int = 20) -> Attacked:
+    """Foolbox's PGD from the clean pictures, its loss replaced by the pair score; the pictures after the last step."""
     import eagerpy
     import foolbox
 
@@ -86,36 +87,35 @@ def foolbox_pgd(model, first, second, same, eps, steps: int = 20, seed: int = 0)
                     direction * model.score_embeddings(model(inputs.raw), held)
                 ).sum()
 
-        torch.manual_seed(seed)
-        attack = ScorePGD(abs_stepsize=2.5 * eps / steps, steps=steps, random_start=True)
+        attack = ScorePGD(abs_stepsize=2.5 * eps / steps, steps=steps, random_start=False)
         wrapped = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device=first.device)
         found = attack.run(wrapped, first, foolbox.criteria.Misclassification(same.long()), epsilon=eps)
     return _scored(model, found, second)
 
 
-def torchattacks_pgd(model, first, second, same, eps, steps: int = 20, seed: int = 0) -> Attacked:
-    """The PGD of torchattacks with the protocol's step; the pictures after the last step."""
+def torchattacks_pgd(model, first, second, same, eps, steps: int = 20) -> Attacked:
+    """The PGD of torchattacks from the clean pictures with the protocol's step; the pictures after the last step."""
     import torchattacks
 
-    torch.manual_seed(seed)
     with evaluation_mode(model, gradients=True):
         classifier = TwoLogits(model, second, threshold=0.0).eval()
-        found = torchattacks.PGD(classifier, eps=eps, alpha=2.5 * eps / steps, steps=steps)(first, same.long())
+        attack = torchattacks.PGD(classifier, eps=eps, alpha=2.5 * eps / steps, steps=steps, random_start=False)
+        found = attack(first, same.long())
     return _scored(model, found, second)
 
 
-def apgd(*pairs, eps: float, threshold: float, scale: float = 10.0, steps: int = 100, seed: int = 0) -> Attacked:
+def apgd(*pairs, eps: float, threshold: float, scale: float = 10.0, steps: int = 100) -> Attacked:
     """AutoAttack's APGD on cross-entropy (Croce and Hein 2020), as torchattacks has it; `pairs` as in `pgd`."""
     import torchattacks
 
-    return independent(partial(torchattacks.APGD, steps=steps, seed=seed), *pairs, eps, threshold, scale)
+    return independent(partial(torchattacks.APGD, steps=steps, seed=0), *pairs, eps, threshold, scale)
 
 
-def full_square(*pairs, eps: float, threshold: float, queries: int = 1000, seed: int = 0) -> Attacked:
+def full_square(*pairs, eps: float, threshold: float, queries: int = 1000) -> Attacked:
     """AutoAttack's Square (Andriushchenko et al. 2020), as torchattacks has it; `pairs` as in `pgd`."""
     import torchattacks
 
-    return independent(partial(torchattacks.Square, n_queries=queries, seed=seed), *pairs, eps, threshold)
+    return independent(partial(torchattacks.Square, n_queries=queries, seed=0), *pairs, eps, threshold)
 
 
 def _scored(model, found, second) -> Attacked:

@@ -164,19 +164,17 @@ def fit(
     return pd.DataFrame(history)
 
 
-def check_collapse(history: list[dict], stuck_at: dict | None, window: int = 4, tolerance: float = 0.02) -> None:
+def check_collapse(history: list[dict], stuck_at: dict | None) -> None:
     """Stop a training that has collapsed (protocol rule 10).
 
     Args:
         history: rows as `fit` returns them, the latest last.
         stuck_at: terms' values for a model that learned nothing (ln C, ln 2, the margin), by their names.
-        window: epochs in a row that count as stuck.
-        tolerance: how near to that value, as a share of it, counts as stuck.
 
     Raises:
-        Collapse: all embeddings are equal, loss or validation is not finite, or a term stays at its
-            value in `stuck_at` while validation is hardly better than after the first epoch (the hardest
-            triplets of a good model may end near the margin too); the message says what to try.
+        Collapse: all embeddings are equal, loss or validation is not finite, or a term stays within 2 % of its value
+            in `stuck_at` for four epochs while validation is hardly better than after the first (the hardest triplets
+            of a good model may end near the margin too); the message says what to try.
     """
     latest = history[-1]
     if not all(math.isfinite(latest[name]) for name in ("loss", "spread", "validation")):
@@ -189,13 +187,13 @@ def check_collapse(history: list[dict], stuck_at: dict | None, window: int = 4, 
             f"epoch {latest['epoch']}: all pictures have nearly the same embedding (spread {latest['spread']:.1e}); "
             "try a lower learning rate, a smaller weight of the pulling term, or easier negatives"
         )
-    recent = history[-window:]
+    recent = history[-4:]
     risen = max(row["validation"] for row in recent) - history[0]["validation"]
     for term, value in (stuck_at or {}).items():
-        stuck = value and len(recent) == window and all(abs(row[term] / value - 1) < tolerance for row in recent)
-        if stuck and risen < tolerance:
+        stuck = value and len(recent) == 4 and all(abs(row.get(term, 0) / value - 1) < 0.02 for row in recent)
+        if stuck and risen < 0.02:
             raise Collapse(
-                f"{term} has stayed at {value:.3f}, as of a model that learned nothing, for {window} epochs; "
+                f"{term} has stayed at {value:.3f}, as of a model that learned nothing, for 4 epochs; "
                 "try another learning rate, unfreeze more of the backbone, or check the labels"
             )
 

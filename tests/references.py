@@ -59,3 +59,14 @@ def slow_semi_hard(labels, distances):
         farthest = max(negatives, key=lambda n: distances[anchor, n])
         found.append((anchor, positive, nearest if farther else farthest))
     return found
+
+
+def direction(same):
+    """-1 for same pairs, whose score an attack lowers, 1 for different ones."""
+    return 1.0 - 2.0 * same
+
+
+def optimum(model, first, second, same, eps):
+    """The worst first pictures of a bilinear model: every pixel at the end of its interval that does harm."""
+    slope = (model(second) @ model.weight.T).view(first.shape) * direction(same)[:, None, None, None]
+    return (first + eps * slope.sign()).clamp(0, 1).detach()

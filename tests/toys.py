@@ -113,6 +113,25 @@ class Network(nn.Module):
         return self.score_embeddings(self(first), self(second))
 
 
+class Colors(nn.Module):
+    """Embeds a picture by its mean color, or nearly all alike if `collapsed`; compared by a cosine."""
+
+    def __init__(self, collapsed=False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.collapsed = collapsed
+
+    def forward(self, images):
+        colors = images.mean((2, 3)) * self.weight
+        return colors * (1e-3 if self.collapsed else 1) + (1 if self.collapsed else -colors.mean(1, keepdim=True))
+
+    def score_embeddings(self, first, second):
+        return nn.functional.cosine_similarity(first, second, dim=-1)
+
+    def score(self, first, second):
+        return self.score_embeddings(self(first), self(second))
+
+
 def pairs_of_pictures(count=6, seed=0, margin=0.0, size=SIZE, dtype=torch.float32):
     """Random pictures, first and second, no pixel nearer to 0 or 1 than `margin`, and labels 1, 0, 1, 0, ..."""
     generator = torch.Generator().manual_seed(seed)

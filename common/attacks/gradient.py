@@ -1,12 +1,12 @@
-"""What an enemy does: small changes to pictures in [0, 1] that turn a model's score against it."""
+"""Gradient attacks: small changes to pictures in [0, 1] that turn a model's score against it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from common.attacks.ascent import ascend, ball, check_pictures, climb, random_starts, worst_of
 from common.backbones import evaluation_mode
 
 
@@ -18,78 +18,55 @@ class Attacked(NamedTuple):
     scores: Tensor
 
 
-class AttackedQueries(NamedTuple):
-    """Queries as an attack leaves them, float (Q, 3, H, W), and how much harm was done to each, (Q,), 0 at most."""
-
-    queries: Tensor
-    harm: Tensor
-
-
-def fgsm(model, first: Tensor, second: Tensor, same: Tensor, eps: float, which: str = "first") -> Attacked:
-    """Fast gradient sign method (Goodfellow et al. 2015): one step of size eps from the clean pictures.
-
-    The one-step case of `pgd` but for its start, which is not random. A pair that the step would help stays clean.
-    Arguments, result and errors as in `pgd`.
-    """
-    pictures = _attacked_pictures(first, second, same, eps, which)
-    with evaluation_mode(model, gradients=True):
-        harm = _pair_harm(model, second, same, which)
-        found = worst_of(ascend(harm, pictures, eps, 1, eps, pictures))
-    return _attacked(*found, second, same)
-
-
 def pgd(
-    model,
-    first: Tensor,
-    second: Tensor,
-    same: Tensor,
-    eps: float,
-    steps: int = 20,
-    restarts: int = 3,
-    which: str = "first",
-    seed: int = 0,
-) -> Attacked:
+    model, first: Tensor, second: Tensor, same: Tensor, eps: float, steps: int = 20, restarts: int = 3,
+    which: str = "first", seed: int = 0,
+) -> Attacked:  # fmt: skip
     """Projected gradient descent in the L-infinity ball (Madry et al. 2018), protocol rule 12.
 
-    From a random start, steps of size 2.5 eps / steps along the sign of the score's gradient: down for a
-    same pair, up for a different one. Of all steps of all restarts each pair keeps its worst.
+    Steps of 2.5 eps / steps along the sign of the score's gradient: down for a same pair, up for a different one. Of
+    all steps of all starts each pair keeps its worst. The first start is the clean picture, so that no attack does
+    less harm than none; the others are random.
 
     Args:
-        model: has `score(x1, x2)`, `model(x)` and `score_embeddings(z1, z2)`, higher is more similar.
-        first, second: float (B, 3, H, W) in [0, 1].
-        same: (B,), 1 for same, 0 for different.
-        eps: largest change of a pixel, 0 or more, in units of [0, 1].
-        steps: 0 or more; 0 looks at the random starts only.
-        restarts: random starts, 1 or more; the first ones do not depend on how many follow.
+        restarts: starts, 1 or more; the first ones do not depend on how many follow.
         which: "first" changes the first pictures, and embeds the second ones once; "both" changes both.
-        seed: of the random starts.
 
-    Returns:
-        `Attacked`; no pixel is further than eps from its clean value or outside [0, 1], to the last bit.
-
-    Raises:
-        ValueError: shapes that do not fit, pixels that are not finite or not in [0, 1], a negative eps.
+    No pixel ends further than eps from its clean value or outside [0, 1], to the last bit. Raises ValueError for
+    shapes that do not fit, pixels that are not finite or not in [0, 1], and a negative eps.
     """
-    pictures = _attacked_pictures(first, second, same, eps, which)
+    if steps < 0 or restarts < 1:
+        raise ValueError(f"{steps} steps and {restarts} restarts: use 0 steps or more and 1 restart or more")
     with evaluation_mode(model, gradients=True):
-        found = climb(_pair_harm(model, second, same, which), pictures, eps, steps, restarts, seed)
-    return _attacked(*found, second, same)
+        harm, images = pair_harm(model, first, second, same, eps, which)
+        found = strongest(harm, images, eps, steps, restarts, seed)
+    return attacked(*found, second, same)
 
 
-def noise(model, first, second, same, eps: float, draws: int = 10, which: str = "first", seed: int = 0) -> Attacked:
-    """The control: uniform noise of the same size, the worst of some draws. Arguments as in `pgd`."""
-    return pgd(model, first, second, same, eps, 0, draws, which, seed)
+def fgsm(model, first: Tensor, second: Tensor, same: Tensor, eps: float) -> Attacked:
+    """Fast gradient sign method (Goodfellow et al. 2015): a step of size eps from the clean pictures, or no step.
+
+    The one-step case of `pgd`, whose longer step is clipped to eps; a pair that it would help stays clean.
+    """
+    return pgd(model, first, second, same, eps, steps=1, restarts=1)
 
 
-def pgd_path(model, first, second, same, eps: float, steps: int = 20, which="first", seed: int = 0) -> list[Attacked]:
-    """What `pgd` passes through on its first restart: the random start, then each step; arguments as there."""
-    pictures = _attacked_pictures(first, second, same, eps, which)
-    start = next(random_starts(pictures, eps, 1, seed))
+def pgd_path(model, first: Tensor, second: Tensor, same: Tensor, eps: float, steps: int = 20) -> list[Attacked]:
+    """What `pgd` passes through from its first start: the clean pictures, then each step."""
     with evaluation_mode(model, gradients=True):
-        path = list(
-            ascend(_pair_harm(model, second, same, which), pictures, eps, steps, 2.5 * eps / max(steps, 1), start)
-        )
-    return [_attacked(*found, second, same) for found in path]
+        harm, images = pair_harm(model, first, second, same, eps)
+        path = list(ascend(harm, images, eps, steps, images))
+    return [attacked(*found, second, same) for found in path]
+
+
+def noise(model, first: Tensor, second: Tensor, same: Tensor, eps: float, draws: int = 10, seed: int = 0) -> Attacked:
+    """The control: uniform noise of up to eps, of some draws the worst."""
+    generator = torch.Generator().manual_seed(seed)
+    with evaluation_mode(model):
+        harm, images = pair_harm(model, first, second, same, eps)
+        starts = (noisy(images, eps, generator) for _ in range(draws))
+        found = worst((start, harm(start)) for start in starts)
+    return attacked(*found, second, same)
 
 
 def transfer(source, target, first, second, same, eps: float, **options) -> Attacked:
@@ -99,108 +76,132 @@ def transfer(source, target, first, second, same, eps: float, **options) -> Atta
         return found._replace(scores=target.score(found.first, found.second))
 
 
-def square(model, first, second, same, eps: float, queries: int = 200, seed: int = 0) -> Attacked:
-    """Random search by scores alone, so that nothing in a model can hide from it by hiding its gradients.
-
-    Square Attack (Andriushchenko et al. 2020) in short: from stripes of +-eps, each query repaints a random
-    square with +-eps per color and keeps it where it does harm; the square's area shrinks from 0.8 to
-    0.01 of the picture as queries are spent. Changes the first pictures; other arguments as in `pgd`.
-    """
-    (clean,), (low, high) = _attacked_pictures(first, second, same, eps, "first"), ball(first, eps)
-    count, colors, height, width = clean.shape
-    generator = torch.Generator().manual_seed(seed)
-
-    def painted(*shape):
-        return clean + eps * (torch.randint(2, shape, generator=generator) * 2 - 1).to(clean)
-
-    with evaluation_mode(model):
-        harm = _pair_harm(model, second, same, "first")
-        best = painted(count, colors, 1, width).clamp(low, high)
-        most = harm(best)
-        for query in range(queries):
-            side = (0.8 * 0.0125 ** (query / queries)) ** 0.5
-            rows, columns = (_windows(count, length, side, generator) for length in (height, width))
-            inside = (rows[:, None, :, None] & columns[:, None, None, :]).to(clean.device)
-            tried = torch.where(inside, painted(count, colors, 1, 1), best).clamp(low, high)
-            (best,), most = worst_of([([best], most), ([tried], harm(tried))])
-    return _attacked([best], most, second, same)
-
-
 def retrieval_attack(
-    model,
-    queries: Tensor,
-    labels: Tensor,
-    gallery: Tensor,
-    gallery_labels: Tensor,
-    eps: float,
-    targets: Tensor | None = None,
-    steps: int = 20,
-    restarts: int = 3,
-    seed: int = 0,
-) -> AttackedQueries:
+    model, queries: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor, eps: float,
+    targets: Tensor | None = None, restarts: int = 3,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Change queries so that a clean gallery ranks the wrong pictures first.
 
-    The query attack of Zhou et al. 2020, "Adversarial Ranking Attack and Defense": pictures that should come
-    first are C, those they should overtake are X, and the mean over both of max(0, score of x - score of c)
-    is driven to 0, where every one of C outranks every one of X. Harm is minus that mean.
+    The query attack of Zhou et al. 2020, "Adversarial Ranking Attack and Defense", by the steps of `pgd`: pictures
+    that should come first are C, those they should overtake are X, and the mean over both of
+    max(0, score of x - score of c) is driven to 0, where every one of C outranks every one of X.
 
     Args:
-        model: embeds the queries and has `score_embeddings`.
-        queries, eps, steps, restarts, seed: as `first`, ... in `pgd`.
-        labels: int (Q,), the queries' classes.
-        gallery: float (G, D), embeddings of clean pictures, the queries' own not among them.
-        gallery_labels: int (G,).
-        targets: None, untargeted: C are the pictures of all other classes, X those of the query's own.
-            int (Q,), targeted: C are the pictures of this class, X all others.
+        queries, labels: pictures (Q, 3, H, W) and their classes.
+        gallery, gallery_labels: embeddings (G, D) of clean pictures, not the queries', and their classes.
+        targets: None: C are all other classes, X is the query's own. int (Q,): C is this class, X are all others.
 
-    Raises:
-        ValueError: bad pictures as in `pgd`, or a query for which C or X is empty.
+    Returns the changed queries, and the harm done to each (Q,): minus that mean, 0 at most. Raises ValueError for bad
+    pictures as `pgd` does, and for a query for which C or X is empty.
     """
-    check_pictures(eps, queries=queries)
+    _check_images(eps, queries)
     wanted = labels[:, None] != gallery_labels if targets is None else targets[:, None] == gallery_labels
     if not (wanted.any(1) & ~wanted.all(1)).all():
         raise ValueError("the gallery needs pictures of each query's class (or target) and of others; check the labels")
 
     def harm(changed):
         scores = model.score_embeddings(model(changed)[:, None], gallery[None])
-        ahead = [row[~raised][:, None] - row[raised] for row, raised in zip(scores, wanted)]
-        return torch.stack([-gap.clamp(min=0).mean() for gap in ahead])
+        leads = [row[~raised][:, None] - row[raised] for row, raised in zip(scores, wanted)]
+        return torch.stack([-lead.clamp(min=0).mean() for lead in leads])
 
     with evaluation_mode(model, gradients=True):
-        (changed,), done = climb(harm, [queries], eps, steps, restarts, seed)
-    return AttackedQueries(changed, done)
+        return strongest(harm, queries, eps, 20, restarts, 0)
 
 
-def _pair_harm(model, second, same, which) -> Callable[..., Tensor]:
-    """The score where it should be low, minus the score where it should be high."""
+def strongest(harm: Callable[[Tensor], Tensor], images: Tensor, eps: float, steps: int, restarts: int, seed: int):
+    """Of all steps of `ascend` from the clean and from random starts, each picture's worst, and its harm (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = chain([images], (noisy(images, eps, generator) for _ in range(restarts - 1)))
+    return worst(chain.from_iterable(ascend(harm, images, eps, steps, start) for start in starts))
+
+
+def ascend(harm, images: Tensor, eps: float, steps: int, start: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Projected gradient ascent: raise harm(images), (B,), without leaving the ball of the clean images.
+
+    Yields pictures and their harm: at the start, then after each step.
+    """
+    bounds, current = ball(images, eps), start.detach()
+    for _ in range(steps):
+        moved, done = step(harm, current, 2.5 * eps / steps, bounds)
+        yield current, done
+        current = moved
+    with torch.no_grad():
+        done = harm(current)
+    yield current, done
+
+
+def step(harm, images: Tensor, size: float, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """One step of `size` along the sign of the gradient, clipped to `bounds`; and the harm before it."""
+    images = images.detach().requires_grad_()
+    done = harm(images)
+    moved = images + size * input_gradient(done.sum(), images).sign()
+    return moved.detach().clamp(*bounds), done.detach()
+
+
+def input_gradient(total: Tensor, images: Tensor) -> Tensor:
+    """Gradient of a scalar by pictures; zeros where it does not depend on them, which the examination reports."""
+    return torch.autograd.grad(total + 0 * images.sum(), images)[0]
+
+
+def worst(path: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Of all pictures and their harm (B,) on a path, each picture at its most harmful, and that harm."""
+    path = iter(path)
+    images, harm = next(path)
+    for shown, done in path:
+        worse = done > harm
+        images, harm = torch.where(worse[:, None, None, None], shown, images), torch.where(worse, done, harm)
+    return images, harm
+
+
+def noisy(images: Tensor, eps: float, generator: torch.Generator | None = None) -> Tensor:
+    """Pictures with uniform noise of up to eps."""
+    moves = torch.empty(images.shape).uniform_(-eps, eps, generator=generator)
+    return (images + moves.to(images)).clamp(*ball(images, eps))
+
+
+def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Lowest and highest pixels within eps and [0, 1], rounded inward so that the bound holds to the last bit."""
+    clean = images.detach()
+    exact = clean.double()
+
+    def inward(end):
+        rounded = end.to(clean.dtype)
+        return torch.where((rounded.double() - exact).abs() > eps, rounded.nextafter(clean), rounded)
+
+    return inward((exact - eps).clamp(min=0)), inward((exact + eps).clamp(max=1))
+
+
+def pair_harm(model, first: Tensor, second: Tensor, same: Tensor, eps: float, which: str = "first"):
+    """The harm of pairs, and the pictures an attack may change: (B, 3, H, W), or for both sides (2 B, 3, H, W).
+
+    Harm is the score where it should be low, minus the score where it should be high; of both sides, each half is
+    told that of its pair. Called in evaluation mode, with the arguments of `pgd`.
+    """
+    _check_images(eps, first, second)
+    if first.shape != second.shape or same.shape != first.shape[:1]:
+        shapes = [tuple(given.shape) for given in (first, second, same)]
+        raise ValueError(f"first, second and same are {shapes}; give (B, 3, H, W) twice and (B,)")
+    if not ((same == 0) | (same == 1)).all() or which not in ("first", "both"):
+        raise ValueError(f"which is {which!r}; use 'first' or 'both', and same of 1 (same) and 0 (different) only")
     direction = 1 - 2 * same.to(second)
     if which == "both":
-        return lambda one, other: direction * model.score(one, other)
+        both = torch.cat([first, second])
+        return lambda images: (direction * model.score_embeddings(*model(images).chunk(2))).repeat(2), both
     with torch.no_grad():
         held = model(second)
-    return lambda one: direction * model.score_embeddings(model(one), held)
+    return lambda images: direction * model.score_embeddings(model(images), held), first
 
 
-def _attacked(found, done, second, same) -> Attacked:
-    return Attacked(found[0], found[-1] if len(found) == 2 else second, done * (1 - 2 * same.to(done)))
+def attacked(images: Tensor, harm: Tensor, second: Tensor, same: Tensor) -> Attacked:
+    """Pictures and harm of `pair_harm` as `Attacked`: the sides apart, the scores with their own sign."""
+    first, *other = images.split(len(same))
+    return Attacked(first, *(other or [second]), harm[: len(same)] * (1 - 2 * same.to(harm)))
 
 
-def _windows(count, length, share, generator) -> Tensor:
-    """One random interval of a share of `length` for each of `count` rows: bool (count, length)."""
-    size = max(1, round(share * length))
-    begin = torch.randint(length - size + 1, (count, 1), generator=generator)
-    place = torch.arange(length)
-    return (place >= begin) & (place < begin + size)
-
-
-def _attacked_pictures(first, second, same, eps, which) -> list[Tensor]:
-    """The batches an attack may change, once all arguments are checked."""
-    check_pictures(eps, first=first, second=second)
-    if first.shape != second.shape or same.shape != first.shape[:1]:
-        shapes = ", ".join(str(tuple(batch.shape)) for batch in (first, second, same))
-        raise ValueError(f"first, second and same are {shapes}; give (B, 3, H, W) twice and (B,)")
-    if not ((same == 0) | (same == 1)).all():
-        raise ValueError("same must hold 1 (same) and 0 (different) only")
-    if which not in ("first", "both"):
-        raise ValueError(f"which is {which!r}; use 'first' or 'both'")
-    return [first, second] if which == "both" else [first]
+def _check_images(eps: float, *batches: Tensor) -> None:
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps is {eps}; use 0 or more, in units of [0, 1], such as 4 / 255")
+    for images in batches:
+        if images.ndim != 4 or not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():
+            found = f"{images.dtype} {tuple(images.shape)} from {images.min():.3g} to {images.max():.3g}"
+            raise ValueError(f"pictures are {found}; give floats (B, 3, H, W) in [0, 1], not normalized")

@@ -107,7 +107,7 @@ def boastful(model, first, second, same, eps, **options):
 
 
 def mere_noise(model, first, second, same, eps, steps=8, restarts=1, which="first"):
-    return noise(model, first, second, same, eps, 1, which)
+    return noise(model, first, second, same, eps, 1)
 
 
 def helpful(model, first, second, same, eps, **options):
@@ -136,7 +136,7 @@ def always_on(model, first, second, same, eps, **options):
 
 def one_step(model, first, second, same, eps, steps=8, restarts=1, which="first"):
     """A single step of a twentieth, whatever was asked."""
-    return fgsm(model, first, second, same, eps / 20, which)
+    return fgsm(model, first, second, same, eps / 20)
 
 
 def late(model, first, second, same, eps, steps=8, **options):

@@ -7,7 +7,8 @@ import torch
 from toys import Network, pairs_of_pictures
 
 from benchmarks.attacks import TwoLogits, apgd, foolbox_pgd, full_square, step_ratios, torchattacks_pgd
-from common.attacks.gradient import fgsm, pgd, pgd_path, square
+from common.attacks.gradient import fgsm, pgd, pgd_path
+from common.attacks.square import square
 from common.backbones import evaluation_mode
 
 EPS = 8 / 255
@@ -34,21 +35,13 @@ def agree(ours, theirs, clean, same):
     assert abs(loss - their_loss) <= 1e-5 * len(same)
 
 
+@pytest.mark.parametrize(("library", "theirs"), [("foolbox", foolbox_pgd), ("torchattacks", torchattacks_pgd)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_foolbox_finds_the_same_pictures(seed):
-    peers("foolbox")
+def test_independent_programs_find_the_same_pictures(library, theirs, seed):
+    peers(library)
     model, (first, second, same) = case(seed=seed)
-    theirs = foolbox_pgd(model, first, second, same, EPS, steps=10, seed=seed)
-    agree(pgd_path(model, first, second, same, EPS, 10, seed=seed)[-1], theirs, first, same)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_torchattacks_finds_the_same_pictures(seed):
-    peers("torchattacks")
-    model, (first, second, same) = case(seed=seed)
-    path = pgd_path(model, first, second, same, EPS, 10, seed=seed)
-    theirs = torchattacks_pgd(model, first, second, same, eps=EPS, steps=10, seed=seed)
-    agree(path[-1], theirs, first, same)
+    ours = pgd_path(model, first, second, same, EPS, steps=10)[-1]
+    agree(ours, theirs(model, first, second, same, EPS, steps=10), first, same)
 
 
 def test_stronger_attackers_find_little_more():
@@ -65,7 +58,7 @@ def test_stronger_attackers_find_little_more():
         found = attack(model, *pairs, eps=EPS, threshold=threshold)
         assert (found.first - pairs[0]).abs().max() <= EPS + 1e-6
         assert -0.01 < (direction * (found.scores - clean)).mean() <= 1.05 * ours
-    assert 0 < (direction * (square(model, *pairs, EPS, 100).scores - clean)).mean() < ours
+    assert 0 < (direction * (square(model, *pairs, EPS, queries=100).scores - clean)).mean() < ours
     assert (direction * (fgsm(model, *pairs, EPS).scores - clean)).mean() <= ours
 
 
