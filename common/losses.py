@@ -45,15 +45,8 @@ class CenterLoss(nn.Module):
 def contrastive_loss(distances: Tensor, same: Tensor, margin: float = 1.0) -> Tensor:
     """Pull same pairs together, push different pairs apart until the margin (Hadsell et al. 2006, equation 4).
 
-    Their Y is 1 for a different pair; here same is 1, as everywhere in this project.
-
-    Args:
-        distances: float (P,), 0 or more.
-        same: bool (P,).
-        margin: distance from which on a different pair costs nothing.
-
-    Returns:
-        float (P,): d^2 / 2 for a same pair, max(0, margin - d)^2 / 2 for a different one.
+    Their Y is 1 for a different pair; here same is 1. Of float distances (P,), 0 or more, and bool same (P,) returns
+    d^2 / 2 for a same pair and max(0, margin - d)^2 / 2 for a different one.
     """
     return torch.where(same, distances, F.relu(margin - distances)).square() / 2
 
@@ -74,14 +67,9 @@ def triplet_loss(to_positive: Tensor, to_negative: Tensor, margin: float | None 
 
 
 def pairwise_distances(embeddings: Tensor, squared: bool = False) -> Tensor:
-    """Euclidean distances between unit-length embeddings; equal ones have the distance 0 and no gradient.
+    """Euclidean distances (B, B) between embeddings scaled to unit length, 0 to 2; squared, they are 2 - 2 cosine.
 
-    Args:
-        embeddings: float (B, D); scaled to unit length here, so that squared distances are 2 - 2 cosine.
-        squared: whether to square them.
-
-    Returns:
-        float (B, B), 0 to 2 (squared: 0 to 4), in single precision at least.
+    Equal ones have the distance 0 and no gradient. In single precision at least.
     """
     unit = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
     # From differences: 2 - 2 cosine would leave the rounding of a product, worst near 0 and in bfloat16.
