@@ -16,8 +16,8 @@ from PIL import Image
 from traitlets.config import Config
 
 from common import plotting
-from common.datasets.images import PARTS
 from common.evaluation.metrics import Threshold
+from common.flowers.species import PARTS
 from common.losses import CenterLoss
 
 matplotlib.use("Agg")

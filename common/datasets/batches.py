@@ -1,26 +1,25 @@
 """What a batch is: which pictures are drawn together, and how they are varied."""
 
 import math
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from common.datasets.images import ImageSet
 
 
 class Pictures(Dataset):
-    """Some pictures of an `ImageSet` with their labels, handed out a whole batch at a time."""
+    """The pictures `indices` of an `ImageSet`, in this order, and what stands for their classes (default: `labels`).
+
+    An item is a whole batch: a list of positions gives uint8 (B, 3, H, W) and int64 (B,).
+    """
 
     def __init__(self, image_set: ImageSet, indices, labels=None):
-        """
-        Args:
-            image_set: where the pictures are.
-            indices: int (M,), which of them, in this order.
-            labels: int (M,), what stands for each picture's class; default: its species.
-        """
         self.images = image_set.images
         self.indices = np.asarray(indices)
         self.labels = image_set.labels[self.indices] if labels is None else np.asarray(labels)
@@ -28,77 +27,63 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, item):
-        return self.__getitems__([item])
-
-    def __getitems__(self, items):
-        pictures = np.asarray(self.images[self.indices[items]])
-        return torch.from_numpy(pictures), torch.as_tensor(self.labels[items], dtype=torch.long)
+    def __getitem__(self, items: list[int]) -> tuple[Tensor, Tensor]:
+        images = np.asarray(self.images[self.indices[items]])
+        return torch.from_numpy(images), torch.as_tensor(self.labels[items], dtype=torch.long)
 
 
 def batches(pictures: Pictures, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader:
-    """Group single pictures into batches; one epoch shows every picture once.
+    """Group single pictures into batches; one epoch shows every picture once, with `shuffle` in a new order.
 
-    Args:
-        pictures: what to show.
-        batch_size: pictures in a batch, 1 or more. When shuffling, a last batch of a single picture
-            is dropped: BatchNorm cannot train on it.
-        shuffle: a new order every epoch.
-        seed: of the order.
-
-    Returns:
-        A DataLoader of (uint8 (B, 3, H, W), int64 (B,)).
+    When shuffling, a last batch of a single picture is dropped: BatchNorm cannot train on it.
     """
-    return DataLoader(
-        pictures,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        drop_last=shuffle and len(pictures) > batch_size and len(pictures) % batch_size == 1,
-        generator=torch.Generator().manual_seed(seed),
-        collate_fn=_as_is,
-    )
+    generator = torch.Generator().manual_seed(seed)
+    order = RandomSampler(pictures, generator=generator) if shuffle else SequentialSampler(pictures)
+    lone = shuffle and len(pictures) > batch_size and len(pictures) % batch_size == 1
+    return _loader(pictures, BatchSampler(order, batch_size, drop_last=lone), generator)
 
 
-class SpeciesSampler(Sampler):
-    """P x K batches: P species, K pictures of each, so that every batch holds same and different pairs.
+def species_batches(pictures: Pictures, species: int, per_species: int, seed: int = 0) -> DataLoader:
+    """Group pictures into P x K batches: P `species`, K pictures of each, so that all hold same and different pairs.
 
-    An epoch is as many batches as it takes to show about as many pictures as there are. Species take
-    turns in a random order, and so do the pictures of a species; a picture of a small species is
-    therefore seen more often than one of a large species.
+    An epoch shows about as many pictures as there are. Species take turns in a random order, and so do the pictures of
+    a species: one of a small species is seen more often. A species with fewer than K pictures gives all it has. Raises
+    ValueError where there is no triplet: P or K below 2, one species only, or no species with two pictures.
     """
+    members = {label: np.flatnonzero(pictures.labels == label).tolist() for label in np.unique(pictures.labels)}
+    if species < 2 or per_species < 2:
+        raise ValueError(f"{species} species x {per_species} pictures hold no triplet; give 2 x 2 or more")
+    if len(members) < 2 or max(map(len, members.values())) < 2:
+        raise ValueError(f"{len(pictures)} pictures of {len(members)} species hold no triplet; add pictures")
+    species = min(species, len(members))
+    counts = {label: min(per_species, len(own)) for label, own in members.items()}
 
-    def __init__(self, labels, species: int, pictures: int, generator: torch.Generator):
-        """
-        Args:
-            labels: int (M,), the species of each picture.
-            species: P, 2 or more; all there are, if they are fewer.
-            pictures: K, 2 or more; a species with fewer gives all it has.
-            generator: source of the order.
+    def stream(order):
+        own = {label: _turns(members[label], count, order) for label, count in counts.items()}
+        for labels in _turns([*members], species, order):
+            yield [picture for label in labels for picture in next(own[label])]
 
-        Raises:
-            ValueError: P or K below 2, one species only, or no species with two pictures.
-        """
-        self.members = {label: np.flatnonzero(np.equal(labels, label)).tolist() for label in np.unique(labels)}
-        if species < 2 or pictures < 2:
-            raise ValueError(f"{species} species x {pictures} pictures hold no triplet; give 2 x 2 or more")
-        if len(self.members) < 2 or max(map(len, self.members.values())) < 2:
-            raise ValueError(f"{len(labels)} pictures of {len(self.members)} species hold no triplet; add pictures")
-        self.species, self.generator = min(species, len(self.members)), generator
-        self.pictures = {label: min(pictures, len(members)) for label, members in self.members.items()}
-        self.batches = max(1, round(len(labels) / (self.species * np.mean([*self.pictures.values()]))))
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self):
-        order = np.random.default_rng(torch.randint(2**31, (1,), generator=self.generator).item())
-        species = _turns([*self.members], self.species, order)
-        pictures = {label: _turns(self.members[label], count, order) for label, count in self.pictures.items()}
-        for _ in range(self.batches):
-            yield [picture for label in next(species) for picture in next(pictures[label])]
+    return _streamed(pictures, stream, len(pictures) / (species * np.mean([*counts.values()])), seed)
 
 
-def _turns(items: list, count: int, order: np.random.Generator):
+def triplet_batches(image_set: ImageSet, triplets, size: int, shown: int, seed: int = 0) -> DataLoader:
+    """Group given `triplets`, int (T, 3) of anchor, positive, negative, into batches for `TripletJudgment("given")`.
+
+    A batch has `size` triplets, or all there are if they are fewer: first all anchors, then all positives, then all
+    negatives. Triplets take turns, and an epoch shows about `shown` pictures. Raises ValueError without a triplet.
+    """
+    if len(triplets) < 1:
+        raise ValueError("there is no triplet to learn from; give one or more")
+    size = min(size, len(triplets))
+
+    def stream(order):
+        for chosen in _turns([*range(len(triplets))], size, order):
+            yield [3 * triplet + role for role in range(3) for triplet in chosen]
+
+    return _streamed(Pictures(image_set, np.reshape(triplets, -1)), stream, shown / (3 * size), seed)
+
+
+def _turns(items: list, count: int, order: np.random.Generator) -> Iterator[list]:
     """Groups of `count` different items without end: all come once, in a random order, before any comes again."""
     waiting = []
     while True:
@@ -108,70 +93,28 @@ def _turns(items: list, count: int, order: np.random.Generator):
         waiting = waiting[count:]
 
 
-def species_batches(pictures: Pictures, species: int, per_species: int, seed: int = 0) -> DataLoader:
-    """Group pictures into P x K batches; see `SpeciesSampler` for what an epoch is.
+class _Stream(Sampler):
+    """Every epoch the first `count` batches of an endless stream, each time in another order."""
 
-    Args:
-        pictures: what to show.
-        species: P, species in a batch.
-        per_species: K, pictures of each.
-        seed: of the order.
-
-    Returns:
-        A DataLoader of (uint8 (P K, 3, H, W), int64 (P K,)).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    sampler = SpeciesSampler(pictures.labels, species, per_species, generator)
-    return DataLoader(pictures, batch_sampler=sampler, generator=generator, collate_fn=_as_is)
-
-
-class TripletSampler(Sampler):
-    """Batches of given triplets: all anchors, then all positives, then all negatives, each triplet in its turn."""
-
-    def __init__(self, triplets: int, size: int, shown: int, generator: torch.Generator):
-        """
-        Args:
-            triplets: how many there are; triplet t is made of the items 3 t, 3 t + 1 and 3 t + 2.
-            size: triplets in a batch; all there are, if they are fewer.
-            shown: pictures an epoch shows, about.
-            generator: source of the order.
-
-        Raises:
-            ValueError: no triplet at all.
-        """
-        if triplets < 1:
-            raise ValueError("there is no triplet to learn from; give one or more")
-        self.triplets, self.size, self.generator = triplets, min(size, triplets), generator
-        self.batches = max(1, round(shown / (3 * self.size)))
+    def __init__(self, stream: Callable[[np.random.Generator], Iterator[list]], count: int, generator: torch.Generator):
+        self.stream, self.count, self.generator = stream, count, generator
 
     def __len__(self) -> int:
-        return self.batches
+        return self.count
 
     def __iter__(self):
         order = np.random.default_rng(torch.randint(2**31, (1,), generator=self.generator).item())
-        turns = _turns([*range(self.triplets)], self.size, order)
-        for _ in range(self.batches):
-            chosen = next(turns)
-            yield [3 * triplet + role for role in range(3) for triplet in chosen]
+        yield from islice(self.stream(order), self.count)
 
 
-def triplet_batches(image_set: ImageSet, triplets, size: int, shown: int, seed: int = 0) -> DataLoader:
-    """Group given triplets into batches for `TripletJudgment("given")`.
-
-    Args:
-        image_set: where the pictures are.
-        triplets: int (T, 3): indices of anchor, positive, negative.
-        size: B, triplets in a batch.
-        shown: pictures an epoch shows, about.
-        seed: of the order.
-
-    Returns:
-        A DataLoader of (uint8 (3 B, 3, H, W), int64 (3 B,)): anchors, then positives, then negatives.
-    """
+def _streamed(pictures: Pictures, stream, count: float, seed: int) -> DataLoader:
     generator = torch.Generator().manual_seed(seed)
-    sampler = TripletSampler(len(triplets), size, shown, generator)
-    pictures = Pictures(image_set, np.reshape(triplets, -1))
-    return DataLoader(pictures, batch_sampler=sampler, generator=generator, collate_fn=_as_is)
+    return _loader(pictures, _Stream(stream, max(1, round(count)), generator), generator)
+
+
+def _loader(pictures: Pictures, sampler: Sampler, generator: torch.Generator) -> DataLoader:
+    """A loader of the batches that `sampler` lists: without a batch size of its own it asks for them whole."""
+    return DataLoader(pictures, sampler=sampler, batch_size=None, generator=generator)
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -189,13 +132,7 @@ def pair_batch(image_set: ImageSet, pairs, device="cpu") -> tuple[Tensor, Tensor
 def augment(images: Tensor, generator: torch.Generator | None = None, strength: float = 1.0) -> Tensor:
     """Vary each picture of a batch in its own way: flip, shift, turn, zoom, brightness and contrast.
 
-    Args:
-        images: float (B, 3, H, W) in [0, 1].
-        generator: source of the random numbers, on the CPU.
-        strength: scales every change but the flip, 0 or more.
-
-    Returns:
-        float (B, 3, H, W) in [0, 1], differentiable in `images`.
+    `strength`, 0 or more, scales every change but the flip; `generator` is on the CPU. Differentiable in `images`.
     """
     count = len(images)
 
@@ -213,7 +150,3 @@ def augment(images: Tensor, generator: torch.Generator | None = None, strength: 
     contrast, brightness = (uniform(*bounds)[:, None, None, None] for bounds in ((-0.2, 0.2, 1.0), (-0.1, 0.1)))
     mean = varied.mean(dim=(1, 2, 3), keepdim=True)
     return ((varied - mean) * contrast + mean + brightness).clamp(0, 1)
-
-
-def _as_is(batch):
-    return batch

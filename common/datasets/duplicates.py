@@ -7,41 +7,43 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from common.datasets.images import ImageSet
-from common.datasets.splits import NAMES
+from common.datasets.images import SPLITS, ImageSet
+
+BITS = 6  # of 64 in which the hashes of copies may differ
+DIFFERENCE = 6.0  # gray levels (0..255) by which their thumbnails may differ on average
+ROWS = 512  # pictures compared with all others at a time, which bounds memory
 
 
-def find_duplicates(image_set: ImageSet, bits: int = 6, difference: float = 6.0, chunk=512) -> pd.DataFrame:
+def find_duplicates(image_set: ImageSet) -> pd.DataFrame:
     """Pairs of equal or nearly equal pictures (re-encoded, rescaled, a little brighter), most alike first.
 
     A pair is reported when its 64-bit perceptual hashes (low DCT frequencies of a 32 x 32 gray picture
     against their median; Zauner 2010, "Implementation and benchmarking of perceptual image hash functions") differ in
-    at most `bits` places and its 32 x 32 color thumbnails by at most `difference` gray levels (0..255) on
-    average: the hash alone may take two flat pictures for equal. Mirrored or cropped copies are not found.
-    All pairs are compared, `chunk` rows at a time.
-    Returns the columns `first` < `second` (indices) and `distance` (that mean difference).
+    at most BITS places and its 32 x 32 color thumbnails by at most DIFFERENCE: the hash alone may take two flat
+    pictures for equal. Mirrored or cropped copies are not found. All pairs are compared.
+    Returns the columns `first` < `second` (indices) and `distance` (the thumbnails' mean difference).
     """
-    thumbnails, signs = _thumbnails(image_set.images, chunk)
+    thumbnails, signs = _thumbnails(image_set.images)
     found = []
-    for start in range(0, len(signs), chunk):
-        distance = (64 - signs[start:start + chunk] @ signs[start:].T) / 2  # Hamming distance of +-1 signs
-        first, second = np.nonzero(np.triu(distance <= bits, k=1))
+    for start in range(0, len(signs), ROWS):
+        distance = (64 - signs[start:start + ROWS] @ signs[start:].T) / 2  # Hamming distance of +-1 signs
+        first, second = np.nonzero(np.triu(distance <= BITS, k=1))
         for a, b in zip(*(np.array_split(side + start, len(side) // 4096 + 1) for side in (first, second))):
             mean = np.abs(thumbnails[a].astype(np.int16) - thumbnails[b]).mean(axis=(1, 2, 3))
-            found.append(np.stack([a, b, mean])[:, mean <= difference])
+            found.append(np.stack([a, b, mean])[:, mean <= DIFFERENCE])
     pairs = pd.DataFrame(np.concatenate(found, axis=1).T, columns=["first", "second", "distance"])
     pairs = pairs.astype({"first": np.int64, "second": np.int64})
     return pairs.sort_values(["distance", "first", "second"], ignore_index=True)
 
 
-def _thumbnails(images: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+def _thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """N x 3 x H x W pictures to uint8 N x 3 x 32 x 32 thumbnails and +-1 float32 N x 64 perceptual hashes."""
     rows, columns = (np.asarray(Image.fromarray(np.eye(side, dtype=np.float32)).resize(
         (side, 32), Image.Resampling.BOX)) for side in images.shape[2:])  # averaging as a 32 x side matrix
     thumbnails = np.empty((len(images), 3, 32, 32), np.uint8)
     signs = np.empty((len(images), 64), np.float32)
-    for start in range(0, len(images), chunk):
-        part = slice(start, start + chunk)
+    for start in range(0, len(images), ROWS):
+        part = slice(start, start + ROWS)
         small = rows @ images[part].astype(np.float32) @ columns.T
         frequencies = dctn(small.mean(axis=1), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
         median = np.median(frequencies[:, 1:], axis=1, keepdims=True)  # without the mean brightness
@@ -50,17 +52,17 @@ def _thumbnails(images: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]
     return thumbnails, signs
 
 
-def keep_one(image_set: ImageSet, duplicates) -> np.ndarray:
+def keep_one(image_set: ImageSet, duplicates: pd.DataFrame) -> np.ndarray:
     """Decide which pictures stay where several are the same: bool (N,), the `keep` of `make_splits`.
 
     Of each group of duplicates (linked by the index pairs `first`, `second` of `find_duplicates`' table) one
     stays, from test rather than validation rather than train, so that an official test stays whole. A group
     that bears two labels is left out entirely: nobody knows which of them is right.
     """
-    pairs = (np.ones(len(duplicates)), duplicates[["first", "second"]].to_numpy().T)
-    group = connected_components(coo_array(pairs, (len(image_set), len(image_set))), directed=False)[1]
-    rank = np.full(len(image_set), len(NAMES))
-    for place, name in enumerate(reversed(NAMES)):
+    links = (np.ones(len(duplicates)), duplicates[["first", "second"]].to_numpy().T)
+    group = connected_components(coo_array(links, (len(image_set), len(image_set))), directed=False)[1]
+    rank = np.full(len(image_set), len(SPLITS))
+    for place, name in enumerate(reversed(SPLITS)):
         rank[image_set.official.get(name, [])] = place
     order = np.lexsort((rank, group))
     kept = order[np.unique(group[order], return_index=True)[1]]  # one for each group, in order

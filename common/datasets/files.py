@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, listed, unpacked from archives and downloaded, each one checked."""
+"""Files and folders: written whole or not at all, listed, unpacked from archives, downloaded."""
 
 import hashlib
 import json
@@ -15,23 +15,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a place for a new file or folder that becomes `path` at the end; an interruption leaves `path` as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield temporary
+        try:
+            temporary.replace(path)
+        except OSError:
+            if not (temporary.is_dir() and path.is_dir()):  # else another process was faster and made the same folder
+                raise
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, then rename it to `path`; an interruption leaves `path` as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as temporary:
         write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_json(path: Path, content) -> None:
-    """Write JSON types to a file."""
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content)))
+    """Write JSON types, and arrays as lists, to a file."""
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, default=np.ndarray.tolist)))
 
 
 def digest(value) -> str:
@@ -39,51 +53,50 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; rename it to `folder` at the end, or on an exception leave nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.with_name(f"{folder.name}.building-{uuid.uuid4().hex[:8]}")
-    building.mkdir()  # with the rights of every new folder, so that a cache can be shared
-    try:
-        yield building
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.exists():  # otherwise another process was faster and made the same
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder`, sorted, without the operating system's own."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
 
 
-def remove(folder: Path) -> None:
-    """Delete a damaged folder. Raises OSError with what to do where that is not allowed."""
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise OSError(f"{folder} is damaged and cannot be removed ({error}): delete this folder, "
-                      "then run again") from error
+def files_below(root: Path) -> list[Path]:
+    """Paths, relative to `root` and sorted, of all files that are not the operating system's own."""
+    paths = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
+    return sorted(path for path in paths if not any(map(_hidden, path.parts)))
 
 
-def unpack(archive: Path, cache: Path) -> Path:
-    """The folder below `cache` with the files of a .zip, .tgz or .tar archive, unpacked on the first call.
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
-    Only plain files are taken. Raises ValueError when the archive is damaged or names a file outside of it.
+
+def unpack(source: Path, cache: Path) -> Path:
+    """The folder that `source` stands for: itself, or the files of a .zip, .tgz or .tar archive, unpacked to `cache`.
+
+    Only plain files are taken, no links or devices; they bear the archive's time, so unpacking again changes nothing.
+    Raises ValueError when the archive is damaged or names a file outside of itself.
     """
-    archive = archive.resolve()
+    if not source.is_file():
+        return source
+    archive = source.resolve()
     stat = archive.stat()
-    identity = digest([str(archive), stat.st_size, stat.st_mtime_ns])
-    folder = cache / "archives" / f"{archive.stem}-{identity}"
-    if not folder.exists():
-        with whole(folder) as building:
-            try:
-                for name, file in tqdm(_members(archive), f"unpacking {archive.name}", leave=False):
-                    _place(building, name, file, stat.st_mtime_ns)
-            except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
-                    tarfile.TarError) as error:
-                reason = " ".join(str(error).split())
-                raise ValueError(f"{archive} cannot be unpacked ({reason}): fetch it again, or unpack it yourself "
-                                 "and give the folder") from error
+    folder = cache / "archives" / f"{archive.stem}-{digest([str(archive), stat.st_size, stat.st_mtime_ns])}"
+    if folder.exists():
+        return folder
+    with whole(folder) as building:
+        building.mkdir()
+        try:
+            for name, file in tqdm(_members(archive), f"unpacking {archive.name}", leave=False):
+                target = (building / name).resolve()
+                if not target.is_relative_to(building.resolve()):
+                    raise ValueError(f"{archive} names a file outside of itself, {name!r}: do not use it")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with file, open(target, "wb") as copy:
+                    shutil.copyfileobj(file, copy)
+                os.utime(target, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+        except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+                tarfile.TarError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{archive} cannot be unpacked ({reason}): fetch it again, or unpack it yourself "
+                             "and give the folder") from error
     return folder
 
 
@@ -103,34 +116,12 @@ def _members(archive: Path) -> Iterator[tuple]:
                 pass  # a damaged header looks like the end; only the checksum at the real end shows the damage
 
 
-def _place(folder: Path, name: str, file, modified: int) -> None:
-    """Write one member below `folder`; it gets the archive's time, so unpacking again changes nothing."""
-    target = (folder / name).resolve()
-    if not target.is_relative_to(folder.resolve()):
-        raise ValueError(f"The archive names a file outside of itself, {name!r}: do not use it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with file, open(target, "wb") as copy:
-        shutil.copyfileobj(file, copy)
-    os.utime(target, ns=(modified, modified))
-
-
 def download(title: str, megabytes: int, origin: str, files: dict[str, str], folder: Path) -> Path:
-    """Complete `folder`: fetch what is missing of `files`, check each, then rename it.
+    """Fetch what `folder` lacks of `files` (name -> MD5 sum) from the address `origin` and check it; return `folder`.
 
-    Args:
-        title: the data set's name, for people.
-        megabytes: about how much it is in all.
-        origin: address that a file's name is put behind.
-        files: name -> MD5 sum.
-        folder: where they go, and where a user without a network may put them.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        FileNotFoundError: no network, or a sum that is wrong; the message says what to put where.
+    Raises FileNotFoundError without a network or for a wrong sum; the message says what to put where.
     """
-    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.utils import download_url  # slow to import, rarely needed
 
     missing = {name: md5 for name, md5 in files.items() if not (folder / name).is_file()}
     if not missing:
@@ -152,23 +143,3 @@ def download(title: str, megabytes: int, origin: str, files: dict[str, str], fol
     finally:
         socket.setdefaulttimeout(patience)
     return folder
-
-
-def opened(source: Path, cache: Path) -> Path:
-    """The folder that `source`, a folder or archive, stands for."""
-    return unpack(source, cache) if source.is_file() else source
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`, sorted, without the operating system's own."""
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
-
-
-def files_below(root: Path) -> list[Path]:
-    """Paths, relative to `root` and sorted, of all files that are not the operating system's own."""
-    paths = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
-    return sorted(path for path in paths if not any(map(_hidden, path.parts)))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")

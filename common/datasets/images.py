@@ -1,25 +1,27 @@
-"""Pictures as arrays: sets of labeled pictures, decoded once to a cache on disk, and their duplicates.
+"""Sets of labeled pictures, decoded once to a cache on disk.
 
 Every data set, drawn or photographed, becomes one `ImageSet`: a memory-mapped uint8 array with its labels.
 """
 
-import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from common.datasets.decoding import PARTS, VERSION, DamagedPicture, Picture, in_gray, read_picture
-from common.datasets.files import digest, remove, whole
+from common.config import Config
+from common.datasets.decoding import Entry, Picture, in_gray, read_pictures
+from common.datasets.files import digest, whole
 
+CACHE_VERSION = 1  # raise it whenever the same file would give other bytes: caches made before are then left alone
 COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
-__all__ = ["PARTS", "DamagedPicture", "ImageSet", "Picture", "cached", "read_picture"]
 SPLITS = ("train", "validation", "test")
 
 
@@ -50,42 +52,47 @@ class ImageSet:
         return f"ImageSet({self.name}: {len(self)} pictures, {size} pixels, {len(self.class_names)} classes)"
 
 
-def cached(cache: Path, name: str, key: dict, class_names: list[str],
-           pictures: Callable[[], Iterable[Picture]], total: int | None = None, grayscale: bool = False) -> ImageSet:
-    """Decode once: open the cache of `name` and `key`, or fill it from `pictures()` and open it.
+def read_files(config: Config, root: Path, class_names: list[str], entries: list[Entry], squeeze=False) -> ImageSet:
+    """Decode files below `root`, or open their cache, which notices every changed file; `squeeze` as `read_picture`."""
+    files = [root / entry.path for entry in entries] + [entry.segmentation for entry in entries if entry.segmentation]
+    framing = dict(size=config.image_size, squeeze=squeeze)
+    key = {"root": str(root.resolve()), **framing, "entries": [entry[:3] for entry in entries],
+           "files": [(stat.st_size, stat.st_mtime_ns) for stat in map(Path.stat, files)]}
+    return cached(config, key, class_names, read_pictures(root, entries, **framing), len(entries))
 
-    `key` (JSON types) must hold all that changes the bytes. `pictures` yields `Picture`s of one size, whose
-    labels index `class_names`; `total`, their number, only feeds the progress bar; `grayscale` takes the color
-    out of them. Damaged ones stay out of the arrays but in `files`; a class left without a picture is dropped
-    and the labels close up. Memory use does not grow with the pictures, and an interrupted build leaves nothing
-    behind. Raises ValueError when none is good.
+
+def cached(config: Config, key: dict, class_names: list[str], pictures: Iterable[Picture], total: int) -> ImageSet:
+    """Decode once: open the cache of the data set and `key`, or fill it from `pictures` and open it.
+
+    `key` (JSON types) must hold all that changes the bytes. `pictures`, `total` of them, are of one size, and their
+    labels index `class_names`; let them be a generator, which does nothing where there is a cache. Damaged ones stay
+    out of the arrays but in `files`; a class left without a picture is dropped and the labels close up. Memory use
+    does not grow with the pictures, and an interrupted build leaves nothing behind. Raises ValueError where fewer than
+    two classes have a good picture.
     """
-    identity = digest([VERSION, name, {**key, "grayscale": True} if grayscale else key, class_names])
-    folder = Path(cache) / (re.sub(r"[^\w.-]+", "_", name) + "-" + identity)
+    name = config.dataset_name
+    identity = digest([CACHE_VERSION, name, {**key, "grayscale": config.grayscale}, class_names])
+    folder = config.cache / (re.sub(r"[^\w.-]+", "_", name) + "-" + identity)
     if folder.exists():
         try:
             return _open(folder, name)
         except PermissionError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(f"The cache {folder} is damaged ({error}); decoding the pictures again.")
-            remove(folder)
-    progress = tqdm(total=total, desc=f"decoding {name}", unit="picture", leave=False)
-    with progress, whole(folder) as building:
-        _write(building, name, class_names, map(in_gray, pictures()) if grayscale else pictures(), progress)
+            print(f"The cache {folder} is damaged ({error}): it is deleted, and the pictures are decoded again")
+            shutil.rmtree(folder)
+    with whole(folder) as building:
+        pictures = tqdm(pictures, f"decoding {name}", total, leave=False, unit="picture")
+        _write(building, name, class_names, pictures, config.grayscale)
     return _open(folder, name)
 
 
-def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[Picture], progress) -> None:
-    """Stream pictures into `folder`: raw arrays, a table of files, and `meta.json`, which is written last."""
-    rows, hashes, splits, factors, shape, masks, described = [], [], [], None, None, 0, 0
-    with (
-        open(folder / "images.bin", "wb") as images,
-        open(folder / "parts.bin", "wb") as parts,
-        open(folder / "factors.csv", "w", newline="", encoding="utf-8") as table,
-    ):
+def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[Picture], grayscale: bool) -> None:
+    """Stream pictures into the new `folder`: raw arrays, tables of files and factors, and last `meta.json`."""
+    folder.mkdir()  # with the rights of every new folder, so that a cache can be shared
+    rows, hashes, splits, factors, shape, masks = [], [], [], [], None, 0
+    with open(folder / "images.bin", "wb") as images, open(folder / "parts.bin", "wb") as parts:
         for picture in pictures:
-            progress.update()
             rows.append([getattr(picture, column) for column in COLUMNS])
             if picture.image is None:
                 continue
@@ -93,31 +100,29 @@ def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[P
             if picture.image.shape != shape or picture.image.dtype != np.uint8:
                 raise ValueError(f"{picture.path}: {picture.image.dtype} {picture.image.shape} instead of "
                                  f"uint8 {shape}: all pictures of a set must have one size")
-            data = np.ascontiguousarray(picture.image).tobytes()
+            data = (in_gray(picture.image) if grayscale else picture.image).tobytes()
             images.write(data)
             hashes.append(hashlib.sha256(data).hexdigest()[:16])
             splits.append(picture.split)
-            if picture.factors:  # written as they come: forty numbers a picture would fill the memory
-                if factors is None:
-                    factors = csv.DictWriter(table, picture.factors)
-                    factors.writeheader()
-                factors.writerow(picture.factors)
-                described += 1
+            if picture.factors:
+                factors.append(picture.factors)
             if picture.parts is not None:
-                parts.write(np.ascontiguousarray(picture.parts, dtype=np.uint8).tobytes())
+                parts.write(picture.parts.astype(np.uint8).tobytes())
                 masks += 1
     files = pd.DataFrame(rows, columns=COLUMNS)
-    if not hashes:
-        raise ValueError(f"{name}: none of its {len(files)} pictures can be decoded. "
-                         + "; ".join(f"{row.path}: {row.problem}" for row in files.head(3).itertuples()))
-    for count, what in ((masks, "a part mask"), (described, "factors")):
+    used = sorted(set(files.label[files.problem == ""]))
+    if len(used) < 2:
+        problems = [f"{row.path}: {row.problem}" for row in files[files.problem != ""].head(3).itertuples()]
+        raise ValueError("; ".join([f"{name} has {len(used)} classes with pictures that can be read, but two or more "
+                                    "are needed: put the pictures of each class into a folder of its own", *problems]))
+    for count, what in ((masks, "a part mask"), (len(factors), "factors")):
         if count not in (0, len(hashes)):
             raise ValueError(f"{name}: {count} of {len(hashes)} pictures have {what}; all or none must")
-    used = sorted(set(files.label[files.problem == ""]))
     files["label"] = files.label.map({old: new for new, old in enumerate(used)}).fillna(-1).astype(int)
     files.to_csv(folder / "files.csv", index=False, errors="surrogateescape")
+    pd.DataFrame(factors).to_csv(folder / "factors.csv", index=False)
     meta = {"shape": [len(hashes), *shape], "class_names": [class_names[label] for label in used],
-            "hashes": hashes, "splits": splits, "masks": masks, "factors": bool(described),
+            "hashes": hashes, "splits": splits, "masks": masks, "factors": bool(factors),
             "sizes": {path.name: path.stat().st_size for path in folder.iterdir()}}
     (folder / "meta.json").write_text(json.dumps(meta))
 
@@ -133,14 +138,11 @@ def _open(folder: Path, name: str) -> ImageSet:
                         dtype={column: str for column in ("path", "mode", "problem")})
     good = files[files.problem == ""]
     labels = good.label.to_numpy(np.int64)
+    memory_map = partial(np.memmap, dtype=np.uint8, mode="r")
     return ImageSet(
-        name, _memory_map(folder / "images.bin", shape), labels, meta["class_names"], list(good.path),
+        name, memory_map(folder / "images.bin", shape=tuple(shape)), labels, meta["class_names"], list(good.path),
         np.array(meta["hashes"]), files,
         fingerprint=digest([shape, labels.tolist(), meta["class_names"], meta["hashes"]]),
-        parts=_memory_map(folder / "parts.bin", [shape[0], *shape[2:]]) if meta["masks"] else None,
+        parts=memory_map(folder / "parts.bin", shape=(shape[0], *shape[2:])) if meta["masks"] else None,
         factors=pd.read_csv(folder / "factors.csv") if meta["factors"] else None,
         official={split: np.flatnonzero(splits == split) for split in SPLITS if (splits == split).any()})
-
-
-def _memory_map(path: Path, shape: list[int]) -> np.ndarray:
-    return np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(shape))

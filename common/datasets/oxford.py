@@ -6,13 +6,12 @@ import numpy as np
 from scipy.io import loadmat
 
 from common.config import Config
-from common.datasets.files import download, opened, subfolders, unpack
-from common.datasets.images import ImageSet
-from common.datasets.picture_files import read_files
+from common.datasets.decoding import Entry
+from common.datasets.files import download, subfolders, unpack
+from common.datasets.images import ImageSet, read_files
 
-FILES = ("102flowers.tgz", "imagelabels.mat", "setid.mat")
 SEGMENTATIONS = "102segmentations.tgz"  # or the folder segmim that is in it; used where at hand, not downloaded
-SPLITS = {"trnid": "train", "valid": "validation", "tstid": "test"}
+SPLIT_VARIABLES = {"trnid": "train", "valid": "validation", "tstid": "test"}
 
 
 def flowers102(config: Config) -> ImageSet:
@@ -23,28 +22,34 @@ def flowers102(config: Config) -> ImageSet:
     one is missing.
     """
     source = config.data or _downloaded(config.cache / "flowers102")
-    top = opened(source, config.cache)
+    top = unpack(source, config.cache)
     places = [top, *subfolders(top), source.parent if source.is_file() else source]
-    root = next((place for place in places if (place / "jpg").is_dir()), None)
-    if root is None:
-        root = unpack(_find(FILES[0], places), config.cache)
+    jpg = _find("jpg", places)
+    root = jpg.parent if jpg else unpack(_find("102flowers.tgz", places, needed=True), config.cache)
     places.insert(0, root)
-    labels_file, splits_file = (_find(name, places) for name in FILES[1:])
-    labels = _labels(labels_file, root / "jpg")
-    splits = _splits(splits_file, len(labels))
-    paths = [f"jpg/image_{number:05d}.jpg" for number in range(1, len(labels) + 1)]
-    entries = [(path, int(label) - 1, split) for path, label, split in zip(paths, labels, splits)]
-    segmentations = _segmentations(places, labels_file, len(labels), config.cache)
-    return read_files(config, root, source, _names(int(labels.max()), places), entries, segmentations=segmentations)
-
-
-def _labels(file: Path, folder: Path) -> np.ndarray:
-    """The 1-based species of image 1, 2, ...; raises ValueError unless each picture has exactly one."""
-    labels = _matrix(file, "labels")
-    _numbered(folder, "image", "pictures", file, len(labels))
+    labels_file = _find("imagelabels.mat", places, needed=True)
+    labels = _matrix(labels_file, "labels")
     if labels.min() < 1:
-        raise ValueError(f"{file} has the label {labels.min()}, but species count from 1: fetch it again")
-    return labels
+        raise ValueError(f"{labels_file} has the label {labels.min()}, but species count from 1: fetch it again")
+    splits = _splits(_find("setid.mat", places, needed=True), len(labels))
+    paths = _numbered(root / "jpg", "image", "pictures", labels_file, len(labels))
+    segmentations, packed = _find("segmim", places), _find(SEGMENTATIONS, places)
+    if packed and not segmentations:
+        segmentations = unpack(packed, config.cache) / "segmim"
+    masks = [None] * len(labels)
+    if segmentations:
+        masks = _numbered(segmentations, "segmim", "segmentations", labels_file, len(labels))
+    entries = [Entry(f"jpg/{path.name}", label - 1, split, mask)
+               for path, label, split, mask in zip(paths, labels.tolist(), splits, masks)]
+    return read_files(config, root, _names(int(labels.max()), places), entries)
+
+
+def _find(name: str, places: list[Path], needed: bool = False) -> Path | None:
+    found = next((place / name for place in places if (place / name).exists()), None)
+    if needed and not found:
+        raise FileNotFoundError(f"{name} is missing: put it beside the jpg folder or the archive "
+                                f"(looked in {', '.join(dict.fromkeys(map(str, places)))})")
+    return found
 
 
 def _numbered(folder: Path, stem: str, what: str, labels_file: Path, count: int) -> list[Path]:
@@ -58,19 +63,10 @@ def _numbered(folder: Path, stem: str, what: str, labels_file: Path, count: int)
     return [folder / name for name in wanted]
 
 
-def _segmentations(places: list[Path], labels_file: Path, count: int, cache: Path) -> list[Path] | None:
-    """The segmentation of picture 1 .. `count`, or None where there are none at all."""
-    folder = next((place / "segmim" for place in places if (place / "segmim").is_dir()), None)
-    archive = next((place / SEGMENTATIONS for place in places if (place / SEGMENTATIONS).is_file()), None)
-    if folder is None and archive is not None:
-        folder = unpack(archive, cache) / "segmim"
-    return folder and _numbered(folder, "segmim", "segmentations", labels_file, count)
-
-
 def _splits(file: Path, count: int) -> list[str | None]:
     """The split of image 1 .. `count`; raises ValueError for a number out of range or in two splits."""
     splits = [None] * count
-    for variable, split in SPLITS.items():
+    for variable, split in SPLIT_VARIABLES.items():
         for number in _matrix(file, variable).tolist():
             if not 1 <= number <= count:
                 raise ValueError(f"{file}: {variable} names picture {number}, but there are only {count} "
@@ -91,26 +87,17 @@ def _matrix(file: Path, variable: str) -> np.ndarray:
 
 def _names(count: int, places: list[Path]) -> list[str]:
     """names.txt where there is one, the published names of all 102 species, else "species 1", ..."""
-    file = next((place / "names.txt" for place in places if (place / "names.txt").is_file()), None)
-    if file is not None:
-        names = file.read_text(encoding="utf-8").split("\n")
-        names = [name.strip() for name in names if name.strip()]
+    if file := _find("names.txt", places):
+        names = [name.strip() for name in file.read_text(encoding="utf-8").split("\n") if name.strip()]
         if len(names) < count:
             raise ValueError(f"{file} has {len(names)} names for {count} species: add the missing lines")
         return names[:count]
     if count == 102:
         from torchvision.datasets import Flowers102
 
-        return list(getattr(Flowers102, "classes", [])) or [f"species {number}" for number in range(1, 103)]
+        if hasattr(Flowers102, "classes"):  # torchvision knows the names since 0.22
+            return list(Flowers102.classes)
     return [f"species {number}" for number in range(1, count + 1)]
-
-
-def _find(name: str, places: list[Path]) -> Path:
-    for place in places:
-        if (place / name).is_file():
-            return place / name
-    raise FileNotFoundError(f"{name} is missing: put it beside the jpg folder or the archive "
-                            f"(looked in {', '.join(dict.fromkeys(map(str, places)))})")
 
 
 def _downloaded(folder: Path) -> Path:

@@ -9,106 +9,75 @@ import numpy as np
 
 from common.config import Config
 from common.datasets.files import save_json
-from common.datasets.images import ImageSet
+from common.datasets.images import SPLITS, ImageSet
 
-NAMES = ("train", "validation", "test")
-MOST_PICTURES = 8_000  # their 32 million candidate pairs still fit in memory
+SHARES = {"train": 0.5, "validation": 0.2}  # of each species in the closed set; the rest is test
 OPEN_SET_SPECIES = 6  # two each to train, to validate and to test: fewer allow no "different" pair
+MOST_PICTURES = 8_000  # their 32 million candidate pairs still fit in memory
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Picture indices of each protocol and the pairs they are judged on.
+    """Protocol -> "train", "validation" and "test" -> picture indices, and the pairs they are judged on.
 
-    Attributes:
-        parts: protocol -> "train", "validation", "test" -> int64 picture indices. In "closed_set" the
-            three share every species; in "open_set" none.
-        pairs: protocol -> "train", "validation", "test" -> int64 (P, 3): first, second, same (1) or
-            different (0).
-        fingerprint: of the data set the indices belong to.
+    In "closed_set" the three share every species; in "open_set" none.
     """
 
-    parts: dict[str, dict[str, np.ndarray]]
-    pairs: dict[str, dict[str, np.ndarray]]
-    fingerprint: str
+    parts: dict[str, dict[str, np.ndarray]]  # int64 (M,)
+    pairs: dict[str, dict[str, np.ndarray]]  # int64 (P, 3)
+    fingerprint: str  # of the data set the indices belong to
 
     @property
     def protocols(self) -> list[str]:
-        """The protocols this data set allows: "closed_set" unless its classes must be disjoint, and "open_set" from
-        six species up."""
+        """What this data set allows: "closed_set" unless its classes are disjoint, "open_set" from six species up."""
         return list(self.parts)
 
 
-def make_splits(image_set: ImageSet, config: Config, keep=None, split: str = "official") -> Splits:
+def make_splits(image_set: ImageSet, config: Config, keep=None) -> Splits:
     """Draw both protocols' splits and their pair lists, and check them.
 
-    Args:
-        image_set: the pictures. Where its classes are `disjoint` (faces, persons), there is an open set only.
-        config: gives the seed and the largest number of pairs in a list.
-        keep: bool (N,), False for pictures to leave out (duplicates); default: keep all.
-        split: "official" follows the data set's own closed-set split where it has one; "swapped"
-            exchanges its train and test, as the predecessor did, for comparison with its figures only.
-
-    Returns:
-        The `Splits`; `save_splits` stores them.
-
-    Raises:
-        ValueError: an unknown or unavailable `split`, a split that breaks its protocol, or disjoint classes that
-            are fewer than six.
+    The closed set is the data set's official split where it has one. Where classes are `disjoint` (faces, persons),
+    there is an open set only. `config` gives the seed and the largest number of pairs in a list; `keep`, bool (N,), is
+    False for pictures to leave out (duplicates). Raises ValueError for an official split that is incomplete or breaks
+    its protocol, and for disjoint classes that are fewer than six.
     """
     keep = np.ones(len(image_set), bool) if keep is None else np.asarray(keep, bool)
-    labels = image_set.labels
-    parts, official = {}, _official(image_set, keep, split)
+    labels, official, parts = image_set.labels, image_set.official, {}
+    if missing := [name for name in SPLITS if official and name not in official]:
+        raise ValueError(f"the official split of {image_set.name!r} has no {' and no '.join(missing)} pictures")
     if not image_set.disjoint:
-        parts["closed_set"] = official or stratified_split(labels, keep, config.seed)
+        parts["closed_set"] = {name: indices[keep[indices]] for name, indices in official.items()} or stratified_split(
+            labels, keep, config.seed)
     if image_set.disjoint or len(np.unique(labels[keep])) >= OPEN_SET_SPECIES:
         parts["open_set"] = open_set_split(labels, keep, config.seed)
-    pairs = {
-        protocol: {name: make_pairs(labels, part[name], config.pairs, config.seed) for name in NAMES}
-        for protocol, part in parts.items()
-    }
+    pairs = {protocol: {name: make_pairs(labels, part[name], config.pairs, config.seed) for name in SPLITS}
+             for protocol, part in parts.items()}
     splits = Splits(parts, pairs, image_set.fingerprint)
     check_splits(splits, image_set)
     return splits
 
 
-def stratified_split(labels, keep, seed: int, shares=(0.5, 0.2)) -> dict[str, np.ndarray]:
-    """Split each species' pictures into train, validation and test.
+def stratified_split(labels, keep, seed: int) -> dict[str, np.ndarray]:
+    """Split each species' pictures, those to `keep`, by SHARES: SPLITS -> sorted int64 indices.
 
-    Args:
-        labels: int (N,), the species of each picture.
-        keep: bool (N,), pictures that take part.
-        seed: of the shuffle.
-        shares: of train and validation in each species; the rest is test. From six pictures up, validation
-            and test get two or more, so that same pairs exist; below, train is served first, then test.
-
-    Returns:
-        "train", "validation", "test" -> sorted int64 indices.
+    From six pictures up, validation and test get two or more, so that same pairs exist; below, train is served first,
+    then test.
     """
-    generator, parts = np.random.default_rng(seed), {name: [] for name in NAMES}
+    generator, parts = np.random.default_rng(seed), {name: [] for name in SPLITS}
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero((labels == label) & keep))
         count, least = len(members), 2 if len(members) >= 6 else 0
-        validation = max(least, round(shares[1] * count))
-        train = max(1, min(int(shares[0] * count), count - validation - least))
-        for name, part in zip(NAMES, np.split(members, [train, train + validation]), strict=True):
+        validation = max(least, round(SHARES["validation"] * count))
+        train = max(1, min(int(SHARES["train"] * count), count - validation - least))
+        for name, part in zip(SPLITS, np.split(members, [train, train + validation]), strict=True):
             parts[name].append(part)
     return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
 
 
 def open_set_split(labels, keep, seed: int) -> dict[str, np.ndarray]:
-    """Split the species themselves: half to train, a sixth to validate, a third to test.
+    """As `stratified_split`, but of the species themselves: half to train, a sixth to validate, a third to test.
 
-    Args:
-        labels: int (N,), the species of each picture.
-        keep: bool (N,), pictures that take part.
-        seed: of the shuffle.
-
-    Returns:
-        "train", "validation", "test" -> sorted int64 indices, no species in two of them.
-
-    Raises:
-        ValueError: fewer than six species.
+    Raises ValueError for fewer than six species.
     """
     species = np.random.default_rng(seed).permutation(np.unique(labels[keep]))
     if len(species) < OPEN_SET_SPECIES:
@@ -116,27 +85,16 @@ def open_set_split(labels, keep, seed: int) -> dict[str, np.ndarray]:
     validation = max(2, round(len(species) / 6))
     test = max(2, round(len(species) / 3))
     cuts = [len(species) - validation - test, len(species) - test]
-    parts = zip(NAMES, np.split(species, cuts), strict=True)
+    parts = zip(SPLITS, np.split(species, cuts), strict=True)
     return {name: np.flatnonzero(np.isin(labels, part) & keep) for name, part in parts}
 
 
 def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
-    """Draw a fixed list of pairs, half same and half different, without self-pairs or repeats.
+    """Draw a fixed list of pairs of `indices`, half same and half different, without self-pairs or repeats.
 
-    All same pairs are used where they are no more than `most` / 2, else a sample of them; as many
-    different pairs are drawn beside them. Beyond 8,000 pictures a sample of 8,000 is paired.
-
-    Args:
-        labels: int (N,), the species of every picture of the data set.
-        indices: int (M,), the pictures of this split.
-        most: the largest number of pairs.
-        seed: of the draw; the list depends on nothing else.
-
-    Returns:
-        int64 (P, 3): first index, second index, same (1) or different (0).
-
-    Raises:
-        ValueError: no species has two pictures here, or there is only one species.
+    All same pairs are used where they are no more than `most` / 2, else a sample of them; as many different pairs are
+    drawn beside them. Beyond 8,000 pictures a sample of 8,000 is paired. Raises ValueError where no species has two
+    pictures, or there is only one species.
     """
     generator = np.random.default_rng(seed)
     if len(indices) > MOST_PICTURES:
@@ -144,10 +102,8 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
     rows, columns = np.triu_indices(len(indices), k=1)
     same = labels[indices][rows] == labels[indices][columns]
     if not same.any() or same.all():
-        raise ValueError(
-            f"{len(indices)} pictures of {len(np.unique(labels[indices]))} species allow no balanced pairs; "
-            "give two species or more, of six pictures or more each"
-        )
+        raise ValueError(f"{len(indices)} pictures of {len(np.unique(labels[indices]))} species allow no balanced "
+                         "pairs; give two species or more, of six pictures or more each")
     count = min(int(same.sum()), int((~same).sum()), most // 2)
     chosen = np.concatenate([generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)])
     pairs = np.stack([indices[rows[chosen]], indices[columns[chosen]], same[chosen]], axis=1)
@@ -155,10 +111,9 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
 
 
 def some_pairs(pairs, count: int) -> np.ndarray:
-    """The first `count` pairs of a list (P, 3), half same and half different; as `make_pairs` draws, a random sample.
+    """The first `count` pairs of a list, half same and half different; as `make_pairs` draws, a random sample.
 
-    Raises:
-        ValueError: a count that is odd or below 2. Where there are fewer pairs, all of the rarer kind are taken.
+    Where there are fewer, all of the rarer kind are taken. Raises ValueError for a count that is odd or below 2.
     """
     if count < 2 or count % 2:
         raise ValueError(f"{count} pairs cannot be half same and half different; give an even number")
@@ -171,11 +126,7 @@ def some_pairs(pairs, count: int) -> np.ndarray:
 def check_pairs(pairs, allowed, labels, name: str) -> None:
     """Raise ValueError, with every fault found, where a list breaks the rules of `make_pairs`.
 
-    Args:
-        pairs: int (P, 3): first index, second index, same or different.
-        allowed: int (M,), the pictures of the list's split.
-        labels: int (N,), the species of every picture of the data set.
-        name: what the list is called in the message.
+    `allowed`, int (M,), are the pictures of the list's split; `name` is what the list is called in the message.
     """
     first, second, same = pairs.T
     faults = {
@@ -191,69 +142,37 @@ def check_pairs(pairs, allowed, labels, name: str) -> None:
 
 
 def check_splits(splits: Splits, image_set: ImageSet) -> None:
-    """Raise ValueError where a picture, its copy, or (open set) a species is on two sides."""
+    """Raise ValueError where a picture, its copy, or (open set) a species is on two sides, or a pair is wrong."""
     for protocol, parts in splits.parts.items():
-        for one, other in combinations(NAMES, 2):
-            kinds = {"picture": np.arange(len(image_set)), "picture content": image_set.hashes}
-            if protocol == "open_set":
-                kinds["species"] = image_set.labels
+        kinds = {"picture": np.arange(len(image_set)), "picture content": image_set.hashes}
+        if protocol == "open_set":
+            kinds["species"] = image_set.labels
+        for one, other in combinations(SPLITS, 2):
             for kind, values in kinds.items():
                 shared = np.intersect1d(values[parts[one]], values[parts[other]])
                 if len(shared):
                     raise ValueError(f"{protocol}: {one} and {other} share {len(shared)} times a {kind}: {shared[:5]}")
-    for protocol, lists in splits.pairs.items():
-        for name, pairs in lists.items():
-            check_pairs(pairs, splits.parts[protocol][name], image_set.labels, f"{protocol} {name} pairs")
+        for name, pairs in splits.pairs[protocol].items():
+            check_pairs(pairs, parts[name], image_set.labels, f"{protocol} {name} pairs")
 
 
 def save_splits(splits: Splits, path: Path) -> None:
     """Write the splits and pair lists as JSON, whole or not at all."""
-    content = {
-        "fingerprint": splits.fingerprint,
-        "parts": {protocol: _listed(parts) for protocol, parts in splits.parts.items()},
-        "pairs": {protocol: _listed(lists) for protocol, lists in splits.pairs.items()},
-    }
-    save_json(path, content)
+    save_json(path, {"fingerprint": splits.fingerprint, "parts": splits.parts, "pairs": splits.pairs})
 
 
 def read_splits(path: Path, image_set: ImageSet) -> Splits:
     """Read splits written by `save_splits` and check them against the pictures at hand.
 
-    Raises:
-        ValueError: they were drawn on other pictures, or break their protocol.
+    Raises ValueError where they were drawn on other pictures, or break their protocol.
     """
     content = json.loads(path.read_text())
     if content["fingerprint"] != image_set.fingerprint:
-        raise ValueError(
-            f"{path} was drawn on the data set with fingerprint {content['fingerprint']}, but {image_set.name!r} "
-            f"here has {image_set.fingerprint}; delete {path.parent} or set SIMILARITY_CHECKPOINTS to another folder"
-        )
-    parts, pairs = (
-        {protocol: _arrays(lists) for protocol, lists in content[kind].items()} for kind in ("parts", "pairs")
-    )
-    splits = Splits(parts, pairs, content["fingerprint"])
+        raise ValueError(f"{path} was drawn on the data set with fingerprint {content['fingerprint']}, but "
+                         f"{image_set.name!r} here has {image_set.fingerprint}; delete {path.parent} or set "
+                         "SIMILARITY_CHECKPOINTS to another folder")
+    for lists in [*content["parts"].values(), *content["pairs"].values()]:
+        lists.update({name: np.asarray(values, dtype=np.int64) for name, values in lists.items()})
+    splits = Splits(**content)
     check_splits(splits, image_set)
     return splits
-
-
-def _official(image_set, keep, split):
-    if split not in ("official", "swapped"):
-        raise ValueError(f"split {split!r} is unknown; use 'official' or 'swapped'")
-    if not image_set.official:
-        if split == "swapped":
-            raise ValueError(f"{image_set.name!r} has no official split to swap")
-        return None
-    if missing := [name for name in NAMES if name not in image_set.official]:
-        raise ValueError(f"the official split of {image_set.name!r} has no {' and no '.join(missing)} pictures")
-    parts = {name: indices[keep[indices]] for name, indices in image_set.official.items()}
-    if split == "swapped":
-        parts["train"], parts["test"] = parts["test"], parts["train"]
-    return parts
-
-
-def _listed(arrays):
-    return {name: array.tolist() for name, array in arrays.items()}
-
-
-def _arrays(lists):
-    return {name: np.asarray(values, dtype=np.int64) for name, values in lists.items()}

@@ -9,15 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import image_set
 
-from common.datasets.batches import (
-    Pictures,
-    SpeciesSampler,
-    as_float,
-    augment,
-    batches,
-    species_batches,
-    triplet_batches,
-)
+from common.datasets.batches import Pictures, as_float, augment, batches, species_batches, triplet_batches
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +27,12 @@ def pixels(count=6, size=24, seed=0):
 
 def test_pictures_come_with_their_labels(pictures):
     chosen = Pictures(pictures, [40, 3, 7])
-    images, labels = chosen.__getitems__([2, 0])
+    images, labels = chosen[[2, 0]]
     assert len(chosen) == 3
     assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
     np.testing.assert_array_equal(images.numpy(), pictures.images[[7, 40]])
     assert labels.tolist() == pictures.labels[[7, 40]].tolist()
-    assert Pictures(pictures, [40, 3, 7], labels=[5, 6, 7])[1][1].tolist() == [6]
+    assert Pictures(pictures, [40, 3, 7], labels=[5, 6, 7])[[1]][1].tolist() == [6]
 
 
 @settings(deadline=None)
@@ -75,9 +67,11 @@ def test_the_order_is_seeded_and_new_in_every_epoch(pictures):
 
 
 def epochs(labels, species, pictures, seed=0, count=1):
-    sampler = SpeciesSampler(np.asarray(labels), species, pictures, seeded(seed))
-    shown = [list(sampler) for _ in range(count)]
-    assert {len(epoch) for epoch in shown} == {len(sampler)}
+    """The positions in each batch of each epoch."""
+    of_labels = Pictures(image_set(1, len(labels), 1), np.arange(len(labels)), labels)
+    loader = species_batches(of_labels, species, pictures, seed)
+    shown = [list(loader.sampler) for _ in range(count)]
+    assert {len(epoch) for epoch in shown} == {len(loader)}
     return shown if count > 1 else shown[0]
 
 
@@ -151,19 +145,14 @@ def test_species_come_in_a_random_order():
     assert len(opened) == 6 and min(opened.values()) > 25 and max(opened.values()) < 80
 
 
-@pytest.mark.parametrize(
-    "labels, species, pictures, message",
-    [
-        ([0, 0, 1, 1], 1, 2, "1 species x 2 pictures hold no triplet; give 2 x 2 or more"),
-        ([0, 0, 1, 1], 2, 1, "2 species x 1 pictures hold no triplet"),
-        ([4, 4, 4], 2, 2, "3 pictures of 1 species hold no triplet; add pictures"),
-        ([0, 1, 2], 2, 2, "3 pictures of 3 species hold no triplet; add pictures"),
-        ([], 2, 2, "0 pictures of 0 species"),
-    ],
-)
+@pytest.mark.parametrize("labels, species, pictures, message", [
+    ([0, 0, 1, 1], 1, 2, "1 species x 2 pictures hold no triplet; give 2 x 2 or more"),
+    ([0, 0, 1, 1], 2, 1, "2 species x 1 pictures"),
+    ([4, 4, 4], 2, 2, "3 pictures of 1 species hold no triplet; add pictures"),
+    ([0, 1, 2], 2, 2, "3 pictures of 3 species")])
 def test_what_holds_no_triplet_is_refused(labels, species, pictures, message):
     with pytest.raises(ValueError, match=message):
-        SpeciesSampler(np.array(labels), species, pictures, seeded(0))
+        epochs(labels, species, pictures)
     assert [sorted(batch) for batch in epochs([0, 0, 1], 2, 2)] == [[0, 1, 2]], "the least that does"
 
 

@@ -1,38 +1,29 @@
-"""Which picture of a group of duplicates stays: rules checked on planted groups and against a slow reference."""
+"""Copies are found, and of each group the right one stays: planted copies and slow references."""
 
-import dataclasses
+import io
+import itertools
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from toys import encoded, smooth
 
 from common.config import setup
+from common.datasets import duplicates
 from common.datasets.duplicates import find_duplicates, keep_one
-from common.datasets.splits import NAMES, check_splits, make_splits
+from common.datasets.images import SPLITS, ImageSet
+from common.datasets.splits import check_splits, make_splits
 
 
-@dataclasses.dataclass
-class Pictures:
-    """As much of an `ImageSet` as the splits look at."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    hashes: np.ndarray
-    official: dict = dataclasses.field(default_factory=dict)
-    fingerprint: str = "f" * 16
-    name: str = "planted"
-    disjoint: bool = False
-
-    def __len__(self):
-        return len(self.labels)
-
-
-def pictures(labels, official=None):
+def pictures(labels, official=None, images=None):
+    """An `ImageSet` of these labels, its pictures (N, 3, H, W) all different where none are given."""
     labels = np.asarray(labels)
-    return Pictures(
-        np.zeros((len(labels), 3, 1, 1), np.uint8), labels, np.arange(len(labels)).astype(str), official or {}
-    )
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] if images is None else images
+    hashes = np.array([image.tobytes().hex()[:200] for image in images])
+    return ImageSet("planted", images, labels, [], [], hashes, pd.DataFrame(), "f" * 16, official=official or {})
 
 
 def links(*pairs):
@@ -65,7 +56,7 @@ def test_a_picture_under_two_labels_goes_entirely():
 def test_against_a_slow_reference(data):
     count = data.draw(st.integers(2, 12))
     labels = data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count))
-    where = data.draw(st.lists(st.sampled_from(NAMES), min_size=count, max_size=count))
+    where = data.draw(st.lists(st.sampled_from(SPLITS), min_size=count, max_size=count))
     pairs = data.draw(st.lists(st.tuples(*[st.integers(0, count - 1)] * 2), max_size=8))
     groups = [{place} for place in range(count)]
     for first, second in pairs:
@@ -74,8 +65,8 @@ def test_against_a_slow_reference(data):
     wanted = set()
     for group in groups:
         if len({labels[place] for place in group}) == 1:
-            wanted.add(min(group, key=lambda place: (-NAMES.index(where[place]), place)))
-    official = {name: np.flatnonzero(np.array(where) == name) for name in NAMES}
+            wanted.add(min(group, key=lambda place: (-SPLITS.index(where[place]), place)))
+    official = {name: np.flatnonzero(np.array(where) == name) for name in SPLITS}
     keep = keep_one(pictures(labels, official), links(*pairs))
     assert set(np.flatnonzero(keep)) == wanted
 
@@ -90,10 +81,62 @@ def test_planted_copies_never_cross_a_split():
     labels[40:55] = labels[:15]
     labels[40] = (labels[0] + 1) % 4  # the same picture, another label
     official = {"train": np.arange(0, 20), "validation": np.arange(20, 40), "test": np.arange(40, 80)}
-    hashes = np.array([image.tobytes().hex()[:200] for image in images])
-    planted = Pictures(images, labels, hashes, official)
+    planted = pictures(labels, official, images)
     keep = keep_one(planted, find_duplicates(planted))
     assert np.flatnonzero(~keep).tolist() == [*range(15), 40]
     splits = make_splits(planted, setup(), keep)
     check_splits(splits, planted)
     assert len(splits.parts["closed_set"]["test"]) == 39
+
+
+# --- the search ---
+
+def found_in(arrays):
+    """The table of duplicates among H x W x 3 arrays, and its pairs."""
+    images = np.stack(arrays).transpose(0, 3, 1, 2)
+    table = find_duplicates(pictures(np.zeros(len(arrays), int), images=images))
+    return table, list(zip(table["first"].tolist(), table["second"].tolist()))
+
+
+def test_copies_are_found_and_nothing_else(monkeypatch):
+    originals = [smooth(seed, 64) for seed in range(60)]
+    recoded = np.asarray(Image.open(io.BytesIO(encoded(originals[5], quality=60))))
+    rescaled = np.asarray(Image.fromarray(originals[9]).resize((90, 90)).resize((64, 64)))
+    brighter = (originals[20].astype(int) + 4).clip(0, 255).astype(np.uint8)
+    flat = [np.full((64, 64, 3), value, np.uint8) for value in (0, 128, 255)]
+    arrays = [*originals, originals[0], recoded, rescaled, brighter, *flat]
+    table, pairs = found_in(arrays)
+    assert set(pairs) == {(0, 60), (5, 61), (9, 62), (20, 63)} and pairs[0] == (0, 60)
+    assert table.distance.is_monotonic_increasing and table.distance[0] == 0
+    monkeypatch.setattr(duplicates, "ROWS", 7)
+    assert found_in(arrays)[1] == pairs
+
+
+def test_no_duplicates_gives_an_empty_table_and_equal_pictures_all_their_pairs():
+    table, _ = found_in([smooth(1), smooth(2)])
+    assert len(table) == 0 and list(table) == ["first", "second", "distance"]
+    assert found_in([smooth(4)] * 100)[1] == list(itertools.combinations(range(100), 2))
+
+
+def slow_hash(array):
+    """The perceptual hash in plain sums: 32 x 32 averages, then sum of cosines, then bits against the median."""
+    size = len(array)
+    gray = array.astype(float).mean(axis=2)
+    small = np.array([[gray[r * size // 32:(r + 1) * size // 32, c * size // 32:(c + 1) * size // 32].mean()
+                       for c in range(32)] for r in range(32)])
+    angles = (np.arange(32) + 0.5) * np.pi / 32
+    table = [(small * np.outer(np.cos(v * angles), np.cos(u * angles))).sum() for v in range(8) for u in range(8)]
+    return np.array(table) > np.median(table[1:])
+
+
+@pytest.mark.parametrize("bits", [2, 6, 12])
+def test_hashes_agree_with_a_slow_reference(monkeypatch, bits):
+    rng = np.random.default_rng(0)
+    base = [smooth(seed, 64) for seed in range(4)]
+    arrays = [(array + rng.normal(0, 6 * step, array.shape)).clip(0, 255).astype(np.uint8)
+              for array in base for step in range(6)]
+    hashes = [slow_hash(array) for array in arrays]
+    expected = {(a, b) for a, b in itertools.combinations(range(24), 2) if (hashes[a] != hashes[b]).sum() <= bits}
+    monkeypatch.setattr(duplicates, "BITS", bits)
+    monkeypatch.setattr(duplicates, "DIFFERENCE", 255)
+    assert set(found_in(arrays)[1]) == expected and expected

@@ -1,23 +1,25 @@
-"""Splits: stratified, disjoint, seeded, and refused where they or their pairs break their protocol."""
+"""Splits and lists of pairs: stratified, disjoint, balanced, seeded, and refused where they break their rules."""
 
 import dataclasses
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import config, image_set
+from toys import all_pairs, config, image_set
 
+from common.datasets import splits as splits_module
+from common.datasets.images import SPLITS
 from common.datasets.splits import (
-    NAMES,
-    Splits,
+    check_pairs,
     check_splits,
     make_pairs,
     make_splits,
     open_set_split,
     read_splits,
     save_splits,
+    some_pairs,
     stratified_split,
 )
 
@@ -35,7 +37,7 @@ def settled(tmp_path):
 
 
 def as_sets(part):
-    return [set(part[name].tolist()) for name in NAMES]
+    return [set(part[name].tolist()) for name in SPLITS]
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any), SEEDS)
@@ -59,10 +61,8 @@ def test_closed_set_parts_are_stratified(counts, seed):
 def test_shares_of_a_round_number():
     labels = np.repeat(np.arange(5), 40)
     part = stratified_split(labels, np.ones(200, bool), 0)
-    for name, each in zip(NAMES, (20, 8, 12), strict=True):
+    for name, each in zip(SPLITS, (20, 8, 12), strict=True):
         np.testing.assert_array_equal(np.bincount(labels[part[name]]), [each] * 5)
-    part = stratified_split(labels, np.ones(200, bool), 0, shares=(0.7, 0.1))
-    assert [len(part[name]) for name in NAMES] == [140, 20, 40]
 
 
 @given(st.integers(6, 30), SEEDS)
@@ -73,7 +73,7 @@ def test_open_set_parts_share_no_species(species, seed):
     if len(np.unique(labels[keep])) < 6:
         return
     part = open_set_split(labels, keep, seed)
-    kinds = [set(labels[part[name]]) for name in NAMES]
+    kinds = [set(labels[part[name]]) for name in SPLITS]
     assert not (kinds[0] & kinds[1] or kinds[0] & kinds[2] or kinds[1] & kinds[2])
     assert min(map(len, kinds)) >= 2, "a different pair needs two species"
     assert set.union(*as_sets(part)) == set(np.flatnonzero(keep))
@@ -82,7 +82,7 @@ def test_open_set_parts_share_no_species(species, seed):
 def test_open_set_shares():
     labels = np.repeat(np.arange(24), 2)
     part = open_set_split(labels, np.ones(48, bool), 0)
-    assert [len(np.unique(labels[part[name]])) for name in NAMES] == [12, 4, 8]
+    assert [len(np.unique(labels[part[name]])) for name in SPLITS] == [12, 4, 8]
     with pytest.raises(ValueError, match="needs 6 species or more; here are 5"):
         open_set_split(labels[:10], np.ones(10, bool), 0)
 
@@ -107,7 +107,7 @@ def test_both_protocols_are_made_with_all_their_pairs(pictures, settled):
     assert splits.protocols == ["closed_set", "open_set"]
     assert splits.fingerprint == pictures.fingerprint
     for protocol in splits.protocols:
-        assert set(splits.parts[protocol]) == set(NAMES)
+        assert set(splits.parts[protocol]) == set(SPLITS)
         assert list(splits.pairs[protocol]) == ["train", "validation", "test"]
         for name, pairs in splits.pairs[protocol].items():
             expected = make_pairs(pictures.labels, splits.parts[protocol][name], settled.pairs, settled.seed)
@@ -132,7 +132,7 @@ def test_disjoint_classes_allow_the_open_set_only(pictures, settled, tmp_path):
     people = dataclasses.replace(pictures, disjoint=True)
     splits, free = make_splits(people, settled), make_splits(pictures, settled)
     assert splits.protocols == ["open_set"]
-    for name in NAMES:
+    for name in SPLITS:
         np.testing.assert_array_equal(splits.parts["open_set"][name], free.parts["open_set"][name])
         np.testing.assert_array_equal(splits.pairs["open_set"][name], free.pairs["open_set"][name])
     save_splits(splits, tmp_path / "splits.json")
@@ -150,24 +150,15 @@ def official(pictures):
     )  # fmt: skip
 
 
-def test_an_official_split_is_followed_and_swapped_only_on_request(pictures, settled):
+def test_an_official_split_is_followed(pictures, settled):
     image_set = official(pictures)
     straight = make_splits(image_set, settled).parts["closed_set"]
-    swapped = make_splits(image_set, settled, split="swapped").parts["closed_set"]
-    for name, swapped_name in zip(NAMES, ("test", "validation", "train"), strict=True):
+    for name in SPLITS:
         np.testing.assert_array_equal(straight[name], image_set.official[name])
-        np.testing.assert_array_equal(swapped[swapped_name], image_set.official[name])
     keep = np.arange(len(image_set)) % 5 > 0
     kept = make_splits(image_set, settled, keep).parts["closed_set"]
-    for name in NAMES:
+    for name in SPLITS:
         np.testing.assert_array_equal(kept[name], [index for index in image_set.official[name] if keep[index]])
-
-
-def test_a_split_that_is_not_there_is_refused(pictures, settled):
-    with pytest.raises(ValueError, match="'made-up' has no official split to swap"):
-        make_splits(pictures, settled, split="swapped")
-    with pytest.raises(ValueError, match="'best' is unknown; use 'official' or 'swapped'"):
-        make_splits(official(pictures), settled, split="best")
 
 
 def test_an_official_split_without_a_part_is_refused(pictures, settled):
@@ -214,16 +205,12 @@ def test_a_species_on_two_sides_of_the_open_set_is_refused(pictures, settled, on
         check_splits(splits, pictures)
 
 
-@pytest.mark.parametrize(
-    "fault, damage",
-    [
-        ("a picture from outside its split", lambda pairs, outside: pairs[0].__setitem__(0, outside)),
-        ("a picture paired with itself", lambda pairs, outside: pairs[0].__setitem__(0, pairs[0, 1])),
-        ("a wrong label", lambda pairs, outside: pairs[0].__setitem__(2, 1 - pairs[0, 2])),
-        ("an unequal number", lambda pairs, outside: pairs[0].__setitem__(slice(None), pairs[-1])),
-        ("the same pair twice", lambda pairs, outside: pairs[1].__setitem__([1, 0], pairs[0, :2])),
-    ],
-)
+@pytest.mark.parametrize("fault, damage", [
+    ("a picture from outside its split", lambda pairs, outside: pairs[0].__setitem__(0, outside)),
+    ("a picture paired with itself", lambda pairs, outside: pairs[0].__setitem__(0, pairs[0, 1])),
+    ("a wrong label", lambda pairs, outside: pairs[0].__setitem__(2, 1 - pairs[0, 2])),
+    ("an unequal number", lambda pairs, outside: pairs[0].__setitem__(slice(None), pairs[-1])),
+    ("the same pair twice", lambda pairs, outside: pairs[1].__setitem__([1, 0], pairs[0, :2]))])
 def test_every_fault_of_a_pair_list_is_refused(pictures, settled, fault, damage):
     splits = make_splits(pictures, settled)
     damage(splits.pairs["closed_set"]["test"], splits.parts["closed_set"]["train"][0])
@@ -231,23 +218,13 @@ def test_every_fault_of_a_pair_list_is_refused(pictures, settled, fault, damage)
         check_splits(splits, pictures)
 
 
-def test_labels_are_one_for_same_and_zero_for_different(pictures, settled):
-    """The convention of the whole project, in memory and on disk."""
-    splits = make_splits(pictures, settled)
-    save_splits(splits, settled.directory / "splits.json")
-    stored = json.loads((settled.directory / "splits.json").read_text())
-    for protocol in splits.protocols:
-        for lists in (splits.pairs[protocol], stored["pairs"][protocol]):
-            for first, second, same in np.asarray(lists["test"]):
-                assert same == (1 if pictures.labels[first] == pictures.labels[second] else 0)
-
-
 def test_saved_splits_are_read_again(pictures, settled, tmp_path):
     splits = make_splits(pictures, settled)
     path = tmp_path / "kept" / "splits.json"
     save_splits(splits, path)
+    assert json.loads(path.read_text())["pairs"]["open_set"]["test"] == splits.pairs["open_set"]["test"].tolist()
     again = read_splits(path, pictures)
-    assert isinstance(again, Splits) and again.fingerprint == splits.fingerprint
+    assert again.fingerprint == splits.fingerprint
     for kind in ("parts", "pairs"):
         for protocol, arrays in getattr(splits, kind).items():
             assert list(getattr(again, kind)[protocol]) == list(arrays)
@@ -273,3 +250,71 @@ def test_tampered_splits_are_refused(pictures, settled, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="train and test share"):
         read_splits(path, pictures)
+
+
+# --- lists of pairs ---
+
+@settings(deadline=None)
+@given(st.data())
+def test_pair_lists_obey_their_rules(data):
+    labels = np.array(data.draw(st.lists(st.integers(0, 4), min_size=3, max_size=25)))
+    indices = np.array(data.draw(st.sets(st.integers(0, len(labels) - 1), min_size=3).map(sorted)))
+    most, seed = data.draw(st.integers(2, 60)), data.draw(SEEDS)
+    every = all_pairs(labels, indices)
+    if every[:, 2].all() or not every[:, 2].any():
+        with pytest.raises(ValueError, match="allow no balanced pairs; give two species or more"):
+            make_pairs(labels, indices, most, seed)
+        return
+    np.random.seed(data.draw(st.integers(0, 9)))
+    pairs = make_pairs(labels, indices, most, seed)
+    assert pairs.dtype == np.int64 and pairs.shape[1] == 3
+    first, second, same = pairs.T
+    assert (first != second).all() and np.isin(pairs[:, :2], indices).all()
+    assert len({frozenset(pair) for pair in pairs[:, :2].tolist()}) == len(pairs), "no pair twice, in either order"
+    np.testing.assert_array_equal(same, labels[first] == labels[second])
+    assert 2 * same.sum() == len(same) == 2 * min(most // 2, every[:, 2].sum(), (1 - every[:, 2]).sum())
+    np.random.seed(99)
+    np.testing.assert_array_equal(make_pairs(labels, indices, most, seed), pairs)
+
+
+def test_pairs_are_drawn_evenly_and_anew_for_each_seed():
+    labels = np.repeat(np.arange(3), 4)
+    lists = [make_pairs(labels, np.arange(12), 12, seed) for seed in range(400)]
+    assert len({array.tobytes() for array in lists}) > 390
+    drawn = np.concatenate(lists)
+    for same, candidates in ((1, 18), (0, 48)):
+        _, counts = np.unique(drawn[drawn[:, 2] == same, :2], axis=0, return_counts=True)
+        assert len(counts) == candidates
+        np.testing.assert_allclose(counts, 400 * 6 / candidates, rtol=0.5)
+
+
+def test_beyond_the_most_pictures_a_sample_is_paired(monkeypatch):
+    monkeypatch.setattr(splits_module, "MOST_PICTURES", 10)
+    labels = np.arange(40) % 2
+    pairs = make_pairs(labels, np.arange(40), 1000, 0)
+    assert len(np.unique(pairs[:, :2])) == 10
+    check = make_pairs(labels, np.arange(40), 1000, 0)
+    np.testing.assert_array_equal(pairs, check)
+
+
+def test_all_faults_of_a_list_are_named_at_once():
+    labels = np.array([0, 0, 1, 1])
+    check_pairs(np.array([[0, 1, 1], [0, 2, 0]]), np.arange(4), labels, "good pairs")
+    with pytest.raises(ValueError) as raised:
+        check_pairs(np.array([[0, 1, 1], [1, 0, 1], [3, 3, 0]]), np.arange(3), labels, "bad pairs")
+    faults = ("outside its split", "with itself", "wrong label", "unequal number", "same pair twice")
+    assert str(raised.value).startswith("bad pairs hold ") and all(fault in str(raised.value) for fault in faults)
+
+
+def test_some_pairs_are_the_first_of_each_kind():
+    pairs = make_pairs(np.repeat(np.arange(4), 5), np.arange(20), 60, 0)
+    some = some_pairs(pairs, 10)
+    assert some.tolist() == [*pairs[:5].tolist(), *pairs[30:35].tolist()] and some[:, 2].tolist() == [1] * 5 + [0] * 5
+    np.testing.assert_array_equal(some_pairs(pairs, 1000), pairs)
+    assert some_pairs(pairs[2:33], 20).tolist() == [*pairs[2:5].tolist(), *pairs[30:33].tolist()], "3 of each are left"
+
+
+@pytest.mark.parametrize("count", [0, 3, -2])
+def test_some_pairs_are_half_and_half(count):
+    with pytest.raises(ValueError, match="give an even number"):
+        some_pairs(np.array([[0, 1, 1], [0, 2, 0]]), count)

@@ -1,0 +1,164 @@
+"""Files and folders are there whole or not at all; archives are unpacked safely; downloads are checked."""
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from toys import class_folder, pack, write
+
+from common.datasets.files import download, save_json, unpack, whole, write_whole
+
+# --- written whole ---
+
+
+def test_a_file_and_its_folders_are_made(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.json"
+    save_json(path, {"a": [1, None, "ö"], "b": np.arange(3)})
+    assert json.loads(path.read_text()) == {"a": [1, None, "ö"], "b": [0, 1, 2]}
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(TypeError):
+        save_json(path, [object()])
+    assert json.loads(path.read_text())["b"] == [0, 1, 2], "what is no JSON leaves the old file"
+
+
+@pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
+def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, stop):
+    path = write(tmp_path / "file.txt", b"old")
+
+    def half(temporary):
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        raise stop
+
+    with pytest.raises(stop):
+        write_whole(path, half)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    write_whole(path, lambda temporary: temporary.write_text("new"))
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_does_not_silently_give_way_to_a_folder(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "taken", lambda temporary: temporary.write_text("new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_folder_is_whole_and_the_first_of_two_writers_wins(tmp_path):
+    with pytest.raises(RuntimeError), whole(tmp_path / "set") as building:
+        write(building / "half", b"1")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with whole(tmp_path / "set") as slow:
+        with whole(tmp_path / "set") as fast:
+            write(fast / "file", b"fast")
+        write(slow / "file", b"slow")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert (tmp_path / "set" / "file").read_bytes() == b"fast"
+
+
+# --- archives ---
+
+
+def leftovers(cache):
+    """Everything below the cache but the empty folder of archives."""
+    return [path for path in cache.rglob("*") if path.name != "archives"]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tgz", ".tar.gz"])
+def test_an_archive_is_unpacked_once_and_always_the_same(tmp_path, suffix, monkeypatch):
+    root = class_folder(tmp_path / "set")
+    archive = pack(tmp_path / f"my set{suffix}", root, "inner/")
+
+    def state(folder):
+        return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+                for path in folder.rglob("*") if path.is_file()}
+
+    folder = unpack(archive, tmp_path / "cache")
+    first = state(folder)
+    assert {name: content for name, (content, _) in first.items()} == {
+        f"inner/{name}": content for name, (content, _) in state(root).items()}
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: pytest.fail("unpacked again"))
+    assert unpack(archive, tmp_path / "cache") == folder and unpack(root, tmp_path / "cache") == root
+    monkeypatch.undo()
+    shutil.rmtree(folder)
+    assert state(unpack(archive, tmp_path / "cache")) == first, "names and times are what the cache of pictures knows"
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tgz"])
+@pytest.mark.parametrize("damage", ["cut 0", "cut .1", "cut .5", "cut .99", "flip .3", "flip .5", "flip .9"])
+def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path, suffix, damage):
+    archive = pack(tmp_path / f"set{suffix}", class_folder(tmp_path / "set"))
+    content = bytearray(archive.read_bytes())
+    place = int(len(content) * float(damage.split()[-1]))
+    if damage.startswith("cut"):
+        del content[place:]
+    else:
+        content[place] ^= 255
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"set{suffix} cannot be unpacked.*fetch it again"):
+        unpack(archive, tmp_path / "cache")
+    assert leftovers(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tgz"])
+@pytest.mark.parametrize("name", ["../evil.jpg", "a/../../evil.jpg", "/{}/evil.jpg", "../set-2/evil.jpg"])
+def test_an_archive_cannot_write_outside_of_its_folder(tmp_path, suffix, name):
+    archive, name = tmp_path / f"bad{suffix}", name.format(tmp_path)
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr(name, b"evil")
+    else:
+        with tarfile.open(archive, "w:gz") as opened:
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            opened.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(ValueError, match=rf"bad{suffix} names a file outside"):
+        unpack(archive, tmp_path / "cache")
+    assert leftovers(tmp_path / "cache") == [] and not list(tmp_path.rglob("evil.jpg"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_not_unpacked(tmp_path, kind):
+    root = class_folder(tmp_path / "set")
+    with tarfile.open(tmp_path / "set.tar", "w") as opened:
+        opened.add(root / "iris" / "0.jpg", "iris/0.jpg")
+        member = tarfile.TarInfo("iris/odd.jpg")
+        member.type, member.linkname = kind, "/etc/passwd"
+        opened.addfile(member)
+    folder = unpack(tmp_path / "set.tar", tmp_path / "cache")
+    assert [path.name for path in folder.rglob("*.jpg")] == ["0.jpg"]
+
+
+# --- downloads ---
+
+
+def test_only_what_is_missing_is_downloaded_and_a_wrong_sum_is_not_kept(tmp_path, serve, capsys):
+    address, asked = serve(tmp_path / "served")
+    sums = {}
+    for name in ("one.zip", "two.mat"):
+        sums[name] = hashlib.md5(write(tmp_path / "served" / name, name.encode()).read_bytes()).hexdigest()
+    folder = tmp_path / "cache"
+    with pytest.raises(FileNotFoundError, match=r"The set cannot be downloaded.*corrupted"):
+        download("The set", 7, address, sums | {"two.mat": "0" * 32}, folder)
+    assert [path.name for path in folder.iterdir()] == ["one.zip"] and "about 7 MB" in capsys.readouterr().out
+    asked.clear()
+    assert download("The set", 7, address, sums, folder) == folder and (folder / "two.mat").read_bytes() == b"two.mat"
+    assert {name for _, name in asked} == {"two.mat"}
+    asked.clear()
+    assert download("The set", 7, address, sums, folder) == folder and asked == []
+
+
+def test_without_a_network_it_says_what_to_put_where(tmp_path):
+    files = {"one.zip": "0" * 32, "two.mat": "0" * 32}
+    with pytest.raises(FileNotFoundError, match=r"put one.zip, two.mat into .*SIMILARITY_DATA") as caught:
+        download("The set", 7, "http://127.0.0.1:9/", files, tmp_path / "cache")
+    assert str(tmp_path / "cache") in str(caught.value) and list((tmp_path / "cache").iterdir()) == []
+    for name in files:
+        write(tmp_path / "cache" / name, b"put there by hand")
+    assert download("The set", 7, "http://127.0.0.1:9/", files, tmp_path / "cache") == tmp_path / "cache"
