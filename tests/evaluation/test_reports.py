@@ -29,6 +29,7 @@ from common.evaluation.reports import (
     embed_all,
     evaluate,
     frozen_report,
+    linear_probe,
     named,
     pair_auc,
     pair_scores,
@@ -70,7 +71,7 @@ def judged(seed=0, shift=1.0):
 
 def test_verification_report():
     scores, pairs = judged()
-    report = verification_report(scores, pairs, THRESHOLD, rounds=40).set_index("metric")
+    report = verification_report(scores, pairs, THRESHOLD).set_index("metric")
     same = pairs[:, 2]
     by_kind = accuracy_by_kind(scores, same, THRESHOLD)
     expected = dict(
@@ -86,12 +87,12 @@ def test_verification_report():
         assert row.threshold_from == ("validation" if metric.startswith("accuracy") else "")
 
 
-def test_intervals_of_reports_draw_pictures():
+def test_intervals_of_reports_resample_pictures():
     """A few bad pictures spoil many pairs: wider than if all pairs were independent."""
     _, pairs = judged()
     quality = np.random.default_rng(1).normal(size=1000)
     scores = quality[pairs[:, 0]] + quality[pairs[:, 1]] + pairs[:, 2]
-    row = verification_report(scores, pairs, THRESHOLD, rounds=60).iloc[0]
+    row = verification_report(scores, pairs, THRESHOLD).iloc[0]
     generator = np.random.default_rng(0)
     drawn = [roc_auc(scores[draw], pairs[draw, 2]) for draw in generator.integers(0, len(pairs), (60, len(pairs)))]
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -100,22 +101,24 @@ def test_intervals_of_reports_draw_pictures():
 
 def test_a_report_of_four_pictures():
     pairs = all_pairs([0, 0, 1, 1])
-    report = verification_report(np.array([0.9, 0.4, 0.3, 0.5, 0.2, 0.6]), pairs, THRESHOLD, rounds=40)
+    report = verification_report(np.array([0.9, 0.4, 0.3, 0.5, 0.2, 0.6]), pairs, THRESHOLD)
     assert np.isfinite(report[["value", "low", "high"]].to_numpy()).all()
+    once = verification_report(*judged(), THRESHOLD, rounds=1)
+    assert once["low"].equals(once["high"]), "one resample has one value"
 
 
 def test_the_gap_of_two_approaches():
     scores, pairs = judged()
     better, worse = np.stack([judged(seed, 2.0)[0] for seed in range(3)]), np.stack([scores] * 3)
-    found = difference(better, worse, pairs, rounds=20)
+    found = difference(better, worse, pairs)
     values = [roc_auc(one, pairs[:, 2]) - roc_auc(scores, pairs[:, 2]) for one in better]
     assert found["value"] == pytest.approx(np.mean(values))
     assert 0 < found["low"] < found["value"] < found["high"]
-    back = difference(worse, better, pairs, rounds=20)
+    back = difference(worse, better, pairs)
     assert (back["value"], back["low"], back["high"]) == pytest.approx((-found["value"], -found["high"], -found["low"]))
-    none = difference(worse, worse, pairs, rounds=10)
-    assert (none["value"], none["low"], none["high"]) == (0, 0, 0), "the same pictures are drawn for both"
-    other = difference(better[:1], worse[:1], pairs, measure=lambda *case: -equal_error_rate(*case), rounds=4)
+    none = difference(worse, worse, pairs)
+    assert (none["value"], none["low"], none["high"]) == (0, 0, 0), "the same pictures are resampled for both"
+    other = difference(better[:1], worse[:1], pairs, measure=lambda *case: -equal_error_rate(*case))
     assert other["value"] == pytest.approx(
         equal_error_rate(scores, pairs[:, 2]) - equal_error_rate(better[0], pairs[:, 2])
     )
@@ -124,16 +127,16 @@ def test_the_gap_of_two_approaches():
 def test_the_gap_of_approaches_that_share_their_errors_is_narrow():
     scores, pairs = judged()
     better = scores + 0.05 * pairs[:, 2]
-    gap = difference(better[None], scores[None], pairs, rounds=30)
-    row = verification_report(scores, pairs, THRESHOLD, rounds=40).iloc[0]
+    gap = difference(better[None], scores[None], pairs)
+    row = verification_report(scores, pairs, THRESHOLD).iloc[0]
     assert gap["low"] > 0 and gap["high"] - gap["low"] < 0.3 * (row.high - row.low)
 
 
 def test_seeds_widen_the_gap():
     scores, pairs = judged()
     apart = np.stack([scores - 0.9 * pairs[:, 2], scores + 0.9 * pairs[:, 2], scores])
-    one = difference(scores[None] + 0.1 * pairs[:, 2], scores[None], pairs, rounds=30)
-    several = difference(apart, np.stack([scores] * 3), pairs, rounds=30)
+    one = difference(scores[None] + 0.1 * pairs[:, 2], scores[None], pairs)
+    several = difference(apart, np.stack([scores] * 3), pairs)
     assert several["high"] - several["low"] > 2 * (one["high"] - one["low"])
     assert several["low"] < 0 < several["high"]
 
@@ -142,7 +145,7 @@ def test_retrieval_report():
     generator = np.random.default_rng(0)
     labels = np.append(np.arange(30) % 3, 9)  # the last picture is alone in its species
     embeddings = generator.normal(size=(31, 5)) + 1.2 * np.eye(5)[labels % 3]
-    report = retrieval_report(embeddings, labels, rounds=100).set_index("metric")
+    report = retrieval_report(embeddings, labels).set_index("metric")
     expected = retrieval(embeddings, labels)
     assert list(report.reset_index()) == COLUMNS and list(report.index) == list(expected)
     for metric, values in expected.items():
@@ -155,23 +158,23 @@ def test_retrieval_reports_take_the_similarity_of_a_model():
     embeddings = np.array([[1.0, 0], [9, 0], [1, 1], [8, 1]])  # by direction 0-1 and 2-3, by distance 0-2 and 1-3
     labels, near = np.array([0, 1, 0, 1]), lambda a, b: -(a - b).square().sum(-1)
     for report in (retrieval_report, reid_report):
-        assert report(embeddings, labels, rounds=2, similarity=near)["value"].eq(1).all()
-        assert report(embeddings, labels, rounds=2)["value"].iloc[0] == 0
+        assert report(embeddings, labels, similarity=near)["value"].eq(1).all()
+        assert report(embeddings, labels)["value"].iloc[0] == 0
 
 
 def test_reid_report():
     generator = np.random.default_rng(0)
     people, cameras = np.append(np.arange(30) % 5, 9), np.append(np.arange(30) // 15, 0)  # the last person comes once
     embeddings = generator.normal(size=(31, 5)) + 0.7 * np.eye(5)[people % 5]
-    report = reid_report(embeddings, people, cameras, rounds=100).set_index("metric")
+    report = reid_report(embeddings, people, cameras).set_index("metric")
     expected = cmc(embeddings, people, cameras)
     assert list(report.reset_index()) == COLUMNS and list(report.index) == ["cmc_at_1", "cmc_at_5", "cmc_at_10", "map"]
     for row, values in zip(report.itertuples(), expected.values(), strict=True):
         assert row.value == pytest.approx(np.mean(values[:30])) and row.n == 30
         assert 0 <= row.low <= row.value <= row.high <= 1 and row.threshold_from == ""
     assert report.loc["map", "low"] < report.loc["map", "value"] < report.loc["map", "high"]
-    with pytest.raises(ValueError, match="cmc_at_1 cannot be measured: no picture has another"):
-        reid_report(embeddings, people, people, rounds=2)
+    with pytest.raises(ValueError, match="cmc_at_1 cannot be measured"):
+        reid_report(embeddings, people, people)
 
 
 def test_decision_report():
@@ -191,7 +194,7 @@ def test_decision_report():
 
 def test_class_report():
     predicted, labels = np.array([0, 1, 2, 2, 1, 0, 0, 0]), np.array([0, 1, 2, 0, 1, 0, 1, 0])
-    (row,) = class_report(predicted, labels, rounds=100).to_dict("records")
+    (row,) = class_report(predicted, labels).to_dict("records")
     assert row["metric"] == "class_accuracy" and row["value"] == pytest.approx(6 / 8) and row["n"] == 8
     assert 0.3 < row["low"] < row["value"] < row["high"] <= 1
 
@@ -203,14 +206,6 @@ def test_embed_all_fills_the_rows_asked_for():
     assert embeddings.shape == (12, 8)
     np.testing.assert_allclose(embeddings[[2, 5, 7]], embed(net, pictures.images[[2, 5, 7]]), atol=1e-6)
     assert not embeddings[[0, 1, 3, 4, 6, 8, 9, 10, 11]].any()
-
-
-def test_pair_auc_is_that_of_the_scores_of_the_model():
-    net, pictures = model(), image_set(4, 3)
-    pairs = all_pairs(pictures.labels)[::2]
-    scores = cosine_scores(embed(net, pictures.images), pairs)
-    assert pair_auc(net, pictures, pairs) == pytest.approx(roc_auc(scores, pairs[:, 2]))
-    assert pair_auc(net, pictures, pairs[::-1]) == pytest.approx(roc_auc(scores, pairs[:, 2]))
 
 
 class Distance(torch.nn.Module):
@@ -228,9 +223,9 @@ class Distance(torch.nn.Module):
 
 def test_pair_scores_are_those_of_the_model_in_evaluation_mode():
     net, embeddings = Distance(), np.array([[0, 0], [3, 4], [1, 0]], np.float32)
-    scores = pair_scores(net, embeddings, np.array([[0, 1, 0], [1, 1, 1], [2, 1, 0], [0, 2, 1], [2, 0, 1]]), chunk=2)
-    assert scores.tolist() == [-25, 0, -20, -1, -1] and scores.dtype == np.float32
-    assert net.asked == [(False, 2), (False, 2), (False, 1)]
+    scores = pair_scores(net, embeddings, np.array([[0, 1, 0], [1, 1, 1], [2, 1, 0], [0, 2, 1], [2, 0, 1]] * 1000))
+    assert scores.tolist() == [-25, 0, -20, -1, -1] * 1000 and scores.dtype == np.float32
+    assert net.asked == [(False, 4096), (False, 904)], "a bounded number of pairs at a time"
     assert net.training and net.eval() is net
     pair_scores(net, embeddings, np.array([[0, 1]]))
     assert not net.training
@@ -240,17 +235,8 @@ def test_pair_scores_of_an_embedding_net_are_cosines():
     embeddings = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     embeddings[0] = 0
     pairs = all_pairs(np.arange(40) % 3)
-    scores = pair_scores(model(), embeddings, pairs, chunk=100)
+    scores = pair_scores(model(), embeddings, pairs)
     np.testing.assert_allclose(scores, cosine_scores(embeddings, pairs), atol=1e-6)
-
-
-def test_pair_auc_asks_the_model_not_the_cosine(monkeypatch):
-    net, pictures = model(), image_set(4, 3)
-    pairs = all_pairs(pictures.labels)
-    cosine = pair_auc(net, pictures, pairs)
-    assert cosine > 0.6
-    monkeypatch.setattr(net, "score_embeddings", lambda a, b: -torch.cosine_similarity(a, b))
-    assert pair_auc(net, pictures, pairs) == pytest.approx(1 - cosine)
 
 
 def test_a_report_is_given_its_threshold():
@@ -258,8 +244,8 @@ def test_a_report_is_given_its_threshold():
         parameter = inspect.signature(getattr(reports, name)).parameters["threshold"]
         assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
     with pytest.raises(AttributeError):
-        verification_report(*judged(), 0.4, rounds=2)  # a bare number bears no source
-    assert isinstance(verification_report(*judged(), THRESHOLD, rounds=2), pd.DataFrame)
+        verification_report(*judged(), 0.4)  # a bare number bears no source
+    assert isinstance(verification_report(*judged(), THRESHOLD), pd.DataFrame)
 
 
 def test_embeddings_are_named_by_the_classifier():
@@ -312,20 +298,41 @@ def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, 
 
 def test_the_frozen_backbone_is_judged_by_its_pooled_features(run, pictures, splits):
     report = frozen_report(run, TINY, pictures, splits)
-    untrained = EmbeddingNet(TINY, 0)
-    untrained.load_state_dict(new_model(dataclasses.replace(run, embedding_size=0), TINY, run.seed).state_dict())
-    expected = evaluate(untrained.eval(), pictures, splits, "open_set").report["value"]
-    np.testing.assert_allclose(report.query("protocol == 'open_set'")["value"], expected)
-    assert set(report["approach"]) == {"frozen_backbone"} and set(report["protocol"]) == {"closed_set", "open_set"}
+    backbone = new_model(dataclasses.replace(run, embedding_size=0), TINY, run.seed)
+    for protocol in ("closed_set", "open_set"):
+        expected = evaluate(backbone, pictures, splits, protocol).report
+        found = report.query("protocol == @protocol and metric != 'class_accuracy'").reset_index(drop=True)
+        pd.testing.assert_frame_equal(found[COLUMNS], expected[COLUMNS])
+    features, train, test = embed(backbone, pictures.images), *map(splits.parts["closed_set"].get, ("train", "test"))
+    probed = class_report(linear_probe(features, pictures.labels, train, test), pictures.labels[test]).iloc[0]
+    (row,) = report.query("metric == 'class_accuracy'").to_dict("records")
+    assert row["protocol"] == "closed_set" and row["value"] == probed["value"] and row["n"] == len(test)
+    same = dict(approach="frozen_backbone", variant="standard", split="test", seed=run.seed, train_seconds=0)
+    assert (report[list(same)] == pd.Series(same)).all(axis=None)
+    open_only = dataclasses.replace(splits, parts={"open_set": splits.parts["open_set"]})
+    assert "class_accuracy" not in set(frozen_report(run, TINY, pictures, open_only)["metric"])
 
 
-def test_what_training_is_watched_by(run, pictures):
-    model, pairs = new_model(run, TINY, 0).eval(), all_pairs(pictures.labels, np.arange(0, 80, 4))
-    watched = validation_report(model, pictures, pairs)
-    scores = cosine_scores(evaluate_embeddings(model, pictures), pairs)
-    assert watched["validation"] == pytest.approx(roc_auc(scores, pairs[:, 2]), abs=1e-6)
+def test_what_training_is_watched_by_is_asked_of_the_model(pictures, monkeypatch):
+    net, pairs = model().eval(), all_pairs(pictures.labels, np.arange(0, 80, 4))
+    scores, same = cosine_scores(embed(net, pictures.images), pairs), pairs[:, 2]
+    expected = dict(validation=roc_auc(scores, same))
+    expected |= precision_recall_f1(scores, same, fit_threshold(scores, same, "validation"))
+    assert expected["validation"] > 0.6
+    for listed in (pairs, pairs[::-1]):
+        assert validation_report(net, pictures, listed) == pytest.approx(expected, abs=1e-6)
+        assert pair_auc(net, pictures, listed) == pytest.approx(expected["validation"], abs=1e-6)
+    monkeypatch.setattr(net, "score_embeddings", lambda a, b: -torch.cosine_similarity(a, b))
+    assert pair_auc(net, pictures, pairs) == pytest.approx(1 - expected["validation"], abs=1e-6)
 
 
-def evaluate_embeddings(model, pictures):
-    with torch.no_grad():
-        return model(torch.from_numpy(np.array(pictures.images)).float() / 255).numpy()
+def test_linear_probe_separates_and_never_sees_the_labels_it_is_asked_for():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([3, 5, 9], 20)
+    features = generator.normal(size=(60, 4)) + 6 * (labels[:, None] == [3, 5, 9, 0])
+    train, test = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    predicted = linear_probe(features, labels, train, test)
+    assert (predicted == labels[test]).all()
+    hidden = labels.copy()
+    hidden[test] = -1
+    assert (linear_probe(features, hidden, train, test) == predicted).all()

@@ -1,18 +1,31 @@
-"""Search against loops, peers, worked cases and planted faults."""
+"""Search against loops, peers, worked cases and planted faults; a file gives back the embeddings stored in it."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
-from toys import model
+from toys import class_folder, config, encoded, image_set, model, smooth, write
 
-from common.evaluation.retrieval import cmc, nearest, retrieval
+from common.backbones import embed
+from common.datasets import load_images
+from common.datasets.decoding import DamagedPicture
+from common.evaluation.metrics import cosine_scores
+from common.evaluation.retrieval import cmc, find_similar, nearest, read_embeddings, retrieval, save_embeddings
 
+pytestmark = pytest.mark.filterwarnings("ignore:overflow")
 slow = settings(deadline=None, max_examples=25)
+SIZE = 32  # pixels of a stored collection's pictures
+
+
+def chunked(size):
+    """Compare `size` queries and rows at a time."""
+    return patch("common.evaluation.retrieval.CHUNK", size)
 
 
 def distance_score(first, second):
@@ -39,7 +52,8 @@ def test_nearest_in_loops(count, size, seed, chunk, data):
     gone[:, 0] = False
     k = data.draw(st.integers(1, int((~gone).sum(1).min())))
     for similarity, reference in ((None, slow_similarity), (distance_score, lambda a, b: -np.square(a - b).sum())):
-        indices, values = nearest(queries, gallery, k, similarity, lambda rows: gone[rows], chunk)
+        with chunked(chunk):
+            indices, values = nearest(queries, gallery, k, similarity, lambda rows: gone[rows])
         assert (indices.dtype, values.dtype) == (np.int64, np.float32)
         for query, found, similarities, out in zip(queries, indices, values, gone, strict=True):
             expected = slow_ranking(query, gallery, np.flatnonzero(~out), reference)[:k]
@@ -52,7 +66,8 @@ def test_nearest_in_loops(count, size, seed, chunk, data):
 def test_ties_keep_the_order_of_the_gallery(values, chunk):
     """One number each, multiplied: many ties, negative scores and both zeros."""
     gallery = np.array(values)[:, None]
-    indices, _ = nearest(np.ones((2, 1)), gallery, len(values), lambda a, b: (a * b)[..., 0], chunk=chunk)
+    with chunked(chunk):
+        indices, _ = nearest(np.ones((2, 1)), gallery, len(values), lambda a, b: (a * b)[..., 0])
     assert indices.tolist() == [sorted(range(len(values)), key=lambda row: -values[row])] * 2
 
 
@@ -60,7 +75,8 @@ def test_equal_pictures_are_equally_near_in_any_chunk():
     one = np.random.default_rng(0).normal(size=(1, 37))
     gallery = np.repeat(one, 70, axis=0) * np.linspace(0.1, 9, 70)[:, None]  # cosine 1 with each other
     for chunk in (1, 3, 64, 256):
-        indices, values = nearest(gallery[:9], gallery, 70, chunk=chunk)
+        with chunked(chunk):
+            indices, values = nearest(gallery[:9], gallery, 70)
         assert (indices == np.arange(70)).all() and (values == 1).all()
 
 
@@ -75,7 +91,8 @@ def test_nearest_worked_by_hand():
 
 def test_a_model_scores_and_its_cosine_is_the_default():
     embeddings = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
-    indices, values = nearest(embeddings, embeddings, 5, model().score_embeddings, chunk=7)
+    with chunked(7):
+        indices, values = nearest(embeddings, embeddings, 5, model().eval().score_embeddings)
     expected, cosines = nearest(embeddings, embeddings, 5)
     np.testing.assert_array_equal(indices, expected)
     np.testing.assert_allclose(values, cosines, atol=1e-6)
@@ -85,7 +102,8 @@ def test_few_rows_are_compared_at_a_time():
     seen = []
     embeddings = np.random.default_rng(0).normal(size=(50, 2))
     watched = lambda a, b: seen.append((len(a), b.shape[1])) or distance_score(a, b)  # noqa: E731
-    nearest(embeddings, embeddings, 3, watched, chunk=8)
+    with chunked(8):
+        nearest(embeddings, embeddings, 3, watched)
     assert max(seen) == (8, 8) and len(seen) == 49
 
 
@@ -97,9 +115,9 @@ def test_neighbors_are_found_without_gradients():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(k=0), "k is 0, but the gallery holds 4: choose k from 1 to 4"),
-        (dict(k=5), "k is 5"),
-        (dict(k=3, excluded=lambda rows: (rows[:, None] == 1) & (np.arange(4) < 2)), "query 1 has 2 rows .* k = 3"),
+        (dict(k=0), "k is 0"),
+        (dict(k=5), "k is 5, .* 4"),
+        (dict(k=3, excluded=lambda rows: (rows[:, None] == 1) & (np.arange(4) < 2)), "query 1 .* k = 3"),
         (dict(queries=np.ones((3, 5))), r"queries \(3, 5\) and gallery \(4, 2\)"),
         (dict(queries=np.full((3, 2), np.nan)), "not finite"),
         (dict(similarity=lambda a, b: (a - b).sum(0)), r"similarity gave \(4, 2\) instead of \(3, 4\)"),
@@ -132,7 +150,8 @@ def slow_retrieval(embeddings, labels):
 def test_retrieval_in_loops(labels, seed, chunk):
     labels = np.array(labels)
     embeddings = np.random.default_rng(seed).normal(size=(len(labels), 3))
-    found = retrieval(embeddings, labels, chunk=chunk)
+    with chunked(chunk):
+        found = retrieval(embeddings, labels)
     expected = slow_retrieval(embeddings, labels)
     for values, reference in zip(found.values(), expected, strict=True):
         np.testing.assert_allclose(values, reference)
@@ -185,17 +204,17 @@ def test_retrieval_by_another_similarity(seed, chunk):
     generator = np.random.default_rng(seed)
     labels, embeddings = generator.integers(0, 4, 20), generator.normal(size=(20, 3))
     lifted = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)  # on the sphere both rank alike
-    for ours, expected in zip(
-        retrieval(lifted, labels, distance_score, chunk).values(), slow_retrieval(embeddings, labels), strict=True
-    ):
+    with chunked(chunk):
+        found = retrieval(lifted, labels, distance_score)
+    for ours, expected in zip(found.values(), slow_retrieval(embeddings, labels), strict=True):
         np.testing.assert_allclose(ours, expected)
     far = retrieval(10 * embeddings, labels, lambda a, b: -distance_score(a, b))["precision_at_1"]
     assert not np.array_equal(far, retrieval(embeddings, labels)["precision_at_1"], equal_nan=True)
 
 
-def slow_cmc(embeddings, labels, cameras, ranks):
+def slow_cmc(embeddings, labels, cameras):
     """CMC@k and average precision, one query at a time, the latter by scikit-learn."""
-    rows = []
+    rows, ranks = [], (1, 5, 10)
     for query, (label, camera) in enumerate(zip(labels, cameras, strict=True)):
         left = [row for row in range(len(labels)) if labels[row] != label or cameras[row] != camera]
         right = [int(labels[row] == label) for row in slow_ranking(embeddings[query], embeddings, left)]
@@ -213,9 +232,9 @@ def test_cmc_in_loops(people, seed):
     labels, cameras = np.array(people).T
     embeddings = np.random.default_rng(seed).normal(size=(len(labels), 3))
     for shot_by, given_cameras in ((cameras, cameras), (range(len(labels)), None)):
-        found = cmc(embeddings, labels, given_cameras, (1, 3))
-        assert list(found) == ["cmc_at_1", "cmc_at_3", "average_precision"]
-        for values, expected in zip(found.values(), slow_cmc(embeddings, labels, shot_by, (1, 3)), strict=True):
+        found = cmc(embeddings, labels, given_cameras)
+        assert list(found) == ["cmc_at_1", "cmc_at_5", "cmc_at_10", "average_precision"]
+        for values, expected in zip(found.values(), slow_cmc(embeddings, labels, shot_by), strict=True):
             np.testing.assert_allclose(values, expected)
 
 
@@ -223,16 +242,15 @@ def test_cmc_worked_by_hand():
     degrees = np.radians([0, 1, 2, 5, 9.5, 50])
     embeddings = np.stack([np.cos(degrees), np.sin(degrees)], 1)
     people, cameras = np.array([7, 7, 4, 7, 4, 9]), np.array([1, 1, 1, 2, 1, 1])
-    found = cmc(embeddings, people, cameras, ranks=(1, 2, 3))
+    found = cmc(embeddings, people, cameras)
     # The first picture: its twin of camera 1 does not count; then come 4, 7 (camera 2), 4, 9.
-    assert [found[f"cmc_at_{k}"][0] for k in (1, 2, 3)] == [0, 1, 1]
+    assert [found[f"cmc_at_{k}"][0] for k in (1, 5, 10)] == [0, 1, 1]
     assert found["average_precision"][0] == pytest.approx(1 / 2)
     # The fourth, alone at camera 2, finds in turn 4 (3 degrees off), 7 (4), 4 (4.5), 7 (5), 9 (45).
     assert found["average_precision"][3] == pytest.approx((1 / 2 + 2 / 4) / 2)
     # Both 4 are of one camera, 9 is alone: no valid match.
     assert all(np.isnan(values[[2, 4, 5]]).all() for values in found.values())
     by_default = cmc(embeddings, people)
-    assert list(by_default) == ["cmc_at_1", "cmc_at_5", "cmc_at_10", "average_precision"]
     assert by_default["cmc_at_1"][0] == 1, "without cameras only the query itself is ignored"
     assert by_default["average_precision"][0] == pytest.approx((1 + 2 / 3) / 2)
 
@@ -246,7 +264,118 @@ def test_cmc_by_another_similarity():
 
 def test_labels_and_cameras_that_do_not_fit_are_refused():
     embeddings = np.eye(3)
-    with pytest.raises(ValueError, match=r"labels \(2,\) must be one for each of the 3"):
+    with pytest.raises(ValueError, match=r"labels \(2,\)"):
         retrieval(embeddings, [0, 0])
-    with pytest.raises(ValueError, match=r"cameras \(3, 1\) must be"):
+    with pytest.raises(ValueError, match=r"cameras \(3, 1\)"):
         cmc(embeddings, [0, 0, 0], np.ones((3, 1)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of pictures, one twice under different names, as a picture set."""
+    root = class_folder(tmp_path / "pictures", ("iris", "rose"), each=4)
+    write(root / "rose" / "copy.jpg", (root / "iris" / "0.jpg").read_bytes())
+    return root, load_images(config(tmp_path, dataset=f"folder:{root}", data=root, image_size=SIZE))
+
+
+def as_table(image_set, embeddings) -> pd.DataFrame:
+    names = pd.DataFrame({"path": image_set.paths, "label": np.array(image_set.class_names)[image_set.labels]})
+    return names.join(pd.DataFrame(embeddings, columns=[f"e{place}" for place in range(embeddings.shape[1])]))
+
+
+def test_what_is_stored_comes_back_bit_for_bit(tmp_path):
+    pictures = image_set(3, 4, class_names=["NA", "7", 'a "rose", red'])
+    pictures.paths[:3] = ["null", "päth, 1.png", "\udce9.png"]
+    embeddings = np.random.default_rng(0).normal(size=(12, 11)).astype(np.float32)
+    embeddings[0, :5] = [1e-30, -0.0, 3e38, 1 / 3, np.nextafter(np.float32(1), np.float32(2))]
+    save_embeddings(tmp_path / "new" / "table.csv", pictures, embeddings)
+    table = read_embeddings(str(tmp_path / "new" / "table.csv"))
+    assert list(table) == ["path", "label", *(f"e{place}" for place in range(11))]
+    assert list(table["path"]) == pictures.paths
+    assert list(table["label"]) == [pictures.class_names[label] for label in pictures.labels]
+    assert (table.dtypes.iloc[2:] == np.float32).all()
+    assert table.iloc[:, 2:].to_numpy().tobytes() == embeddings.tobytes()
+
+
+@pytest.mark.parametrize("embeddings", [np.ones((3, 2)), np.ones(4), np.full((4, 2), np.nan), np.full((4, 2), 1e300)])
+def test_embeddings_that_do_not_fit_are_refused(tmp_path, embeddings):
+    with pytest.raises(ValueError, match=r"finite and \(4, D\)"):
+        save_embeddings(tmp_path / "table.csv", image_set(2, 2), embeddings)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\n", b"\x00\xff\xfe\x89PNG" * 9, b"path,label,e0\n", b"path,label\na,b\n", b"path,e0\na,1\n",
+        b"path,label,e0,e2\na,b,1,2\n", b"path,label,e0,e1\na,b,1,2\nc,d,1\n", b"path,label,e0\na,b,x\n",
+        b"path,label,e0\na,b,nan\n", b"path,label,e0\na,b,1e99\n", b"path,label,e0\na,b,1,2,3,4\n",
+        b"first,second,same\n1,2,1\n", b"path,label,e0,e1\na,\"b,1,2\n",
+    ],
+)  # fmt: skip
+def test_a_damaged_or_wrong_file_is_refused(tmp_path, content):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"table\.csv .* save_embeddings"):
+        read_embeddings(path)
+    with pytest.raises(FileNotFoundError, match=r"other\.csv"):
+        read_embeddings(tmp_path / "other.csv")
+
+
+def test_a_query_is_prepared_as_the_data_set_was_and_finds_its_like(folder, tmp_path):
+    root, pictures = folder
+    net = model()
+    embeddings = embed(net, pictures.images)
+    save_embeddings(tmp_path / "table.csv", pictures, embeddings)
+    table = read_embeddings(tmp_path / "table.csv")
+    query = pictures.paths.index("iris/0.jpg")
+    pairs = np.array([[query, other] for other in range(len(pictures)) if other != query])
+    expected = pd.Series(cosine_scores(embeddings, pairs), pairs[:, 1]).sort_values(ascending=False)
+    found = find_similar(net, root / "iris" / "0.jpg", table, 8, SIZE)
+    assert list(found) == ["path", "label", "similarity"] and list(found.index) == list(range(8))
+    assert list(found["path"]) == [pictures.paths[other] for other in expected.index]
+    np.testing.assert_allclose(found["similarity"], expected, atol=1e-5)
+    first = found.iloc[0]
+    assert (first["path"], first["label"]) == ("rose/copy.jpg", "rose"), "a copy under another name is found"
+    assert first["similarity"] == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="k = 9"):
+        find_similar(net, root / "iris" / "0.jpg", table, 9, SIZE)
+
+
+def test_only_the_very_file_is_left_out(folder, tmp_path):
+    root, pictures = folder
+    net = model()
+    table = as_table(pictures, embed(net, pictures.images))
+    same_name = write(tmp_path / "elsewhere" / "iris" / "0.jpg", encoded(smooth(999)))
+    assert "iris/0.jpg" in set(find_similar(net, same_name, table, 9, SIZE)["path"]), "another picture of that name"
+    other_name = write(tmp_path / "new.jpg", (root / "iris" / "0.jpg").read_bytes())
+    assert set(find_similar(net, other_name, table, 2, SIZE)["path"]) == {"iris/0.jpg", "rose/copy.jpg"}
+
+
+def test_a_relative_path_is_the_same_file(folder, monkeypatch):
+    root, pictures = folder
+    net = model()
+    monkeypatch.chdir(root / "iris")
+    found = find_similar(net, "0.jpg", as_table(pictures, embed(net, pictures.images)), 8, SIZE)
+    assert "iris/0.jpg" not in set(found["path"])
+
+
+def test_the_model_is_asked_not_the_cosine(folder):
+    root, pictures = folder
+    net = model()
+    table = as_table(pictures, embed(net, pictures.images))
+    nearest = find_similar(net, root / "iris" / "1.jpg", table, 8, SIZE)
+    modes = []
+    net.score_embeddings = lambda a, b: modes.append(net.training) or -torch.cosine_similarity(a, b, dim=-1)
+    farthest = find_similar(net, root / "iris" / "1.jpg", table, 8, SIZE)
+    np.testing.assert_allclose(farthest["similarity"], -nearest["similarity"][::-1], atol=1e-6)
+    assert not any(modes) and net.training
+
+
+def test_bad_queries_are_refused(folder, tmp_path):
+    root, pictures = folder
+    table = as_table(pictures, np.ones((len(pictures), 5)))
+    with pytest.raises(DamagedPicture, match=r"no\.jpg"):
+        find_similar(model(), write(tmp_path / "no.jpg", b"no picture"), table, 1, SIZE)
+    with pytest.raises(ValueError, match=r"length 5, .* 8"):
+        find_similar(model(), root / "iris" / "0.jpg", table, 1, SIZE)
