@@ -31,6 +31,8 @@ class Pictures(Dataset):
         images = np.asarray(self.images[self.indices[items]])
         return torch.from_numpy(images), torch.as_tensor(self.labels[items], dtype=torch.long)
 
+    __getitems__ = __getitem__  # by which a loader asks for a batch
+
 
 def batches(pictures: Pictures, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader:
     """Group single pictures into batches; one epoch shows every picture once, with `shuffle` in a new order.
@@ -63,7 +65,7 @@ def species_batches(pictures: Pictures, species: int, per_species: int, seed: in
         for labels in _turns([*members], species, order):
             yield [picture for label in labels for picture in next(own[label])]
 
-    return _streamed(pictures, stream, len(pictures) / (species * np.mean([*counts.values()])), seed)
+    return _loader(pictures, _Stream(stream, len(pictures) / (species * np.mean([*counts.values()])), seed))
 
 
 def triplet_batches(image_set: ImageSet, triplets, size: int, shown: int, seed: int = 0) -> DataLoader:
@@ -80,7 +82,7 @@ def triplet_batches(image_set: ImageSet, triplets, size: int, shown: int, seed: 
         for chosen in _turns([*range(len(triplets))], size, order):
             yield [3 * triplet + role for role in range(3) for triplet in chosen]
 
-    return _streamed(Pictures(image_set, np.reshape(triplets, -1)), stream, shown / (3 * size), seed)
+    return _loader(Pictures(image_set, np.reshape(triplets, -1)), _Stream(stream, shown / (3 * size), seed))
 
 
 def _turns(items: list, count: int, order: np.random.Generator) -> Iterator[list]:
@@ -96,8 +98,8 @@ def _turns(items: list, count: int, order: np.random.Generator) -> Iterator[list
 class _Stream(Sampler):
     """Every epoch the first `count` batches of an endless stream, each time in another order."""
 
-    def __init__(self, stream: Callable[[np.random.Generator], Iterator[list]], count: int, generator: torch.Generator):
-        self.stream, self.count, self.generator = stream, count, generator
+    def __init__(self, stream: Callable[[np.random.Generator], Iterator[list]], count: float, seed: int):
+        self.stream, self.count, self.generator = stream, max(1, round(count)), torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         return self.count
@@ -107,14 +109,11 @@ class _Stream(Sampler):
         yield from islice(self.stream(order), self.count)
 
 
-def _streamed(pictures: Pictures, stream, count: float, seed: int) -> DataLoader:
-    generator = torch.Generator().manual_seed(seed)
-    return _loader(pictures, _Stream(stream, max(1, round(count)), generator), generator)
-
-
-def _loader(pictures: Pictures, sampler: Sampler, generator: torch.Generator) -> DataLoader:
-    """A loader of the batches that `sampler` lists: without a batch size of its own it asks for them whole."""
-    return DataLoader(pictures, sampler=sampler, batch_size=None, generator=generator)
+def _loader(pictures: Pictures, sampler: Sampler, generator: torch.Generator | None = None) -> DataLoader:
+    """A loader of the batches that `sampler` lists, whole as `Pictures` gives them: the form that accelerate knows."""
+    return DataLoader(
+        pictures, batch_sampler=sampler, collate_fn=lambda batch: batch, generator=generator or sampler.generator
+    )  # fmt: skip
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -65,17 +65,14 @@ def _numbered(folder: Path, stem: str, what: str, labels_file: Path, count: int)
 
 def _splits(file: Path, count: int) -> list[str | None]:
     """The split of image 1 .. `count`; raises ValueError for a number out of range or in two splits."""
-    splits = [None] * count
+    splits = {}
     for variable, split in SPLIT_VARIABLES.items():
         for number in _matrix(file, variable).tolist():
-            if not 1 <= number <= count:
-                raise ValueError(f"{file}: {variable} names picture {number}, but there are only {count} "
-                                 "pictures: take pictures and setid.mat from the same download")
-            if splits[number - 1]:
-                raise ValueError(f"{file}: picture {number} is in {splits[number - 1]} and again in {split}: "
-                                 "fetch the file again")
-            splits[number - 1] = split
-    return splits
+            if not 1 <= number <= count or number in splits:
+                raise ValueError(f"{file}: {variable} names picture {number}, which is named before or not one of the "
+                                 f"{count} pictures: take pictures and setid.mat from the same download")
+            splits[number] = split
+    return [splits.get(number) for number in range(1, count + 1)]
 
 
 def _matrix(file: Path, variable: str) -> np.ndarray:

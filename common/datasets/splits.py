@@ -34,12 +34,11 @@ class Splits:
 
 
 def make_splits(image_set: ImageSet, config: Config, keep=None) -> Splits:
-    """Draw both protocols' splits and their pair lists, and check them.
+    """Draw both protocols' splits and their lists of at most `config.pairs` pairs, and check them.
 
-    The closed set is the data set's official split where it has one. Where classes are `disjoint` (faces, persons),
-    there is an open set only. `config` gives the seed and the largest number of pairs in a list; `keep`, bool (N,), is
-    False for pictures to leave out (duplicates). Raises ValueError for an official split that is incomplete or breaks
-    its protocol, and for disjoint classes that are fewer than six.
+    The closed set is the official split where there is one; `disjoint` classes (faces, persons) have an open set only.
+    `keep`, bool (N,), is False for pictures to leave out (duplicates). Raises ValueError for an official split that is
+    incomplete or breaks its protocol, and for disjoint classes that are fewer than six.
     """
     keep = np.ones(len(image_set), bool) if keep is None else np.asarray(keep, bool)
     labels, official, parts = image_set.labels, image_set.official, {}
@@ -124,9 +123,9 @@ def some_pairs(pairs, count: int) -> np.ndarray:
 
 
 def check_pairs(pairs, allowed, labels, name: str) -> None:
-    """Raise ValueError, with every fault found, where a list breaks the rules of `make_pairs`.
+    """Raise ValueError, with every fault found, where the list called `name` breaks the rules of `make_pairs`.
 
-    `allowed`, int (M,), are the pictures of the list's split; `name` is what the list is called in the message.
+    `allowed`, int (M,), are the pictures of the list's split.
     """
     first, second, same = pairs.T
     faults = {
@@ -164,7 +163,7 @@ def save_splits(splits: Splits, path: Path) -> None:
 def read_splits(path: Path, image_set: ImageSet) -> Splits:
     """Read splits written by `save_splits` and check them against the pictures at hand.
 
-    Raises ValueError where they were drawn on other pictures, or break their protocol.
+    Raises ValueError where they are those of other pictures, or break their protocol.
     """
     content = json.loads(path.read_text())
     if content["fingerprint"] != image_set.fingerprint:

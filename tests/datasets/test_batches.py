@@ -70,7 +70,7 @@ def epochs(labels, species, pictures, seed=0, count=1):
     """The positions in each batch of each epoch."""
     of_labels = Pictures(image_set(1, len(labels), 1), np.arange(len(labels)), labels)
     loader = species_batches(of_labels, species, pictures, seed)
-    shown = [list(loader.sampler) for _ in range(count)]
+    shown = [list(loader.batch_sampler) for _ in range(count)]
     assert {len(epoch) for epoch in shown} == {len(loader)}
     return shown if count > 1 else shown[0]
 
@@ -200,13 +200,6 @@ def test_augmentation_is_seeded_and_leaves_its_input():
     assert torch.equal(torch.get_rng_state(), state), "a generator of its own leaves the global one alone"
     assert not torch.equal(augment(images, seeded(1)), varied)
     assert torch.equal(images, before)
-
-
-def test_every_picture_of_a_batch_is_varied_in_its_own_way():
-    varied = augment(pixels(1).expand(8, -1, -1, -1), seeded(0))
-    for one in range(8):
-        for other in range(one):
-            assert (varied[one] - varied[other]).abs().max() > 0.05
 
 
 def test_augmentation_flips_half_the_pictures_and_moves_no_picture_far():
