@@ -39,7 +39,7 @@ from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet, cached
 from common.datasets.splits import Splits, make_splits
 from common.evaluation.baselines import color_histogram, raw_pixels
-from common.evaluation.metrics import bootstrap
+from common.evaluation.metrics import interval
 from common.evaluation.reports import linear_probe, pair_auc
 from common.evaluation.retrieval import retrieval
 from common.flowers.painting import disc_pattern, pattern
@@ -226,8 +226,9 @@ def judge(model: EmbeddingNet, real: ImageSet) -> tuple[np.ndarray, np.ndarray]:
 def gap_interval(gaps) -> tuple[float, float]:
     """95 % interval of the mean of (seeds, pictures), drawing both anew."""
     generator = np.random.default_rng(0)
-    return bootstrap(lambda weights: np.average(generator.choice(gaps, len(gaps)).mean(0), weights=weights),
+    found = interval(lambda weights: np.average(generator.choice(gaps, len(gaps)).mean(0), weights=weights),
                      gaps.shape[1], rounds=1000)  # fmt: skip
+    return found["low"], found["high"]
 
 
 # Memory comes first, for a process's peak starts at what the process that started it held.

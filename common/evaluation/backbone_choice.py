@@ -22,7 +22,6 @@ from common.evaluation.retrieval import retrieval
 from common.losses import Classification
 from common.training import train
 
-FILE = "backbone.json"
 # Top-1 accuracy in % on ImageNet's 50,000 validation pictures, as timm's author measured it with the weights that
 # timm loads for these names: github.com/huggingface/pytorch-image-models, results/results-imagenet.csv (November
 # 2024), at 224 x 224 pixels (test_* at 160 x 160).
@@ -46,11 +45,8 @@ def candidates(config: Config) -> list[str]:
     """timm names to compare.
 
     Without pretraining: small models for training from scratch. With `config.weights`: each
-    `<timm name>.safetensors` in it. Else models whose weights timm's hub has, large ones in the profile "full"
-    only. A `config.backbone` that is not among them comes last.
-
-    Raises:
-        FileNotFoundError: `config.weights` holds no file named after a timm model.
+    `<timm name>.safetensors` in it, of which there must be one. Else models whose weights timm's hub has, large ones
+    in the profile "full" only. A `config.backbone` that is not among them comes last.
     """
     names = list(FROM_SCRATCH)
     if config.pretrained and config.weights:
@@ -112,10 +108,8 @@ def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
 def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
     """Train a candidate with cross-entropy for about `pictures` pictures, and measure it on the validation pairs.
 
-    The best epoch is kept, chosen on the pairs that the candidates are then ranked by: all of them profit alike.
-
-    Returns:
-        "scores" (P,) of the validation pairs, "seconds" of training, "pictures" seen.
+    The best epoch is kept, chosen on the pairs that the candidates are then ranked by: all of them profit alike. Gives
+    "scores" (P,) of the validation pairs, "seconds" of training, "pictures" seen.
     """
     part, pairs = splits.parts["closed_set"], splits.pairs["closed_set"]["validation"]
     species, labels = np.unique(image_set.labels[part["train"]], return_inverse=True)
@@ -129,10 +123,7 @@ def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pi
 
 
 def compare(tuned: dict[str, dict], pairs) -> pd.DataFrame:
-    """How the fine-tuned candidates do on the same pairs, all of them asked about the same resampled pictures.
-
-    Args:
-        tuned: name -> what `fine_tune` returned.
+    """How the fine-tuned candidates, name -> what `fine_tune` returned, do on the same pairs.
 
     Returns:
         A row a candidate, the best first: roc_auc, low, high; behind, behind_low (how far behind the best, and the
@@ -160,10 +151,8 @@ def choose(table: pd.DataFrame) -> str:
     """Of all at most `TOLERANCE` behind the best, the candidate with the fewest multiply-adds; ties go by name.
 
     So small a gap is soon lost or won by other means, while arithmetic is paid in every training to come. Multiply-adds
-    are the same on every machine; seconds are not, so a choice by seconds would not be the same for everybody.
-
-    Args:
-        table: what `compare` returns, joined with the column "multiply_adds" of `cost`.
+    are the same on every machine; a choice by seconds would not be the same for everybody. `table` is what `compare`
+    returns, joined with the column multiply_adds of `cost`.
     """
     good_enough = table[table["behind"] <= TOLERANCE].sort_index()
     return str(good_enough["multiply_adds"].idxmin())
@@ -172,11 +161,7 @@ def choose(table: pd.DataFrame) -> str:
 def save_choice(config: Config, image_set: ImageSet, table: pd.DataFrame) -> str:
     """Write `backbone.json`, which R3 to R5 read, and return the backbone in it: `config.backbone`, or the rule's."""
     rule = f"set by SIMILARITY_BACKBONE (the rule: {choose(table)})" if config.backbone else RULE
-    content = {
-        "backbone": config.backbone or choose(table),
-        "rule": rule,
-        "table": json.loads(table.to_json(orient="index")),
-        "fingerprint": image_set.fingerprint,
-    }
-    save_json(config.directory / FILE, content)
-    return content["backbone"]
+    backbone, rows = config.backbone or choose(table), json.loads(table.to_json(orient="index"))
+    content = dict(backbone=backbone, rule=rule, table=rows, fingerprint=image_set.fingerprint)
+    save_json(config.directory / "backbone.json", content)
+    return backbone

@@ -30,12 +30,8 @@ def cosine_scores(embeddings, pairs) -> np.ndarray:
 def roc_auc(scores, same, weights=None) -> float:
     """Probability that a same pair outscores a different pair, ties counted half.
 
-    Args:
-        same: (P,), 1 for same, 0 for different.
-        weights: float (P,), how often each pair counts.
-
-    Returns:
-        0 to 1, or NaN where the weights leave only one kind of pair.
+    `same` is (P,) of 1 and 0. `weights`, float (P,), say how often each pair counts; where they leave only one kind
+    of pair, the result is NaN.
 
     Raises:
         ValueError: scores that are not finite, or only one kind of pair.
@@ -44,21 +40,14 @@ def roc_auc(scores, same, weights=None) -> float:
 
 
 def equal_error_rate(scores, same, weights=None) -> float:
-    """Error rate at the threshold where false accepts and false rejects are equally frequent.
-
-    Arguments and errors as in `roc_auc`; between two thresholds the ROC curve is taken as a line.
-    """
+    """Error rate where false accepts are as frequent as false rejects; the ROC curve is a line between thresholds."""
     return _auc_and_eer(scores, same, weights)[1]
 
 
 def fit_threshold(scores, same, split: str) -> Threshold:
     """Find the threshold of the highest balanced accuracy, halfway between two neighboring scores.
 
-    Args:
-        split: where the scores come from, "train" or "validation".
-
-    Raises:
-        ValueError: `split` is "test" (protocol rule 5), or the input is bad as in `roc_auc`.
+    The scores come from the `split` "train" or "validation"; any other is a ValueError (protocol rule 5).
     """
     if split not in ("train", "validation"):
         raise ValueError(f"a threshold is fitted on 'validation' (or 'train'), never on {split!r}")
@@ -67,7 +56,7 @@ def fit_threshold(scores, same, split: str) -> Threshold:
     accepts, hits, thresholds = roc_curve(same, scores, drop_intermediate=False)
     best = int(np.argmax(hits - accepts))
     lower = thresholds[best + 1] if best + 1 < len(thresholds) else thresholds[best] - 1
-    upper = min(thresholds[best], np.max(scores) + 1)
+    upper = min(thresholds[best], np.max(scores) + 1)  # the first threshold is infinite
     return Threshold(float(upper + lower) / 2, split)
 
 
@@ -101,24 +90,15 @@ def precision_recall_f1(scores, same, threshold: Threshold) -> dict[str, float]:
 
 
 def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict[str, float]:
-    """All pair metrics at once: roc_auc, eer, accuracy, accuracy_same, accuracy_different; arguments as above."""
+    """All pair metrics at once: roc_auc, eer, accuracy, accuracy_same, accuracy_different."""
     area, error = _auc_and_eer(scores, same, weights)
     on_same, on_different = accuracy_by_kind(scores, same, threshold, weights)
     rates = {"roc_auc": area, "eer": error, "accuracy": (on_same + on_different) / 2}
     return {**rates, "accuracy_same": on_same, "accuracy_different": on_different}
 
 
-def bootstrap(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> tuple:
-    """The low and the high end of `interval`."""
-    generator = np.random.default_rng(seed)
-    share = np.full(pictures, 1 / pictures)
-    values = [measure(generator.multinomial(pictures, share).astype(float)) for _ in range(rounds)]
-    ends = np.nanquantile(values, [0.025, 0.975], axis=0)
-    return tuple(ends.tolist() if ends.ndim == 1 else ends)
-
-
 def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> dict:
-    """A measure with its 95 % interval, by resampling pictures with replacement (protocol rule 8).
+    """A measure with its 95 % interval, by resampling pictures with replacement: the bootstrap (protocol rule 8).
 
     Equal seeds resample equal pictures, which pairs two approaches.
 
@@ -130,7 +110,9 @@ def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0)
         "value", where every picture counts once; "low" and "high", the 2.5 % and 97.5 % quantiles over the resamples,
         without those where the measure is NaN; "n", the pictures. The first three are shaped as the measure is.
     """
-    low, high = bootstrap(measure, pictures, rounds, seed)
+    generator, share = np.random.default_rng(seed), np.full(pictures, 1 / pictures)
+    values = [measure(generator.multinomial(pictures, share).astype(float)) for _ in range(rounds)]
+    low, high = np.nanquantile(values, [0.025, 0.975], axis=0)
     return {"value": measure(np.ones(pictures)), "low": low, "high": high, "n": pictures}
 
 

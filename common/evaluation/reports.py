@@ -76,12 +76,8 @@ def verification_report(scores, pairs, threshold: Threshold, rounds: int = 200) 
 def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: Threshold) -> pd.DataFrame:
     """How well one threshold decides on each split: where train is far better than test, the model has overfitted.
 
-    Args:
-        scores_by_split: split name -> scores.
-        pairs_by_split: split name -> pairs; may name more splits.
-
-    Returns:
-        Rows of split, accuracy (balanced), precision, recall, f1, pairs (their number), threshold_from.
+    From split name -> scores and split name -> pairs come rows of split, accuracy (balanced), precision, recall, f1,
+    pairs (their number), threshold_from.
     """
     rows = []
     for split, scores in scores_by_split.items():
@@ -92,16 +88,10 @@ def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: Thre
 
 
 def difference(first, second, pairs, measure=roc_auc) -> dict[str, float]:
-    """How much more one approach scores than another, paired over pictures and seeds.
+    """How much more one approach scores than another: value, low, high of the mean over seeds of the measure's gap.
 
-    Args:
-        first, second: float (S, P), the pair scores of S seeds of each approach.
-        measure: `roc_auc` or another measure of scores, same and weights.
-
-    Returns:
-        "value", "low", "high" of the mean over seeds of measure(first) - measure(second); both pictures and seeds are
-        resampled, the same ones for both approaches. An interval that holds 0 means: no difference seen (protocol
-        rule 8).
+    `first` and `second` are the scores (S, P) of S seeds each; `measure` takes scores, same and weights. Pictures and
+    seeds are resampled, the same ones for both. An interval that holds 0 means: no difference seen (protocol rule 8).
     """
     same, seeds, generator = pairs[:, 2], np.arange(len(first)), np.random.default_rng(0)
 
@@ -166,21 +156,19 @@ class Evaluation(NamedTuple):
     report: pd.DataFrame
 
 
-def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
+def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str, embeddings=None) -> Evaluation:
     """Measure a trained model as the protocol says: the threshold from validation, then the test, once.
 
     The report joins `verification_report`, `retrieval_report` and, for pictures by several cameras, `reid_report`.
+    Embeddings at hand, a row for each picture of the set, need not be made again.
     """
-    embeddings = embed_all(model, image_set, np.concatenate([*splits.parts[protocol].values()]))
-    return _judge(model, embeddings, image_set, splits, protocol)
-
-
-def _judge(model, embeddings, image_set: ImageSet, splits: Splits, protocol: str) -> Evaluation:
-    test, pairs = splits.parts[protocol]["test"], splits.pairs[protocol]
+    parts, pairs = splits.parts[protocol], splits.pairs[protocol]
+    if embeddings is None:
+        embeddings = embed_all(model, image_set, np.concatenate([*parts.values()]))
     scores = {name: pair_scores(model, embeddings, listed) for name, listed in pairs.items()}
     threshold = fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
-    reports = [verification_report(scores["test"], pairs["test"], threshold)]
-    with evaluation_mode(model) as device:  # the model is asked where it is
+    reports, test = [verification_report(scores["test"], pairs["test"], threshold)], parts["test"]
+    with evaluation_mode(model) as device:  # a similarity of its own asks the model, where it is
         gallery, labels = torch.from_numpy(embeddings[test]).to(device), image_set.labels[test]
         reports.append(retrieval_report(gallery, labels, similarity_of(model)))
         if image_set.cameras is not None:
@@ -191,19 +179,16 @@ def _judge(model, embeddings, image_set: ImageSet, splits: Splits, protocol: str
 def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Splits) -> pd.DataFrame:
     """The backbone as it comes, untrained on these pictures: the rows every training has to beat.
 
-    Returns:
-        The reports of `evaluate` on its pooled features for each protocol, and in the closed set the
-        `class_report` of a linear probe.
+    They are the reports of `evaluate` on its pooled features for each protocol, and in the closed set the
+    `class_report` of a linear probe.
     """
     model = new_model(replace(config, embedding_size=0), backbone, config.seed).to(config.device)
-    features = embed_all(model, image_set, np.arange(len(image_set)))
-    reports = []
+    features, labels, reports = embed_all(model, image_set, np.arange(len(image_set))), image_set.labels, []
     for protocol in splits.protocols:
-        reports.append(_judge(model, features, image_set, splits, protocol).report.assign(protocol=protocol))
+        reports.append(evaluate(model, image_set, splits, protocol, features).report.assign(protocol=protocol))
     if "closed_set" in splits.protocols:
         train, test = (splits.parts["closed_set"][part] for part in ("train", "test"))
-        probed = linear_probe(features, image_set.labels, train, test)
-        reports.append(class_report(probed, image_set.labels[test]).assign(protocol="closed_set"))
-    return pd.concat(reports, ignore_index=True).assign(
-        approach="frozen_backbone", variant="standard", split="test", seed=config.seed, train_seconds=0.0
-    )
+        probed = class_report(linear_probe(features, labels, train, test), labels[test])
+        reports.append(probed.assign(protocol="closed_set"))
+    named_so = dict(approach="frozen_backbone", variant="standard", split="test", seed=config.seed, train_seconds=0.0)
+    return pd.concat(reports, ignore_index=True).assign(**named_so)

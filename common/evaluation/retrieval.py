@@ -1,5 +1,6 @@
 """Search: the nearest neighbors of each picture, exactly, what is measured on them, and a collection kept in a file."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,10 +29,9 @@ def nearest(
 
     Args:
         queries, gallery: float (Q, D) and (G, D), arrays or tensors.
-        similarity: takes float32 tensors (C, 1, D) and (1, B, D), returns (C, B), higher is more similar; a model's
-            `score_embeddings`, in evaluation mode, does. Default: cosine.
-        excluded: takes int (C,), numbers of queries, returns bool (C, G): what must not come back, such as the query
-            itself.
+        similarity: of float32 tensors (C, 1, D) and (1, B, D), gives (C, B), such as a model's `score_embeddings` in
+            evaluation mode; default: cosine.
+        excluded: numbers of queries (C,) -> bool (C, G), what must not come back, such as the query itself.
 
     Returns:
         int64 (Q, k) rows of the gallery, and their float32 (Q, k) similarities.
@@ -50,29 +50,22 @@ def nearest(
 
 
 def retrieval(embeddings, labels, similarity: Callable | None = None) -> dict[str, np.ndarray]:
-    """Search each picture among all others and rate what comes back; ties are broken by picture order, never by class.
+    """Search each picture among all others and rate what comes back.
 
     R is the number of other pictures of the query's class. P@1 asks whether the closest picture is of that class;
     R-precision is the share of the class among the R closest; MAP@R is the mean over the R closest of the precision
-    at each hit (Musgrave et al. 2020, "A Metric Learning Reality Check"). `similarity` is as in `nearest`.
+    at each hit (Musgrave et al. 2020, "A Metric Learning Reality Check").
 
     Returns:
         "precision_at_1", "r_precision", "map_at_r" -> float (N,), NaN for a query that is alone in its class.
     """
-    labels = _checked(embeddings, labels, "labels")
-    numbers = np.unique(labels, return_inverse=True)[1]
-    relevant = np.bincount(numbers)[numbers] - 1
     found = {name: np.full(len(labels), np.nan) for name in ("precision_at_1", "r_precision", "map_at_r")}
-    deepest = max(int(relevant.max()), 1)
-    itself = _alike(np.arange(len(labels)))
-    for rows, closest, _ in _rankings(embeddings, embeddings, deepest, similarity, itself):
-        hits = labels[closest] == labels[rows, None]
-        count = relevant[rows]
-        within = hits & (np.arange(deepest) < count[:, None])
-        known, size = count > 0, np.maximum(count, 1)
-        found["precision_at_1"][rows] = np.where(known, hits[:, 0], np.nan)
-        found["r_precision"][rows] = np.where(known, within.sum(1) / size, np.nan)
-        found["map_at_r"][rows] = np.where(known, _precision_at_hits(within) / size, np.nan)
+    for rows, hits, relevant in _hits(embeddings, labels, None, similarity):
+        depth = np.arange(relevant.max(initial=1))
+        within = hits[:, depth] & (depth < relevant[:, None])
+        found["precision_at_1"][rows] = hits[:, 0]
+        found["r_precision"][rows] = within.sum(1) / relevant
+        found["map_at_r"][rows] = _precision_at_hits(within) / relevant
     return found
 
 
@@ -81,36 +74,23 @@ def cmc(embeddings, labels, cameras=None, similarity: Callable | None = None) ->
 
     Pictures of the query's own identity from its own camera, the query among them, are neither right nor wrong: they
     are taken out of the gallery (Zheng et al. 2015, "Scalable Person Re-identification: A Benchmark", Market-1501).
-
-    Args:
-        labels: int (N,), the identities.
-        cameras: int (N,); without them only the query itself is taken out.
-        similarity: as in `nearest`.
+    Without `cameras`, int (N,), only the query itself is taken out.
 
     Returns:
         "cmc_at_1", "cmc_at_5", "cmc_at_10" -> float (N,), 1 where one of the k closest is of the query's identity,
         else 0; "average_precision" -> float (N,), the mean over the whole ranking of the precision at each hit. NaN
         for a query whose identity is nowhere else in the gallery.
     """
-    labels = _checked(embeddings, labels, "labels")
-    cameras = np.arange(len(labels)) if cameras is None else _checked(embeddings, cameras, "cameras")
     found = {name: np.full(len(labels), np.nan) for name in [*(f"cmc_at_{k}" for k in RANKS), "average_precision"]}
-    same_shot = _alike(labels, cameras)
-    for rows, order, values in _rankings(embeddings, embeddings, len(labels), similarity, same_shot):
-        hits = (labels[order] == labels[rows, None]) & np.isfinite(values)
-        count = hits.sum(1)
+    for rows, hits, relevant in _hits(embeddings, labels, cameras, similarity):
         for k in RANKS:
-            found[f"cmc_at_{k}"][rows] = np.where(count > 0, hits[:, :k].any(1), np.nan)
-        found["average_precision"][rows] = np.where(count > 0, _precision_at_hits(hits) / np.maximum(count, 1), np.nan)
+            found[f"cmc_at_{k}"][rows] = hits[:, :k].any(1)
+        found["average_precision"][rows] = _precision_at_hits(hits) / relevant
     return found
 
 
 def save_embeddings(path: Path | str, image_set: ImageSet, embeddings) -> None:
-    """Write a CSV of one row a picture: its path, its label (the name of its class), and its embedding in e0, e1, ...
-
-    Raises:
-        ValueError: embeddings that do not fit or are not finite.
-    """
+    """Write a CSV, a row a picture: path, label (the name of its class), and the embedding in columns e0, e1, ..."""
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(image_set) or not np.isfinite(embeddings).all():
         raise ValueError(f"embeddings {embeddings.shape} must be finite and ({len(image_set)}, D) for {image_set}")
@@ -121,19 +101,14 @@ def save_embeddings(path: Path | str, image_set: ImageSet, embeddings) -> None:
 
 
 def read_embeddings(path: Path | str) -> pd.DataFrame:
-    """Read what `save_embeddings` wrote, bit for bit: columns path, label, and float32 e0, e1, ...
-
-    Raises:
-        ValueError: the file is damaged or no such table.
-    """
-    names = {"path": object, "label": object}
+    """Read what `save_embeddings` wrote, bit for bit; a damaged file, or another table, is a ValueError."""
+    kinds = defaultdict(lambda: np.float32, path=object, label=object)
     try:
-        table = pd.read_csv(path, dtype=names, na_filter=False, encoding_errors="surrogateescape")
-        numbers = [f"e{place}" for place in range(table.shape[1] - len(names))]
+        table = pd.read_csv(path, dtype=kinds, na_filter=False, encoding_errors="surrogateescape")
+        numbers = [f"e{place}" for place in range(table.shape[1] - 2)]
         surplus = not isinstance(table.index, pd.RangeIndex)  # pandas makes an index of fields without a heading
-        if list(table) != [*names, *numbers] or not table.size or not numbers or surplus:
+        if list(table) != ["path", "label", *numbers] or not table.size or not numbers or surplus:
             raise ValueError("it has not the columns path, label, e0, e1, ... with a row for each picture")
-        table = table.astype(dict.fromkeys(numbers, np.float32))
         if not np.isfinite(table[numbers].to_numpy()).all():
             raise ValueError("some numbers are not finite")
     except ValueError as error:  # pandas' own errors are among them
@@ -153,27 +128,26 @@ def find_similar(
         model: the one that made the collection's embeddings.
         picture_file: any picture; prepared exactly as those of a data set are.
         table: what `read_embeddings` returns.
-        image_size: pixels of a side, as of the data set.
-        squeeze: resize all of the picture instead of its central square, as for faces and persons.
+        image_size, squeeze: as of the data set; faces and persons are squeezed.
 
     Returns:
         k rows of path, label, similarity, the most similar first.
 
     Raises:
         DamagedPicture: the file cannot be decoded.
-        ValueError: the embeddings are of a model of another embedding size, or of fewer than k other pictures.
+        ValueError: the embeddings are of another model's size, or of fewer than k other pictures.
     """
     query = embed(model, read_picture(picture_file, image_size, squeeze).image[None])
     gallery = table.drop(columns=["path", "label"]).to_numpy(np.float32)
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"the stored embeddings have length {gallery.shape[1]}, the model makes {query.shape[1]}: write them with "
-            "this model"
-        )
-    itself = _is_itself(Path(picture_file), query, table["path"], gallery)
+    folders = Path(picture_file).resolve().parts
+    alike = [folders[-len(Path(path).parts) :] == Path(path).parts for path in table["path"]]
+
+    def itself(_) -> np.ndarray:
+        return np.array(alike) & (normalize(gallery) @ normalize(query).T > 0.9999).T
+
     with evaluation_mode(model) as device:
-        query, gallery = (torch.tensor(side, device=device) for side in (query, gallery))
-        found, similarities = nearest(query, gallery, k, model.score_embeddings, lambda rows: itself[rows])
+        query_there, gallery_there = (torch.tensor(side, device=device) for side in (query, gallery))
+        found, similarities = nearest(query_there, gallery_there, k, model.score_embeddings, itself)
     return table.iloc[found[0]][["path", "label"]].reset_index(drop=True).assign(similarity=similarities[0])
 
 
@@ -193,8 +167,6 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
         part = queries[start : start + CHUNK]
         rows = np.arange(start, start + len(part))
         values = _similarities(part, gallery, similarity).float()
-        if values.shape != (len(part), len(gallery)):
-            raise ValueError(f"similarity gave {tuple(values.shape)} instead of {(len(part), len(gallery))}")
         if not values.isfinite().all():
             raise ValueError("some similarities are not finite: look for NaN or infinity in the embeddings")
         if excluded is not None:
@@ -214,25 +186,23 @@ def _similarities(queries: Tensor, gallery: Tensor, similarity) -> Tensor:
     return torch.cat([similarity(queries[:, None].float(), part[None]) for part in parts], dim=1)
 
 
-def _alike(*columns) -> Callable:
-    """The `excluded` of rows that equal the query in every column (N,), be it its number, identity or camera."""
-    return lambda rows: np.all([column[rows, None] == column for column in columns], axis=0)
+def _hits(embeddings, labels, cameras, similarity) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Whether what is ranked is of the query's class, for the queries that have another picture to be found.
 
-
-def _is_itself(file: Path, query, paths, gallery) -> np.ndarray:
-    """Which rows of a collection are the query's own file: bool (1, G)."""
-    folders = file.resolve().parts
-    alike = np.array([folders[-len(Path(path).parts) :] == Path(path).parts for path in paths])
-    return (alike & (normalize(gallery) @ normalize(query)[0] > 0.9999))[None]
+    A chunk at a time: numbers of the queries (C,), hits (C, N) from the most similar on, and their count (C,). What
+    is of the query's class and camera, without cameras the query itself, is taken out.
+    """
+    labels = np.asarray(labels)
+    cameras = np.arange(len(labels)) if cameras is None else np.asarray(cameras)
+    if not labels.shape == cameras.shape == (len(embeddings),):
+        raise ValueError(f"labels {labels.shape} and cameras {cameras.shape} must be ({len(embeddings)},)")
+    excluded = lambda rows: (labels[rows, None] == labels) & (cameras[rows, None] == cameras)  # noqa: E731
+    for rows, order, values in _rankings(embeddings, embeddings, len(labels), similarity, excluded):
+        hits = (labels[order] == labels[rows, None]) & np.isfinite(values)
+        known = hits.any(1)
+        yield rows[known], hits[known], hits[known].sum(1)
 
 
 def _precision_at_hits(hits) -> np.ndarray:
     """Sum over the hits of bool (C, k) of the precision up to each."""
     return (np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1) * hits).sum(1)
-
-
-def _checked(embeddings, values, name: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.shape != (len(embeddings),):
-        raise ValueError(f"{name} {values.shape} must be one for each of the {len(embeddings)} embeddings")
-    return values

@@ -120,7 +120,6 @@ def test_neighbors_are_found_without_gradients():
         (dict(k=3, excluded=lambda rows: (rows[:, None] == 1) & (np.arange(4) < 2)), "query 1 .* k = 3"),
         (dict(queries=np.ones((3, 5))), r"queries \(3, 5\) and gallery \(4, 2\)"),
         (dict(queries=np.full((3, 2), np.nan)), "not finite"),
-        (dict(similarity=lambda a, b: (a - b).sum(0)), r"similarity gave \(4, 2\) instead of \(3, 4\)"),
     ],
 )
 def test_bad_searches_are_refused(arguments, message):
@@ -377,5 +376,5 @@ def test_bad_queries_are_refused(folder, tmp_path):
     table = as_table(pictures, np.ones((len(pictures), 5)))
     with pytest.raises(DamagedPicture, match=r"no\.jpg"):
         find_similar(model(), write(tmp_path / "no.jpg", b"no picture"), table, 1, SIZE)
-    with pytest.raises(ValueError, match=r"length 5, .* 8"):
+    with pytest.raises(ValueError, match=r"\(1, 8\) .* \(9, 5\)"):
         find_similar(model(), root / "iris" / "0.jpg", table, 1, SIZE)
