@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy.io import savemat
 from torch import nn
 
 from common.backbones import EmbeddingNet
 from common.config import setup
 from common.datasets.images import ImageSet
+from common.flowers.rendering import render
+from common.flowers.species import PETAL, species_table
 
 torch.set_num_threads(1)  # pictures of 32 pixels gain nothing from more, and the machine may be shared
 SEED = int(os.environ.get("TOY_SEED", "0"))  # of toy trainings, so that a sweep can vary it
@@ -278,3 +281,18 @@ def pack(archive: Path, root: Path, prefix: str = "") -> Path:
             for path in files:
                 opened.add(path, prefix + path.relative_to(root).as_posix())
     return archive
+
+
+def rendered_oxford(root: Path, species: int, each: int, size: int) -> Path:
+    """Rendered flowers in the layout of Oxford 102 Flowers: 10 training, 10 validation and the rest test pictures."""
+    drawn = [(one, instance) for one in species_table(species) for instance in range(each)]
+    for number, flower in enumerate(drawn, 1):
+        picture = render(*flower, size)
+        write(root / f"jpg/image_{number:05d}.jpg", picture.file)
+        segmented = np.where(picture.parts >= PETAL, picture.image, np.uint8([0, 0, 254])[:, None, None])
+        write(root / f"segmim/segmim_{number:05d}.jpg", encoded(segmented.transpose(1, 2, 0), quality=95))
+    numbers, instances = np.arange(1, len(drawn) + 1, dtype=np.uint16), np.array([instance for _, instance in drawn])
+    splits = dict(trnid=instances < 10, valid=(instances >= 10) & (instances < 20), tstid=instances >= 20)
+    savemat(root / "imagelabels.mat", {"labels": np.uint8([[one.label + 1 for one, _ in drawn]])})
+    savemat(root / "setid.mat", {name: numbers[chosen] for name, chosen in splits.items()})
+    return root
