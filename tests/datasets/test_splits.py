@@ -12,7 +12,6 @@ from toys import all_pairs, config, image_set
 from common.datasets import splits as splits_module
 from common.datasets.images import SPLITS
 from common.datasets.splits import (
-    check_pairs,
     check_splits,
     make_pairs,
     make_splits,
