@@ -124,19 +124,19 @@ def concepts(images, maps, titles: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def correspondences(first, second, terms: pd.DataFrame, grid: tuple[int, int], title: str) -> Figure:
-    """Two pictures (3, H, W) side by side, with lines between the locations that add most to their score.
+def correspondences(first, second, terms: np.ndarray, title: str, count: int = 5) -> Figure:
+    """Two pictures (3, H, W) side by side, with lines between the `count` pairs of places that add most to their score.
 
-    `terms` are those of `Decomposition.correspondences`, `grid` its h and w; the thicker a line, the more it adds.
+    `terms` (h, w, h, w) are what a place of the first adds with one of the second; the thicker a line, the more.
     """
     figure = contact_sheet([first, second], ["first picture", "second picture"], 2, title, cell=3.2)
-    step = np.array(np.shape(first)[1:]) / grid
-    added = terms["contribution"] - terms["contribution"].min()
+    most = np.argsort(-terms, axis=None, kind="stable")[:count]
+    ends = np.stack(np.unravel_index(most, terms.shape), 1).reshape(-1, 2, 2)  # of lines: picture, then row and column
+    ends = (ends + 0.5) * np.array(np.shape(first)[1:]) / terms.shape[:2] - 0.5
+    added = terms.flat[most] - terms.flat[most].min()
     widths = 1 + 4 * added / max(added.max(), np.finfo(float).tiny)
-    colors = sns.color_palette("colorblind", len(terms))
-    for place, (color, width, (_, term)) in enumerate(zip(colors, widths, terms.iterrows(), strict=True)):
-        ends = [(term[[f"{side}_row", f"{side}_column"]].to_numpy() + 0.5) * step for side in ("first", "second")]
-        points = [(column - 0.5, row - 0.5) for row, column in ends]
+    colors = sns.color_palette("colorblind", len(most))
+    for place, (color, width, points) in enumerate(zip(colors, widths, ends[:, :, ::-1].tolist(), strict=True)):
         both = dict(zip(("axesA", "axesB"), figure.axes, strict=True))
         line = ConnectionPatch(*points, "data", "data", color=color, linewidth=width, **both)
         line.set_connectionstyle("arc3", rad=0.08 * (place + 1) * (-1) ** place)  # so that lines in a row stay apart

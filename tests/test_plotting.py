@@ -33,10 +33,8 @@ MAPS = np.array([[[1.0, -4.0], [0.0, 2.0]], [[0.1, 0.2], [0.3, 0.4]], [[-1.0, -2
 CONCEPTS = np.zeros((2, 2, 1, 2))  # the first in other places of both pictures, the second, weaker, in one
 CONCEPTS[0, 0, 0, 0] = CONCEPTS[1, 0, 0, 1] = 10.0
 CONCEPTS[0, 1, 0, 1] = 0.5
-TERMS = pd.DataFrame(
-    [[0, 0, 1, 2, 0.4], [1, 1, 0, 0, 0.1]],
-    columns=["first_row", "first_column", "second_row", "second_column", "contribution"],
-)
+TERMS = np.zeros((2, 3, 2, 3))  # what a place of one picture adds with a place of another
+TERMS[0, 0, 1, 2], TERMS[1, 1, 0, 0] = 0.4, 0.1
 PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
 SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
@@ -56,7 +54,7 @@ FIGURES = {
     ),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "concepts": lambda: plotting.concepts(WIDE[:2], CONCEPTS, ["one", "other"], TITLE),
-    "correspondences": lambda: plotting.correspondences(WIDE[0], WIDE[1], TERMS, (2, 3), TITLE),
+    "correspondences": lambda: plotting.correspondences(WIDE[0], WIDE[1], TERMS, TITLE, 2),
     "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), TITLE, "pictures", "species"),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
     "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
@@ -307,7 +305,7 @@ def test_maps_that_show_nothing_are_not_drawn(value, reason):
 def test_correspondences_join_the_locations_named():
     figure = FIGURES["correspondences"]()
     one, other = lines = [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]
-    assert [(line.xy1, line.xy2) for line in lines] == [((3.5, 3.5), (19.5, 11.5)), ((11.5, 11.5), (3.5, 3.5))]
+    assert [(line.xy1, line.xy2) for line in lines] == [([3.5, 3.5], [19.5, 11.5]), ([11.5, 11.5], [3.5, 3.5])]
     assert one.axesA is figure.axes[0] and one.axesB is figure.axes[1]
     assert one.get_linewidth() > other.get_linewidth() and one.get_edgecolor() != other.get_edgecolor()
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), np.moveaxis(WIDE[0], 0, -1))

@@ -94,8 +94,8 @@ def tcav(model, cases: dict, layer: str | None = None, rounds: int = 500) -> pd.
         random, _ = concept_vectors(present, absent, chance=True)
         raised, by_chance = slopes @ vectors.T > 0, slopes @ random.T > 0
         shares = [(one.mean(), one.mean(0).std(ddof=1), SEEDS) for one in (raised, by_chance)]
-        p = ttest_ind_from_stats(*shares[0], *shares[1], equal_var=False).pvalue
+        p = ttest_ind_from_stats(*shares[0], *shares[1], equal_var=False).pvalue  # NaN if equal and never varying
         rows.append({"concept": name, **mean_interval(raised.mean(1), rounds), "random": by_chance.mean(),
-                     "accuracy": accuracies.mean(), "p": np.nan_to_num(p, nan=1)})  # equal, and neither ever varies
+                     "accuracy": accuracies.mean(), "p": np.nan_to_num(p, nan=1)})
     table = pd.DataFrame(rows)
     return table.assign(p_adjusted=false_discovery_control(table["p"]))

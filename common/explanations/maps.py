@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,14 +141,6 @@ def decompose(model: nn.Module, first: Tensor, second: Tensor) -> np.ndarray:
         raise ValueError(f"the terms miss the score of {name} by {gap:.1g}: no exact decomposition, which needs the "
                          "mean over locations, a linear head and a cosine")
     return terms.unflatten(2, features.shape[2:]).unflatten(1, features.shape[2:]).cpu().numpy()
-
-
-def correspondences(terms: np.ndarray, count: int = 5) -> pd.DataFrame:
-    """The `count` largest of one pair's terms (h, w, h, w) of `decompose`, largest first, as rows of two locations."""
-    most = np.argsort(-terms, axis=None, kind="stable")[:count]
-    names = ["first_row", "first_column", "second_row", "second_column"]
-    places = dict(zip(names, np.unravel_index(most, terms.shape), strict=True))
-    return pd.DataFrame(places | {"contribution": terms.flat[most]})
 
 
 def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:

@@ -5,8 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from toys import cosine_model, pair_model, pixels
 
@@ -19,7 +17,6 @@ from common.explanations.maps import (
     by_location,
     cam,
     checked,
-    correspondences,
     decompose,
     enlarge,
     integrated_gradients,
@@ -31,6 +28,7 @@ from common.explanations.maps import (
 
 FIRST, SECOND = pixels(3, seed=1), pixels(3, seed=2)
 SMALL, SMALL_TOO = pixels(3, 32, seed=1), pixels(3, 32, seed=2)
+DEV = "a peer is missing: pip install -r requirements-dev.txt"
 MODELS = {"cosine": cosine_model(), "pair head": pair_model()}
 both = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 kinds = pytest.mark.parametrize("explain", [pair_cam, pair_integrated_gradients])
@@ -148,8 +146,9 @@ def test_grad_cams_own_class_agrees_on_a_single_picture(dimension):
     """It cuts off below 0 and scales to the picture, so ours is brought to that form."""
     net = cosine_model(seed=3)
     ours = enlarge(np.maximum(cam(OneOutput(net, dimension), FIRST, "layer2.0"), 0), FIRST.shape[2:])
-    with GradCAM(net, [net.backbone.layer2[0]]) as peer:
-        theirs = peer(FIRST, [ClassifierOutputTarget(dimension)] * len(FIRST))
+    package = pytest.importorskip("pytorch_grad_cam", reason=DEV)
+    with package.GradCAM(net, [net.backbone.layer2[0]]) as peer:
+        theirs = peer(FIRST, [lambda output: output[dimension]] * len(FIRST))
     assert np.ptp(ours) > 0
     for one, other in zip(ours, theirs, strict=True):
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.999
@@ -157,11 +156,11 @@ def test_grad_cams_own_class_agrees_on_a_single_picture(dimension):
 
 @both
 def test_a_pair_fits_grad_cams_classes(model):
-    score = PairScore(model, SECOND)
+    package, score = pytest.importorskip("pytorch_grad_cam", reason=DEV), PairScore(model, SECOND)
     layer = getattr(model, "net", model).backbone.layer2[0]
     maps, compared = pair_cam(model, FIRST, SECOND, "layer2.0")[0], 0
     for sign in (1, -1):
-        with GradCAM(score, [layer]) as peer:
+        with package.GradCAM(score, [layer]) as peer:
             theirs = peer(FIRST, [lambda output: sign * output[0]] * len(FIRST))  # noqa: B023
         for one, other in zip(enlarge(np.maximum(sign * maps, 0), FIRST.shape[2:]), theirs, strict=True):
             if np.ptp(one):
@@ -206,7 +205,7 @@ def test_maps_sum_to_what_the_content_adds_to_the_score(model, monkeypatch):
 
 @both
 def test_captums_integrated_gradients_agree(model):
-    attr = pytest.importorskip("captum.attr", reason="captum is missing: pip install -r requirements-dev.txt")
+    attr = pytest.importorskip("captum.attr", reason=DEV)
     score = PairScore(model, SMALL_TOO.repeat(16, 1, 1, 1))  # Captum puts all steps into one batch
     peer = attr.IntegratedGradients(score)
     found = peer.attribute(SMALL, plain(SMALL), n_steps=16, method="riemann_middle").sum(1).detach()
@@ -275,15 +274,6 @@ def test_each_term_is_that_of_the_definition():
     for pair in range(3):
         expected = slow_terms(model, FIRST[pair], SECOND[pair])
         np.testing.assert_allclose(terms[pair].reshape(4, 4), expected, atol=1e-5)
-
-
-def test_correspondences_are_the_largest_terms():
-    terms = np.array([[0.37, 0.04], [-0.04, 0.23]]).reshape(2, 1, 2, 1)  # two locations above one another
-    table = correspondences(terms, 3)
-    assert list(table.columns) == ["first_row", "first_column", "second_row", "second_column", "contribution"]
-    assert table.contribution.tolist() == [0.37, 0.23, 0.04]
-    assert table.first_row.tolist() == [0, 1, 0] and table.second_row.tolist() == [0, 1, 1]
-    assert not table.first_column.any() and not table.second_column.any()
 
 
 def test_taking_apart_leaves_the_model_as_it_was():
