@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from common.attacks.gradient import fgsm, input_gradient, noise, pgd, transfer
@@ -19,15 +18,13 @@ def sanity_suite(
     model, first: Tensor, second: Tensor, same: Tensor, threshold: Threshold, other=None, attack: Callable = pgd,
     eps: float = 4 / 255, steps: int = 20, queries: int = 100,
 ) -> pd.DataFrame:  # fmt: skip
-    """Protocol rule 14: what must hold if an attack on a model is to be believed.
+    """Protocol rule 14: what must hold if an attack, called as `pgd` is, is to be believed.
 
     Robust accuracy is the balanced accuracy at the model's own threshold. Two accuracies count as equal within one
     point or one pair. Costs about 16 times `steps` forward and backward passes of all pairs.
 
     Args:
-        first, second, same: as in `pgd`; both kinds of pairs must occur.
         other: another model to borrow pictures from; None leaves that check out.
-        attack: what is checked; takes the arguments of `pgd`.
         eps: the radius of most checks; others use its multiples.
         steps: of the attack, 2 or more; one check takes five times as many.
         queries: of the gradient-free attack.
@@ -51,8 +48,12 @@ def sanity_suite(
     def right(scores):
         return accuracy(scores.numpy(), same.cpu().numpy(), threshold)
 
-    def falls(course):
-        return all(later <= earlier + slack for earlier, later in pairwise(course)) and course[-1] < course[0] - slack
+    def falls(name, course):
+        passed = all(later <= earlier + slack for earlier, later in pairwise(course)) and course[-1] < course[0] - slack
+        return name, " > ".join(f"{value:.3f}" for value in course), "never up, and lower at the end", passed
+
+    def least(name, first, second):
+        return name, f"{first:.3f} and {second:.3f}", "first >= second", first >= second - slack
 
     attack, clean = partial(attack, restarts=1), scores(first, second)
     change = float((run(attack, 0, steps=2) - clean).abs().max())
@@ -73,39 +74,28 @@ def sanity_suite(
         rivals["transfer from another model"] = partial(transfer, other, steps=steps, restarts=1)
     rivals = {name: right(run(rival, 1)) for name, rival in rivals.items()}
 
-    blind = _without_gradient(model, first, second)
+    with evaluation_mode(model, gradients=True):
+        leaf = first.detach().clone().requires_grad_()
+        slopes = input_gradient(model.score(leaf, second).sum(), leaf).flatten(1).abs().sum(1)
+    blind = int((~(slopes > 0) | ~slopes.isfinite()).sum())  # pairs without a gradient
     excess = max(0.0, *(float((new.double() - old.double()).abs().max()) - radius for new, old, radius in sides))
     lowest, highest = min(float(new.min()) for new, *_ in sides), max(float(new.max()) for new, *_ in sides)
     at_1, at_2, at_4, at_16 = (f"{255 * min(times * eps, 1.0):.3g}/255" for times in (1, 2, 4, 16))
-    falling, first_least = "never up, and lower at the end", "first >= second"
     table = [
         ("eps = 0 changes nothing", f"pixels {moved:.1e}, scores {change:.1e}", "0 and <= 1e-05",
          moved == 0 and change <= 1e-5),
-        (f"accuracy falls in eps (0, {at_1}, {at_2}, {at_4})", _course(in_eps), falling, falls(in_eps)),
+        falls(f"accuracy falls in eps (0, {at_1}, {at_2}, {at_4})", in_eps),
         # At four times eps, since a robust model may withstand any number of steps at eps itself.
-        (f"accuracy falls in steps (0, 1, {few}, {steps}) at {at_4}", _course(in_steps), falling, falls(in_steps)),
+        falls(f"accuracy falls in steps (0, 1, {few}, {steps}) at {at_4}", in_steps),
         (f"{at_16} leaves nothing", f"accuracy {wide:.3f}", "< 0.01", wide < 0.01),
         ("PGD is as strong as FGSM", f"on {strong:.1%} of pairs", ">= 95 %", strong >= 0.95),
         (f"PGD-{steps} has converged (PGD-{5 * steps})", f"{ours:.3f} and {longer:.3f}", "equal",
          abs(ours - longer) <= slack),
-        *((f"{name} never beats PGD", f"{theirs:.3f} and {ours:.3f}", first_least, theirs >= ours - slack)
-          for name, theirs in rivals.items()),
+        *(least(f"{name} never beats PGD", theirs, ours) for name, theirs in rivals.items()),
         ("no gradient is zero", f"{blind} of {len(same)} pairs", "0", blind == 0),
-        ("changing both pictures is as strong as one", f"{ours:.3f} and {both:.3f}", first_least, both <= ours + slack),
+        least("changing both pictures is as strong as one", ours, both),
         ("|change| <= eps and pixels in [0, 1]", f"eps + {excess:.1e}, [{lowest:.3g}, {highest:.3g}]", "exact",
          excess == 0 and lowest >= 0 and highest <= 1),
     ]  # fmt: skip
     found = pd.DataFrame(table, columns=["check", "value", "bound", "passed"])
     return found.assign(passed=np.where(found["passed"], "PASS", "FAIL"))
-
-
-def _course(accuracies) -> str:
-    return " > ".join(f"{value:.3f}" for value in accuracies)
-
-
-def _without_gradient(model, first: Tensor, second: Tensor) -> int:
-    """Pairs whose score has no finite gradient, or none but 0, by the first picture."""
-    with evaluation_mode(model, gradients=True):
-        pictures = first.detach().clone().requires_grad_()
-        sizes = input_gradient(model.score(pictures, second).sum(), pictures).flatten(1).abs().sum(1)
-    return int((~(sizes > 0) | ~torch.isfinite(sizes)).sum())

@@ -26,14 +26,10 @@ def pgd(
 
     Steps of 2.5 eps / steps along the sign of the score's gradient: down for a same pair, up for a different one. Of
     all steps of all starts each pair keeps its worst. The first start is the clean picture, so that no attack does
-    less harm than none; the others are random.
-
-    Args:
-        restarts: starts, 1 or more; the first ones do not depend on how many follow.
-        which: "first" changes the first pictures, and embeds the second ones once; "both" changes both.
-
-    No pixel ends further than eps from its clean value or outside [0, 1], to the last bit. Raises ValueError for
-    shapes that do not fit, pixels that are not finite or not in [0, 1], and a negative eps.
+    less harm than none; the others are random, and the first ones do not depend on how many follow. `which` is "first"
+    (the second pictures stay, and are embedded once) or "both". No pixel ends further than eps from its clean value
+    or outside [0, 1], to the last bit. Raises ValueError for shapes that do not fit, pixels that are not finite or not
+    in [0, 1], and a negative eps.
     """
     if steps < 0 or restarts < 1:
         raise ValueError(f"{steps} steps and {restarts} restarts: use 0 steps or more and 1 restart or more")
@@ -44,10 +40,7 @@ def pgd(
 
 
 def fgsm(model, first: Tensor, second: Tensor, same: Tensor, eps: float) -> Attacked:
-    """Fast gradient sign method (Goodfellow et al. 2015): a step of size eps from the clean pictures, or no step.
-
-    The one-step case of `pgd`, whose longer step is clipped to eps; a pair that it would help stays clean.
-    """
+    """Fast gradient sign method (Goodfellow et al. 2015): `pgd` of one step, clipped to eps, or none where it helps."""
     return pgd(model, first, second, same, eps, steps=1, restarts=1)
 
 
@@ -70,7 +63,7 @@ def noise(model, first: Tensor, second: Tensor, same: Tensor, eps: float, draws:
 
 
 def transfer(source, target, first, second, same, eps: float, **options) -> Attacked:
-    """What `pgd` finds against `source` (its further options included), scored by another model, `target`."""
+    """What `pgd` finds against `source`, scored by another model, `target`; options as of `pgd`."""
     found = pgd(source, first, second, same, eps, **options)
     with evaluation_mode(target):
         return found._replace(scores=target.score(found.first, found.second))
@@ -80,16 +73,12 @@ def retrieval_attack(
     model, queries: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor, eps: float,
     targets: Tensor | None = None, restarts: int = 3,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Change queries so that a clean gallery ranks the wrong pictures first.
+    """Change queries (Q, 3, H, W) so that a clean gallery, embeddings (G, D), ranks the wrong pictures first.
 
     The query attack of Zhou et al. 2020, "Adversarial Ranking Attack and Defense", by the steps of `pgd`: pictures
     that should come first are C, those they should overtake are X, and the mean over both of
-    max(0, score of x - score of c) is driven to 0, where every one of C outranks every one of X.
-
-    Args:
-        queries, labels: pictures (Q, 3, H, W) and their classes.
-        gallery, gallery_labels: embeddings (G, D) of clean pictures, not the queries', and their classes.
-        targets: None: C are all other classes, X is the query's own. int (Q,): C is this class, X are all others.
+    max(0, score of x - score of c) is driven to 0, where every one of C outranks every one of X. Without `targets`, C
+    are all other classes and X is the query's own; with targets (Q,), C is this class and X are all others.
 
     Returns the changed queries, and the harm done to each (Q,): minus that mean, 0 at most. Raises ValueError for bad
     pictures as `pgd` does, and for a query for which C or X is empty.
@@ -116,10 +105,7 @@ def strongest(harm: Callable[[Tensor], Tensor], images: Tensor, eps: float, step
 
 
 def ascend(harm, images: Tensor, eps: float, steps: int, start: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Projected gradient ascent: raise harm(images), (B,), without leaving the ball of the clean images.
-
-    Yields pictures and their harm: at the start, then after each step.
-    """
+    """Raise harm(images), (B,), within the ball: yield pictures and their harm at the start, then after each step."""
     bounds, current = ball(images, eps), start.detach()
     for _ in range(steps):
         moved, done = step(harm, current, 2.5 * eps / steps, bounds)
@@ -172,10 +158,10 @@ def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def pair_harm(model, first: Tensor, second: Tensor, same: Tensor, eps: float, which: str = "first"):
-    """The harm of pairs, and the pictures an attack may change: (B, 3, H, W), or for both sides (2 B, 3, H, W).
+    """The harm of pairs and the pictures an attack may change, all arguments checked; called in evaluation mode.
 
-    Harm is the score where it should be low, minus the score where it should be high; of both sides, each half is
-    told that of its pair. Called in evaluation mode, with the arguments of `pgd`.
+    Harm is the score where it should be low, minus the score where it should be high. Both sides are one batch of
+    twice as many pictures, and each half is told the harm of its pair.
     """
     _check_images(eps, first, second)
     if first.shape != second.shape or same.shape != first.shape[:1]:

@@ -21,11 +21,7 @@ clean = partial(pgd, eps=0.0, steps=0, restarts=1)
 
 
 def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean) -> np.ndarray:
-    """Scores of pairs under attack: float32 (P,).
-
-    `attack` is called as `attack(model, first, second, same)`, such as `partial(pgd, eps=4 / 255)` or
-    `partial(transfer, source, eps=4 / 255)`; the default leaves the pictures as they are.
-    """
+    """Scores of pairs under attack(model, first, second, same), such as `partial(pgd, eps=4 / 255)`; default: none."""
     with evaluation_mode(model) as device:
         chunks = (pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH))
         found = [attack(model, *pair_batch(image_set, chunk, device)).scores.float().cpu() for chunk in chunks]
@@ -33,10 +29,9 @@ def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean)
 
 
 def transfer_table(models: dict, first, second, same, attack: Callable) -> pd.DataFrame:
-    """ROC-AUC of each model on what `attack`, called as in `attacked_scores`, made to hurt each other one.
+    """ROC-AUC of each model, a column, on what `attack` made to hurt each, a row; the first row, "none", is clean.
 
-    One row for each model attacked ("made for"), after one of clean pictures ("none"), and one column for each model
-    that judges; `models` maps their names to them.
+    `models` maps names to models; `attack` is called as in `attacked_scores`.
     """
     shown = {"none": (first, second)}
     shown |= {name: attack(model, first, second, same)[:2] for name, model in models.items()}
