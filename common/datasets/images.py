@@ -66,9 +66,9 @@ def cached(config: Config, key: dict, class_names: list[str], pictures: Iterable
 
     `key` (JSON types) must hold all that changes the bytes. `pictures`, `total` of them, are of one size, and their
     labels index `class_names`; let them be a generator, which does nothing where there is a cache. Damaged ones stay
-    out of the arrays but in `files`; a class left without a picture is dropped and the labels close up. Memory use
-    does not grow with the pictures, and an interrupted build leaves nothing behind. Raises ValueError where fewer than
-    two classes have a good picture.
+    out of the arrays but in `files`; a class left without a picture is dropped and the labels close up. Pictures are
+    not gathered in memory, and an interrupted build leaves nothing behind. Raises ValueError where fewer than two
+    classes have a good picture.
     """
     name = config.dataset_name
     identity = digest([CACHE_VERSION, name, {**key, "grayscale": config.grayscale}, class_names])
