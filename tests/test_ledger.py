@@ -81,13 +81,6 @@ def test_recording_again_replaces_and_never_doubles(run, pictures):
     assert list(run.directory.iterdir()) == [run.directory / "results.csv"]
 
 
-def test_other_runs_keep_their_own_ledger(run, pictures, tmp_path):
-    other = config(tmp_path, profile="standard")
-    record(run, pictures, "R3", rows(row(0.7)))
-    record(other, pictures, "R3", rows(row(0.8)))
-    assert read_results(run)["value"].tolist() == [0.7] and read_results(other)["value"].tolist() == [0.8]
-
-
 @pytest.mark.parametrize(
     "changes, message",
     [

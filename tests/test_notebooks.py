@@ -49,22 +49,18 @@ def bars(monkeypatch):
     return said
 
 
-def test_select_takes_prefixes_and_full_names_in_curriculum_order(tmp_path):
-    for name in (THIRD, FIRST, SECOND):
-        put(tmp_path, name, "# x")
-    names = lambda *chosen: [path.stem for path in select(chosen, tmp_path)]  # noqa: E731
-    assert names() == [FIRST, SECOND, THIRD]
-    assert names("R3", FIRST, "R1", f"{THIRD}.ipynb") == [FIRST, THIRD]
-    for unknown in ("R9", "R", "Center_Loss", ""):
-        with pytest.raises(ValueError, match=r"R1_Data_Exploration.*R7_Explainability"):
-            names(unknown)
-    with pytest.raises(FileNotFoundError, match=NOTEBOOKS[3]):
-        names("R1", "R4")
-
-
-def test_select_without_any_notebook_says_so(tmp_path):
+def test_select_takes_numbers_and_full_names_in_curriculum_order(tmp_path):
     with pytest.raises(FileNotFoundError, match=FIRST):
         select((), tmp_path)
+    for name in (THIRD, FIRST, SECOND):
+        put(tmp_path, name, "# x")
+    assert [path.stem for path in select((), tmp_path)] == [FIRST, SECOND, THIRD]
+    assert [path.stem for path in select(["R3", FIRST, "R1", f"{THIRD}.ipynb"], tmp_path)] == [FIRST, THIRD]
+    for unknown in ("R9", "R", "Center_Loss", ""):
+        with pytest.raises(ValueError, match=r"R1_Data_Exploration.*R7_Explainability"):
+            select(["R1", unknown], tmp_path)
+    with pytest.raises(FileNotFoundError, match=NOTEBOOKS[3]):
+        select(["R1", "R4"], tmp_path)
 
 
 def test_section_titles_follow_headings_but_not_comments_in_fences():
@@ -171,23 +167,6 @@ def test_in_place_refreshes_whole_files_and_repeats_itself(tmp_path, bars):
     cell = nbformat.reads(contents[0], as_version=4).cells[1]
     assert cell.execution_count == 1
     assert [output.output_type for output in cell.outputs] == ["execute_result"]  # the progress bar is gone
-
-
-def test_an_interrupted_refresh_leaves_the_tracked_notebook(tmp_path, bars, monkeypatch):
-    put(tmp_path, FIRST, "# One", "1")
-    path = tmp_path / f"{FIRST}.ipynb"
-    before, rename = path.read_bytes(), os.replace
-
-    def interrupted(source, target):
-        if Path(target) == path:
-            raise KeyboardInterrupt
-        rename(source, target)
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(["R1"], setup(), in_place=True, root=tmp_path)
-    assert path.read_bytes() == before
-    assert {item.name for item in tmp_path.iterdir()} == {path.name, "runs"}
 
 
 def test_clean_keeps_what_speaks_and_leaves_its_argument_alone():
