@@ -40,12 +40,10 @@ def smooth(low, high, value):
 def pattern(outline, height, ratio, variant=0, along=0.0, across=0.0, veins=0.0, spots=0.0, rim=0.0) -> np.ndarray:
     """Return what a petal or leaf is made of: float32 (height, width, 6), shares of five pigments and the opacity.
 
-    Row 0 is the base, the last row the tip. The pigments are throat, body, edge, rim and marks; their shares sum to the
-    relief, the brightness. `ratio` is width over height; `variant` seeds small irregularities, and from 2 on damage.
-    `along` and `across` are the gradients of a `Species`.
+    Rows go from base to tip. The pigments are throat, body, edge, rim and marks; their shares sum to the relief, the
+    brightness. `ratio` is width over height; `variant` seeds small irregularities, and from 2 on damage.
     """
-    rng = np.random.default_rng(variant)
-    width = max(6, int(height * ratio))
+    rng, width = np.random.default_rng(variant), max(6, int(height * ratio))
     y, x = (np.arange(height)[:, None] + 0.5) / height, (np.arange(width) + 0.5) / width * 2 - 1
     if outline == "stamen":  # a thread and, at its end, the anther
         half = np.where(y < 0.8, 0.3, np.sqrt(np.clip(1 - ((y - 0.9) / 0.1) ** 2, 0, 1)))
@@ -142,7 +140,6 @@ class Scene:
         count, step, breadth = np.arange(strips), length / strips, length * width
         if strips > 1:  # each begins where the one before it ends
             base, height = base + (cos.cumsum(2) - cos) * step, height + (sin.cumsum(2) - sin) * step
-
         # A strip is a unit square: its way across, its way along and where it starts, in its head's frame.
         square = np.zeros((4, 3, *elevation.shape))
         square[:2, 0] = -down * breadth, right * breadth
@@ -151,13 +148,11 @@ class Scene:
         square = heads.cameras(self.pixels)[:, None, None] @ square.transpose(2, 3, 4, 0, 1)  # now on the canvas
         nearness = DISTANCE * (1 - square[..., 2, 2] - square[..., 2, 1] / 2)  # of its middle, in head radii
         depth = heads.depth[:, None, None] + lift + nearness * heads.radius[:, None, None]
-
         # Brightness follows from how its normal stands to the light; what faces away from the viewer is darker.
         x, y, axis = (heads.frame @ np.array([self.light, [0, 0, 1]]).T).transpose(1, 2, 0)[..., None, None]
         light, front = cos * axis - sin * (right * x + down * y)
         shade = (0.70 + 0.36 * np.maximum(light * np.sign(front), 0)) * np.where(front > 0, 1, 0.88)
         shade = dim * shade * (1 + 0.15 * nearness.clip(-1, 1))
-
         # Rows first to last of a texture lie on a strip; its pixels are counted from their middles.
         first, last = count * rows // strips, np.minimum(rows, (count + 1) * rows // strips + 1)
         texel = np.zeros((strips, 3, 3))
@@ -178,14 +173,13 @@ class Scene:
     def paint(self):
         """Paint the pieces added since the last time, the farthest first."""
         for _, look, matrix, ((x0, y0), (x1, y1)), shade, part in sorted(self.pieces, key=lambda piece: piece[0]):
-            if x0 >= x1 or y0 >= y1:  # outside the picture
-                continue
-            look = cv2.convertScaleAbs(look, alpha=shade)
-            patch = cv2.warpPerspective(look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST)
-            mask = cv2.extractChannel(patch, 3)
-            cv2.copyTo(patch, mask, self.canvas[y0:y1, x0:x1])
-            parts = self.parts[y0 // SCALE : -(-y1 // SCALE), x0 // SCALE : -(-x1 // SCALE)]
-            parts[mask[::SCALE, ::SCALE].astype(bool)] = part
+            if x0 < x1 and y0 < y1:  # else it is outside the picture
+                look = cv2.convertScaleAbs(look, alpha=shade)
+                patch = cv2.warpPerspective(look, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_NEAREST)
+                mask = cv2.extractChannel(patch, 3)
+                cv2.copyTo(patch, mask, self.canvas[y0:y1, x0:x1])
+                parts = self.parts[y0 // SCALE : -(-y1 // SCALE), x0 // SCALE : -(-x1 // SCALE)]
+                parts[mask[::SCALE, ::SCALE].astype(bool)] = part
         self.pieces = []
 
     def draw_stem(self, points, width, colors):

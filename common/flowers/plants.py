@@ -1,7 +1,4 @@
-"""What grows in a rendered picture: from a species and a picture's nuisances to pieces in a scene.
-
-A head is one flower. A stem carries one head, or an inflorescence of several.
-"""
+"""What grows in a rendered picture: stems, leaves, and heads, which are one flower each, as pieces in a scene."""
 
 import cv2
 import numpy as np
@@ -50,8 +47,7 @@ def _layout(species: Species, rng) -> np.ndarray:
     if species.inflorescence == "spike":
         y = np.linspace(-1, 1, n)
         return np.column_stack([(0.35 + 0.1 * y) * np.sin(turn), 1.05 * y, 0.55 + 0.1 * y, 0.3 * np.cos(turn)])
-    r = np.sqrt((np.arange(n) + 0.3) / n)
-    flat = 0.6 if species.inflorescence == "umbel" else 0.95
+    r, flat = np.sqrt((np.arange(n) + 0.3) / n), 0.6 if species.inflorescence == "umbel" else 0.95
     return np.column_stack([0.8 * r * np.cos(turn), 0.8 * r * np.sin(turn) * flat, np.full(n, 0.4), -0.5 * r])
 
 
@@ -112,14 +108,12 @@ def _add_center(scene, species, palette, heads, spin, cup, tall, rng):
     count, size, lift = len(heads.radius), species.disc, 0.02 if cup > 45 else 0.15
     disc = texture(disc_pattern(species.disc_seeds, max(8, int(tall * size))), palette["center"])
     scene.add(heads, [disc], np.zeros((count, 1)), 0.0, 2 * size, 1, -size, 0.06, lift, CENTER)
-    if not species.stamens:
-        return
-    n = species.stamens if species.florets == 1 else min(5, species.stamens)
-    loose = rng.normal(0, 0.2, (2, count, MOST))[..., :n]
-    stamen = texture(pattern("stamen", max(12, tall // 2), 0.22, across=1), palette["stamen"])
-    azimuth = spin + 2 * np.pi / n * (np.arange(n) + loose[0])
-    elevation = np.radians(max(cup, 30) + 15) + loose[1][..., None]
-    scene.add(heads, [stamen], azimuth, elevation, species.stamen_length + size, 0.14, 0, 0.03, lift + 0.01, CENTER)
+    if n := species.stamens if species.florets == 1 else min(5, species.stamens):
+        loose = rng.normal(0, 0.2, (2, count, MOST))[..., :n]
+        stamen = texture(pattern("stamen", max(12, tall // 2), 0.22, across=1), palette["stamen"])
+        azimuth = spin + 2 * np.pi / n * (np.arange(n) + loose[0])
+        elevation, length = np.radians(max(cup, 30) + 15) + loose[1][..., None], species.stamen_length + size
+        scene.add(heads, [stamen], azimuth, elevation, length, 0.14, 0, 0.03, lift + 0.01, CENTER)
 
 
 def add_leaves(scene: Scene, species: Species, nuisances: dict, palette: dict, stems, heads: Heads, rng):

@@ -32,10 +32,9 @@ def render(species: Species, instance_seed: int, size: int = 96, without=(), rec
            background: str | None = None) -> Rendering:
     """Render one picture of `species`, `size` pixels wide (even, from 16 on); equal arguments give equal bytes.
 
-    The interventions change only what they name, every other pixel stays as it is: `without` leaves out "petals",
-    "center" or "leaves" (or several of them), `recolor` gives the petals' body a color named in COLORS,
-    `background` is one of BACKGROUNDS. Any other factor is moved with `dataclasses.replace(species, factor=value)`.
-    Shadows of trees, noise and light stay. Raises ValueError for a value that does not exist.
+    Interventions change what they name and no other pixel: `without` leaves out "petals", "center", "leaves" or several
+    of them, `recolor` gives the petals a color of COLORS, `background` is one of BACKGROUNDS. Other factors are moved
+    by `dataclasses.replace(species, factor=value)`. Raises ValueError for a value that does not exist.
     """
     without = (without,) if isinstance(without, str) else tuple(without)
     asked = [("recolor", recolor, COLORS), ("background", background, BACKGROUNDS)]
@@ -62,7 +61,7 @@ def render(species: Species, instance_seed: int, size: int = 96, without=(), rec
         touched = cv2.dilate(touched.astype(np.uint8), np.ones((reach, reach), np.uint8))
         keep = (touched == 0) | (other == content).all(2)
         image, parts = np.where(keep[..., None], image, altered), after
-    factors = {**species.factors(), "instance": instance_seed, **nuisances}
+    factors = {**vars(species), "colors": "/".join(species.colors), "instance": instance_seed, **nuisances}
     return Rendering(np.ascontiguousarray(image.transpose(2, 0, 1)), parts, factors, file)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 PARTS = ("background", "leaf", "petal", "center")  # what the values of a part mask stand for
 BACKGROUND, LEAF, PETAL, CENTER = range(4)
 BACKGROUNDS = ("grass", "soil", "sky", "bokeh", "foliage", "dark")
-
 # Body colors of petals as hue (0..1), saturation, value; real flowers are rarely green.
 COLORS = dict(
     white=(0.14, 0.05, 0.97), cream=(0.14, 0.25, 0.97), yellow=(0.145, 0.85, 0.97), gold=(0.12, 0.92, 0.96),
@@ -55,10 +54,6 @@ class Species:
     throat: str
     accent: str  # color of rims, veins and spots
     center: str
-
-    def factors(self) -> dict:
-        """Return the factors as a flat dict of numbers and strings (one row of a table)."""
-        return {key: "/".join(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
 
 # A family is what its genera have in common; a number is drawn from (low, high), one word is chosen of several.
@@ -143,8 +138,8 @@ def _relative(genus: Species, name: str, label: int, rng: np.random.Generator) -
 def species_table(count: int = 102, seed: int = 0) -> list[Species]:
     """Return `count` species, in genera of two or three look-alikes; a shorter table is a prefix of a longer one.
 
-    Genera follow one another through FAMILIES, so even a short table is varied. The one or two colors are those of the
-    genus, so relatives are harder to tell apart than strangers.
+    Families take turns, so even a short table is varied. A genus has one or two colors, so relatives are hard to tell
+    apart. `pandas.DataFrame(species_table())` shows the factors.
     """
     species, number = [], 0
     while len(species) < count:
@@ -152,8 +147,7 @@ def species_table(count: int = 102, seed: int = 0) -> list[Species]:
         family = list(FAMILIES)[number % len(FAMILIES)]
         name, ranges = f"{family}-{number // len(FAMILIES) + 1}", {**COMMON, **FAMILIES[family]}
         colors = tuple(rng.permutation(ranges.pop("colors").split())[: 1 + (rng.random() < 0.4)].tolist())
-        factors = {key: _draw(rng, value) for key, value in ranges.items()}
-        genus = Species(name=name, genus=name, seed=seed, label=0, colors=colors, **factors)
+        genus = Species(name, name, seed, 0, colors=colors, **{key: _draw(rng, value) for key, value in ranges.items()})
         for letter in "abc"[: rng.integers(2, 4)]:
             rng = np.random.default_rng([seed, number, ord(letter)])
             species.append(_relative(genus, name + letter, len(species), rng))
