@@ -95,7 +95,7 @@ def rank_agreement(effects: pd.DataFrame, mass, weights=None) -> float:
     return float(spearmanr(effects["drop"].to_numpy()[rows], np.asarray(mass)[pictures, parts][rows])[0])
 
 
-def graded(model: nn.Module, first: Tensor, second: Tensor, maps=None, parts=None, flowers=()) -> dict[str, Callable]:
+def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=(), maps=None) -> dict[str, Callable]:
     """Rate maps (N, H, W) of the first pictures (default: integrated gradients) by all that is known of these.
 
     Returns:

@@ -183,7 +183,7 @@ def test_measures_are_those_of_the_first_pictures_maps(model, pairs):
     first, second, parts, flowers = pairs
     weights = np.array([2.0, 0, 1, 1])
     maps, score = enlarge(pair_integrated_gradients(model, first, second)[0], (SIZE, SIZE)), PairScore(model, second)
-    measures = graded(model, first, second, parts=parts, flowers=flowers)
+    measures = graded(model, first, second, parts, flowers)
     found = {metric: measure(weights) for metric, measure in measures.items()}
     mass = relevance_mass(maps, np.isin(parts, [PARTS.index("petal"), PARTS.index("center")]))
     assert found["deletion_area"] == pytest.approx(area(curve(score, first, maps, False), False, weights))
@@ -192,14 +192,14 @@ def test_measures_are_those_of_the_first_pictures_maps(model, pairs):
     effects, drawn = intervention_effects(model, flowers, second), [0, 0, 2, 3]
     again = pd.concat(effects[effects["picture"] == old].assign(picture=new) for new, old in enumerate(drawn))
     assert found["intervention_agreement"] == pytest.approx(rank_agreement(again, part_mass(maps, parts)[drawn]))
-    given = graded(model, first, second, maps, parts, flowers)
+    given = graded(model, first, second, parts, flowers, maps)
     assert {metric: measure(weights) for metric, measure in given.items()} == pytest.approx(found)
 
 
 def test_without_masks_and_a_renderer_the_mask_free_measures_remain(pairs):
     first, second, parts, _ = pairs
     assert list(graded(cosine_model(), first, second)) == ["insertion_area", "deletion_area"]
-    assert list(graded(cosine_model(), first, second, parts=parts))[2:] == ["relevance_mass"]
+    assert list(graded(cosine_model(), first, second, parts))[2:] == ["relevance_mass"]
 
 
 def test_grades_and_differences_by_hand():
