@@ -68,11 +68,8 @@ def test_multiply_adds_agree_with_a_count_by_layer(name, quick):
     )
 
 
-@pytest.mark.parametrize(
-    "name, size",
-    [("test_resnet", 32), ("test_vit", 64), ("vit_tiny_patch16_224", 32), ("swin_tiny_patch4_window7_224", 64)],
-)
-def test_model_takes_the_size_it_is_made_for_and_can_be_rebuilt_from_its_arguments(name, size):
+@pytest.mark.parametrize("name, size", [("test_vit", 64), ("vit_tiny_patch16_224", 32)])
+def test_a_transformer_takes_the_size_it_is_made_for_and_can_be_rebuilt_from_its_arguments(name, size):
     model = EmbeddingNet(name, embedding_size=8, classes=3, image_size=size).eval()
     again = EmbeddingNet(**json.loads(json.dumps(model.arguments))).eval()
     again.load_state_dict(model.state_dict())

@@ -19,25 +19,9 @@ from common.evaluation.metrics import (
     cosine_scores,
     equal_error_rate,
     fit_threshold,
+    interval,
     precision_recall_f1,
     roc_auc,
-)
-from common.evaluation.reports import (
-    class_report,
-    decision_report,
-    difference,
-    embed_all,
-    evaluate,
-    frozen_report,
-    linear_probe,
-    named,
-    pair_auc,
-    pair_scores,
-    reid_report,
-    retrieval_report,
-    similarity_of,
-    validation_report,
-    verification_report,
 )
 from common.evaluation.retrieval import cmc, retrieval
 
@@ -71,7 +55,7 @@ def judged(seed=0, shift=1.0):
 
 def test_verification_report():
     scores, pairs = judged()
-    report = verification_report(scores, pairs, THRESHOLD).set_index("metric")
+    report = reports.verification_report(scores, pairs, THRESHOLD).set_index("metric")
     same = pairs[:, 2]
     by_kind = accuracy_by_kind(scores, same, THRESHOLD)
     expected = dict(
@@ -92,33 +76,31 @@ def test_intervals_of_reports_resample_pictures():
     _, pairs = judged()
     quality = np.random.default_rng(1).normal(size=1000)
     scores = quality[pairs[:, 0]] + quality[pairs[:, 1]] + pairs[:, 2]
-    row = verification_report(scores, pairs, THRESHOLD).iloc[0]
-    generator = np.random.default_rng(0)
-    drawn = [roc_auc(scores[draw], pairs[draw, 2]) for draw in generator.integers(0, len(pairs), (60, len(pairs)))]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    assert row.high - row.low > 1.2 * (high - low)
+    row = reports.verification_report(scores, pairs, THRESHOLD).iloc[0]
+    by_pairs = interval(lambda weights: roc_auc(scores, pairs[:, 2], weights), len(pairs))
+    assert row.high - row.low > 1.2 * (by_pairs["high"] - by_pairs["low"])
 
 
 def test_a_report_of_four_pictures():
     pairs = all_pairs([0, 0, 1, 1])
-    report = verification_report(np.array([0.9, 0.4, 0.3, 0.5, 0.2, 0.6]), pairs, THRESHOLD)
+    report = reports.verification_report(np.array([0.9, 0.4, 0.3, 0.5, 0.2, 0.6]), pairs, THRESHOLD)
     assert np.isfinite(report[["value", "low", "high"]].to_numpy()).all()
-    once = verification_report(*judged(), THRESHOLD, rounds=1)
+    once = reports.verification_report(*judged(), THRESHOLD, rounds=1)
     assert once["low"].equals(once["high"]), "one resample has one value"
 
 
 def test_the_gap_of_two_approaches():
     scores, pairs = judged()
     better, worse = np.stack([judged(seed, 2.0)[0] for seed in range(3)]), np.stack([scores] * 3)
-    found = difference(better, worse, pairs)
+    found = reports.difference(better, worse, pairs)
     values = [roc_auc(one, pairs[:, 2]) - roc_auc(scores, pairs[:, 2]) for one in better]
     assert found["value"] == pytest.approx(np.mean(values))
     assert 0 < found["low"] < found["value"] < found["high"]
-    back = difference(worse, better, pairs)
+    back = reports.difference(worse, better, pairs)
     assert (back["value"], back["low"], back["high"]) == pytest.approx((-found["value"], -found["high"], -found["low"]))
-    none = difference(worse, worse, pairs)
+    none = reports.difference(worse, worse, pairs)
     assert (none["value"], none["low"], none["high"]) == (0, 0, 0), "the same pictures are resampled for both"
-    other = difference(better[:1], worse[:1], pairs, measure=lambda *case: -equal_error_rate(*case))
+    other = reports.difference(better[:1], worse[:1], pairs, measure=lambda *case: -equal_error_rate(*case))
     assert other["value"] == pytest.approx(
         equal_error_rate(scores, pairs[:, 2]) - equal_error_rate(better[0], pairs[:, 2])
     )
@@ -127,16 +109,16 @@ def test_the_gap_of_two_approaches():
 def test_the_gap_of_approaches_that_share_their_errors_is_narrow():
     scores, pairs = judged()
     better = scores + 0.05 * pairs[:, 2]
-    gap = difference(better[None], scores[None], pairs)
-    row = verification_report(scores, pairs, THRESHOLD).iloc[0]
+    gap = reports.difference(better[None], scores[None], pairs)
+    row = reports.verification_report(scores, pairs, THRESHOLD).iloc[0]
     assert gap["low"] > 0 and gap["high"] - gap["low"] < 0.3 * (row.high - row.low)
 
 
 def test_seeds_widen_the_gap():
     scores, pairs = judged()
     apart = np.stack([scores - 0.9 * pairs[:, 2], scores + 0.9 * pairs[:, 2], scores])
-    one = difference(scores[None] + 0.1 * pairs[:, 2], scores[None], pairs)
-    several = difference(apart, np.stack([scores] * 3), pairs)
+    one = reports.difference(scores[None] + 0.1 * pairs[:, 2], scores[None], pairs)
+    several = reports.difference(apart, np.stack([scores] * 3), pairs)
     assert several["high"] - several["low"] > 2 * (one["high"] - one["low"])
     assert several["low"] < 0 < several["high"]
 
@@ -145,7 +127,7 @@ def test_retrieval_report():
     generator = np.random.default_rng(0)
     labels = np.append(np.arange(30) % 3, 9)  # the last picture is alone in its species
     embeddings = generator.normal(size=(31, 5)) + 1.2 * np.eye(5)[labels % 3]
-    report = retrieval_report(embeddings, labels).set_index("metric")
+    report = reports.retrieval_report(embeddings, labels).set_index("metric")
     expected = retrieval(embeddings, labels)
     assert list(report.reset_index()) == COLUMNS and list(report.index) == list(expected)
     for metric, values in expected.items():
@@ -157,7 +139,7 @@ def test_retrieval_report():
 def test_retrieval_reports_take_the_similarity_of_a_model():
     embeddings = np.array([[1.0, 0], [9, 0], [1, 1], [8, 1]])  # by direction 0-1 and 2-3, by distance 0-2 and 1-3
     labels, near = np.array([0, 1, 0, 1]), lambda a, b: -(a - b).square().sum(-1)
-    for report in (retrieval_report, reid_report):
+    for report in (reports.retrieval_report, reports.reid_report):
         assert report(embeddings, labels, similarity=near)["value"].eq(1).all()
         assert report(embeddings, labels)["value"].iloc[0] == 0
 
@@ -166,7 +148,7 @@ def test_reid_report():
     generator = np.random.default_rng(0)
     people, cameras = np.append(np.arange(30) % 5, 9), np.append(np.arange(30) // 15, 0)  # the last person comes once
     embeddings = generator.normal(size=(31, 5)) + 0.7 * np.eye(5)[people % 5]
-    report = reid_report(embeddings, people, cameras).set_index("metric")
+    report = reports.reid_report(embeddings, people, cameras).set_index("metric")
     expected = cmc(embeddings, people, cameras)
     assert list(report.reset_index()) == COLUMNS and list(report.index) == ["cmc_at_1", "cmc_at_5", "cmc_at_10", "map"]
     for row, values in zip(report.itertuples(), expected.values(), strict=True):
@@ -174,14 +156,14 @@ def test_reid_report():
         assert 0 <= row.low <= row.value <= row.high <= 1 and row.threshold_from == ""
     assert report.loc["map", "low"] < report.loc["map", "value"] < report.loc["map", "high"]
     with pytest.raises(ValueError, match="cmc_at_1 cannot be measured"):
-        reid_report(embeddings, people, people)
+        reports.reid_report(embeddings, people, people)
 
 
 def test_decision_report():
     scores, pairs = judged()
     parts = dict(train=slice(0, 90), validation=slice(90, 200), test=slice(200, None))
     by_split = {split: pairs[part] for split, part in parts.items()}
-    report = decision_report({split: scores[part] for split, part in parts.items()}, by_split, THRESHOLD)
+    report = reports.decision_report({split: scores[part] for split, part in parts.items()}, by_split, THRESHOLD)
     assert list(report) == ["split", "accuracy", "precision", "recall", "f1", "pairs", "threshold_from"]
     for row, (split, part) in zip(report.to_dict("records"), parts.items(), strict=True):
         same = pairs[part, 2]
@@ -189,12 +171,12 @@ def test_decision_report():
         expected |= precision_recall_f1(scores[part], same, THRESHOLD)
         assert row == dict(split=split, **expected, pairs=len(same), threshold_from="validation")
     assert report["f1"].nunique() == 3
-    assert list(decision_report({"test": scores[200:]}, by_split, THRESHOLD)["split"]) == ["test"]
+    assert list(reports.decision_report({"test": scores[200:]}, by_split, THRESHOLD)["split"]) == ["test"]
 
 
 def test_class_report():
     predicted, labels = np.array([0, 1, 2, 2, 1, 0, 0, 0]), np.array([0, 1, 2, 0, 1, 0, 1, 0])
-    (row,) = class_report(predicted, labels).to_dict("records")
+    (row,) = reports.class_report(predicted, labels).to_dict("records")
     assert row["metric"] == "class_accuracy" and row["value"] == pytest.approx(6 / 8) and row["n"] == 8
     assert 0.3 < row["low"] < row["value"] < row["high"] <= 1
 
@@ -202,7 +184,7 @@ def test_class_report():
 def test_embed_all_fills_the_rows_asked_for():
     net, pictures = model(), image_set(4, 3)
     indices = np.array([[7, 2], [2, 5]])
-    embeddings = embed_all(net, pictures, indices)
+    embeddings = reports.embed_all(net, pictures, indices)
     assert embeddings.shape == (12, 8)
     np.testing.assert_allclose(embeddings[[2, 5, 7]], embed(net, pictures.images[[2, 5, 7]]), atol=1e-6)
     assert not embeddings[[0, 1, 3, 4, 6, 8, 9, 10, 11]].any()
@@ -223,20 +205,12 @@ class Distance(torch.nn.Module):
 
 def test_pair_scores_are_those_of_the_model_in_evaluation_mode():
     net, embeddings = Distance(), np.array([[0, 0], [3, 4], [1, 0]], np.float32)
-    scores = pair_scores(net, embeddings, np.array([[0, 1, 0], [1, 1, 1], [2, 1, 0], [0, 2, 1], [2, 0, 1]] * 1000))
+    scores = reports.pair_scores(net, embeddings, np.array([[0, 1, 0], [1, 1, 1], [2, 1, 0], [0, 2, 1], [2, 0, 1]] * 1000))
     assert scores.tolist() == [-25, 0, -20, -1, -1] * 1000 and scores.dtype == np.float32
     assert net.asked == [(False, 4096), (False, 904)], "a bounded number of pairs at a time"
     assert net.training and net.eval() is net
-    pair_scores(net, embeddings, np.array([[0, 1]]))
+    reports.pair_scores(net, embeddings, np.array([[0, 1]]))
     assert not net.training
-
-
-def test_pair_scores_of_an_embedding_net_are_cosines():
-    embeddings = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
-    embeddings[0] = 0
-    pairs = all_pairs(np.arange(40) % 3)
-    scores = pair_scores(model(), embeddings, pairs)
-    np.testing.assert_allclose(scores, cosine_scores(embeddings, pairs), atol=1e-6)
 
 
 def test_a_report_is_given_its_threshold():
@@ -244,22 +218,22 @@ def test_a_report_is_given_its_threshold():
         parameter = inspect.signature(getattr(reports, name)).parameters["threshold"]
         assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
     with pytest.raises(AttributeError):
-        verification_report(*judged(), 0.4)  # a bare number bears no source
-    assert isinstance(verification_report(*judged(), THRESHOLD), pd.DataFrame)
+        reports.verification_report(*judged(), 0.4)  # a bare number bears no source
+    assert isinstance(reports.verification_report(*judged(), THRESHOLD), pd.DataFrame)
 
 
 def test_embeddings_are_named_by_the_classifier():
     judge = model(classes=3).eval()
     embeddings = 9 * np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     weight, bias = (tensor.detach().numpy() for tensor in (judge.classifier.weight, judge.classifier.bias))
-    found = named(judge, embeddings)
+    found = reports.named(judge, embeddings)
     assert found.tolist() == [int(np.argmax(weight @ one + bias)) for one in embeddings] and len(set(found)) == 3
 
 
 @pytest.mark.parametrize("network", [EmbeddingNet, SiameseNet])
 def test_evaluation_follows_the_protocol(run, pictures, splits, network):
     model = new_model(run, TINY, 0, network).eval()
-    found = evaluate(model, pictures, splits, "closed_set")
+    found = reports.evaluate(model, pictures, splits, "closed_set")
     pairs, test = splits.pairs["closed_set"], splits.parts["closed_set"]["test"]
     assert set(found.scores) == {"train", "validation", "test"}
     with torch.no_grad():
@@ -270,26 +244,26 @@ def test_evaluation_follows_the_protocol(run, pictures, splits, network):
     report = found.report.set_index("metric")["value"]
     assert report["roc_auc"] == pytest.approx(roc_auc(found.scores["test"], pairs["test"][:, 2]))
     assert report["accuracy"] == pytest.approx(accuracy(found.scores["test"], pairs["test"][:, 2], expected))
-    rated = retrieval(found.embeddings[test], pictures.labels[test], similarity_of(model))
+    rated = retrieval(found.embeddings[test], pictures.labels[test], reports.similarity_of(model))
     assert report["precision_at_1"] == pytest.approx(rated["precision_at_1"].mean())
     assert "cmc_at_1" not in report
 
 
 def test_an_evaluation_by_cosine_and_by_a_logit(run, pictures):
     cosine, logit = new_model(run, TINY, 0), new_model(run, TINY, 0, SiameseNet)
-    assert similarity_of(cosine) is None
+    assert reports.similarity_of(cosine) is None
     with torch.no_grad():
         logit.pair_head.weight[:, :8] = -3.0
-    assert similarity_of(logit) == logit.score_embeddings
+    assert reports.similarity_of(logit) == logit.score_embeddings
     wrapped = torch.nn.Identity()
     wrapped.score_embeddings = cosine.score_embeddings
-    assert similarity_of(wrapped) == cosine.score_embeddings, "whose score is not known to be the cosine is asked"
+    assert reports.similarity_of(wrapped) == cosine.score_embeddings, "whose score is not known to be the cosine is asked"
 
 
 def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, splits):
     by_camera = dataclasses.replace(pictures, cameras=np.arange(len(pictures)) % 3)
     model, test = new_model(run, TINY, 0).eval(), splits.parts["open_set"]["test"]
-    found = evaluate(model, by_camera, splits, "open_set")
+    found = reports.evaluate(model, by_camera, splits, "open_set")
     report = found.report.set_index("metric")["value"]
     rated = cmc(found.embeddings[test], by_camera.labels[test], by_camera.cameras[test])
     assert report["cmc_at_1"] == pytest.approx(np.nanmean(rated["cmc_at_1"]))
@@ -297,20 +271,20 @@ def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, 
 
 
 def test_the_frozen_backbone_is_judged_by_its_pooled_features(run, pictures, splits):
-    report = frozen_report(run, TINY, pictures, splits)
+    report = reports.frozen_report(run, TINY, pictures, splits)
     backbone = new_model(dataclasses.replace(run, embedding_size=0), TINY, run.seed)
     for protocol in ("closed_set", "open_set"):
-        expected = evaluate(backbone, pictures, splits, protocol).report
+        expected = reports.evaluate(backbone, pictures, splits, protocol).report
         found = report.query("protocol == @protocol and metric != 'class_accuracy'").reset_index(drop=True)
         pd.testing.assert_frame_equal(found[COLUMNS], expected[COLUMNS])
     features, train, test = embed(backbone, pictures.images), *map(splits.parts["closed_set"].get, ("train", "test"))
-    probed = class_report(linear_probe(features, pictures.labels, train, test), pictures.labels[test]).iloc[0]
+    probed = reports.class_report(reports.linear_probe(features, pictures.labels, train, test), pictures.labels[test]).iloc[0]
     (row,) = report.query("metric == 'class_accuracy'").to_dict("records")
     assert row["protocol"] == "closed_set" and row["value"] == probed["value"] and row["n"] == len(test)
     same = dict(approach="frozen_backbone", variant="standard", split="test", seed=run.seed, train_seconds=0)
     assert (report[list(same)] == pd.Series(same)).all(axis=None)
     open_only = dataclasses.replace(splits, parts={"open_set": splits.parts["open_set"]})
-    assert "class_accuracy" not in set(frozen_report(run, TINY, pictures, open_only)["metric"])
+    assert "class_accuracy" not in set(reports.frozen_report(run, TINY, pictures, open_only)["metric"])
 
 
 def test_what_training_is_watched_by_is_asked_of_the_model(pictures, monkeypatch):
@@ -320,10 +294,10 @@ def test_what_training_is_watched_by_is_asked_of_the_model(pictures, monkeypatch
     expected |= precision_recall_f1(scores, same, fit_threshold(scores, same, "validation"))
     assert expected["validation"] > 0.6
     for listed in (pairs, pairs[::-1]):
-        assert validation_report(net, pictures, listed) == pytest.approx(expected, abs=1e-6)
-        assert pair_auc(net, pictures, listed) == pytest.approx(expected["validation"], abs=1e-6)
+        assert reports.validation_report(net, pictures, listed) == pytest.approx(expected, abs=1e-6)
+        assert reports.pair_auc(net, pictures, listed) == pytest.approx(expected["validation"], abs=1e-6)
     monkeypatch.setattr(net, "score_embeddings", lambda a, b: -torch.cosine_similarity(a, b))
-    assert pair_auc(net, pictures, pairs) == pytest.approx(1 - expected["validation"], abs=1e-6)
+    assert reports.pair_auc(net, pictures, pairs) == pytest.approx(1 - expected["validation"], abs=1e-6)
 
 
 def test_linear_probe_separates_and_never_sees_the_labels_it_is_asked_for():
@@ -331,8 +305,8 @@ def test_linear_probe_separates_and_never_sees_the_labels_it_is_asked_for():
     labels = np.repeat([3, 5, 9], 20)
     features = generator.normal(size=(60, 4)) + 6 * (labels[:, None] == [3, 5, 9, 0])
     train, test = np.arange(0, 60, 2), np.arange(1, 60, 2)
-    predicted = linear_probe(features, labels, train, test)
+    predicted = reports.linear_probe(features, labels, train, test)
     assert (predicted == labels[test]).all()
     hidden = labels.copy()
     hidden[test] = -1
-    assert (linear_probe(features, hidden, train, test) == predicted).all()
+    assert (reports.linear_probe(features, hidden, train, test) == predicted).all()
