@@ -86,12 +86,6 @@ def speed(model: EmbeddingNet, image_size: int) -> dict[str, float]:
     return {"latency_ms": 1000 * medians[1], "images_per_second": BATCH / medians[BATCH]}
 
 
-def frozen_features(config: Config, name: str, image_set: ImageSet, indices) -> np.ndarray:
-    """The candidate's pooled features, nothing trained: a row a picture, zeros for pictures not in `indices`."""
-    model = new_model(replace(config, embedding_size=0), name, config.seed).to(config.device)
-    return embed_all(model, image_set, indices)
-
-
 def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
     """What features are worth as they are, on the closed set's validation pictures: kNN, linear probe and pairs."""
     train, validation = (splits.parts["closed_set"][part] for part in ("train", "validation"))

@@ -163,9 +163,7 @@ def _auc_and_eer(scores, same, weights) -> tuple[float, float]:
 
 def _check_pairs(scores, same) -> None:
     scores, same = np.asarray(scores, dtype=float), np.asarray(same)
-    if scores.shape != same.shape or scores.ndim != 1:
-        raise ValueError(f"scores {scores.shape} and same {same.shape} must both be of shape (P,)")
+    if scores.ndim != 1 or scores.shape != same.shape or set(np.unique(same).tolist()) != {0, 1}:
+        raise ValueError(f"scores {scores.shape} and same {same.shape} must be (P,), same of both 1 (same) and 0")
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
-    if set(np.unique(same).tolist()) != {0, 1}:
-        raise ValueError(f"same must hold both 1 (same) and 0 (different); it holds {np.unique(same).tolist()}")

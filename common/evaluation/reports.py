@@ -17,16 +17,7 @@ from common.backbones import embed, evaluation_mode, new_model
 from common.config import Config
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits
-from common.evaluation.metrics import (
-    Threshold,
-    accuracy,
-    fit_threshold,
-    mean_interval,
-    pair_interval,
-    precision_recall_f1,
-    roc_auc,
-    verification_rates,
-)
+from common.evaluation import metrics
 from common.evaluation.retrieval import cmc, retrieval
 
 
@@ -49,31 +40,31 @@ def pair_scores(model, embeddings, pairs) -> np.ndarray:
 
 def pair_auc(model, image_set: ImageSet, pairs) -> float:
     """ROC-AUC of a model's own scores."""
-    return roc_auc(_scores(model, image_set, pairs), pairs[:, 2])
+    return metrics.roc_auc(_scores(model, image_set, pairs), pairs[:, 2])
 
 
 def validation_report(model, image_set: ImageSet, pairs) -> dict[str, float]:
     """What a training is watched by: ROC-AUC as "validation", and precision, recall, f1 at the pairs' own threshold."""
     scores, same = _scores(model, image_set, pairs), pairs[:, 2]
-    threshold = fit_threshold(scores, same, "validation")
-    return {"validation": roc_auc(scores, same), **precision_recall_f1(scores, same, threshold)}
+    threshold = metrics.fit_threshold(scores, same, "validation")
+    return {"validation": metrics.roc_auc(scores, same), **metrics.precision_recall_f1(scores, same, threshold)}
 
 
 def _scores(model, image_set, pairs) -> np.ndarray:
     return pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs)
 
 
-def verification_report(scores, pairs, threshold: Threshold, rounds: int = 200) -> pd.DataFrame:
+def verification_report(scores, pairs, threshold: metrics.Threshold, rounds: int = 200) -> pd.DataFrame:
     """ROC-AUC, EER and accuracies of pair scores, by a threshold fitted on another split; n counts pairs."""
     same = pairs[:, 2]
-    names = list(verification_rates(scores, same, threshold))
-    rates = lambda weights: np.array([*verification_rates(scores, same, threshold, weights).values()])  # noqa: E731
-    report = pd.DataFrame({"metric": names, **pair_interval(rates, pairs, rounds)})
+    names = list(metrics.verification_rates(scores, same, threshold))
+    rates = lambda weights: np.array([*metrics.verification_rates(scores, same, threshold, weights).values()])  # noqa: E731
+    report = pd.DataFrame({"metric": names, **metrics.pair_interval(rates, pairs, rounds)})
     judged = report["metric"].str.startswith("accuracy")
     return report.assign(threshold_from=np.where(judged, threshold.fitted_on, ""))
 
 
-def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: Threshold) -> pd.DataFrame:
+def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: metrics.Threshold) -> pd.DataFrame:
     """How well one threshold decides on each split: where train is far better than test, the model has overfitted.
 
     From split name -> scores and split name -> pairs come rows of split, accuracy (balanced), precision, recall, f1,
@@ -82,12 +73,13 @@ def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: Thre
     rows = []
     for split, scores in scores_by_split.items():
         same = pairs_by_split[split][:, 2]
-        rates = dict(accuracy=accuracy(scores, same, threshold), **precision_recall_f1(scores, same, threshold))
+        rates = {"accuracy": metrics.accuracy(scores, same, threshold)}
+        rates |= metrics.precision_recall_f1(scores, same, threshold)
         rows.append(dict(split=split, **rates, pairs=len(same), threshold_from=threshold.fitted_on))
     return pd.DataFrame(rows)
 
 
-def difference(first, second, pairs, measure=roc_auc) -> dict[str, float]:
+def difference(first, second, pairs, measure=metrics.roc_auc) -> dict[str, float]:
     """How much more one approach scores than another: value, low, high of the mean over seeds of the measure's gap.
 
     `first` and `second` are the scores (S, P) of S seeds each; `measure` takes scores, same and weights. Pictures and
@@ -98,7 +90,7 @@ def difference(first, second, pairs, measure=roc_auc) -> dict[str, float]:
     def gap(weights, some) -> float:
         return float(np.mean([measure(first[s], same, weights) - measure(second[s], same, weights) for s in some]))
 
-    found = pair_interval(lambda weights: gap(weights, generator.choice(seeds, len(seeds))), pairs)
+    found = metrics.pair_interval(lambda weights: gap(weights, generator.choice(seeds, len(seeds))), pairs)
     return {"value": gap(None, seeds), "low": found["low"], "high": found["high"]}
 
 
@@ -123,7 +115,7 @@ def _means(measured: dict[str, np.ndarray]) -> pd.DataFrame:
     for metric, values in measured.items():
         if not np.isfinite(values).any():
             raise ValueError(f"{metric} cannot be measured: no picture has another of its class to be found")
-    rows = [dict(metric=metric, **mean_interval(values, 1000)) for metric, values in measured.items()]
+    rows = [dict(metric=metric, **metrics.mean_interval(values, 1000)) for metric, values in measured.items()]
     return pd.DataFrame(rows).assign(threshold_from="")
 
 
@@ -152,7 +144,7 @@ class Evaluation(NamedTuple):
 
     embeddings: np.ndarray
     scores: dict[str, np.ndarray]
-    threshold: Threshold
+    threshold: metrics.Threshold
     report: pd.DataFrame
 
 
@@ -166,7 +158,7 @@ def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str, embeddin
     if embeddings is None:
         embeddings = embed_all(model, image_set, np.concatenate([*parts.values()]))
     scores = {name: pair_scores(model, embeddings, listed) for name, listed in pairs.items()}
-    threshold = fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
+    threshold = metrics.fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
     reports, test = [verification_report(scores["test"], pairs["test"], threshold)], parts["test"]
     with evaluation_mode(model) as device:  # a similarity of its own asks the model, where it is
         gallery, labels = torch.from_numpy(embeddings[test]).to(device), image_set.labels[test]

@@ -89,17 +89,6 @@ def test_speed_is_taken_in_evaluation_mode_and_leaves_the_model_as_it_was():
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-def test_candidates_start_from_equal_weights_however_much_of_them_is_frozen(quick):
-    pictures = made_up_images(2, 4)
-    features = selection.frozen_features(quick, "test_resnet", pictures, np.arange(6))
-    torch.rand(5)
-    again = selection.frozen_features(replace(quick, frozen_share=1.0), "test_resnet", pictures, np.arange(6))
-    np.testing.assert_array_equal(features, again)
-    assert features[:6].any() and not features[6:].any()
-    other = selection.frozen_features(replace(quick, seed=quick.seed + 1), "test_resnet", pictures, np.arange(6))
-    assert np.abs(features - other).max() > 1e-3
-
-
 def pairs_and_scores(noises, count=400):
     """Pairs of 80 pictures, and for each noise scores that are as good as it is small; the noise is shared."""
     generator = np.random.default_rng(1)

@@ -219,7 +219,7 @@ def test_precision_and_recall_worked_by_hand():
         ([0.1, 0.2], [1, 1], "both"),
         ([0.1, 0.2], [0, 2], "both"),
         ([0.1, 0.2, 0.3], [0, 1], r"\(3,\) and same \(2,\)"),
-        ([[0.1], [0.2]], [[0], [1]], "shape"),
+        ([[0.1], [0.2]], [[0], [1]], r"\(2, 1\)"),
     ],
 )
 def test_bad_pairs_are_refused(measure, scores, same, message):
