@@ -19,7 +19,6 @@ import argparse
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -28,31 +27,36 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from common.backbones import EmbeddingNet, embed
-from common.config import Config, seed_everything, setup
+from common.backbones import EmbeddingNet, embed, new_model
+from common.config import Config, setup
 from common.datasets import load_images
 from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, make_splits
 from common.evaluation.baselines import color_histogram, raw_pixels
 from common.evaluation.metrics import interval
-from common.evaluation.reports import linear_probe, pair_auc
+from common.evaluation.reports import linear_probe, named
 from common.evaluation.retrieval import retrieval
 from common.flowers.painting import disc_pattern, pattern
-from common.flowers.rendering import rendered_pictures
+from common.flowers.rendering import render
 from common.flowers.species import species_table
 from common.losses import Classification
-from common.training import fit, one_cycle
+from common.training import train
 
 BANDS = dict(color_histogram=".25-.60", raw_pixels="<= .45", frozen_mobilenetv2_100=".60-.95")
 BACKBONE = "test_resnet"  # what R2 chooses in the quick profile
-SEEDS = (0, 1, 2)
 
 
-# --- memory ---
+def drawn(species: int, each: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 (N, 3, size, size) and their labels."""
+    table = species_table(species)
+    images = np.stack([render(one, instance, size).image for one in table for instance in range(each)])
+    return images, np.repeat(np.arange(species), each)
+
 
 def memory(_) -> None:
     """Peak memory of a process of its own that draws pictures and writes them to a cache: some kB for each picture."""
@@ -70,50 +74,32 @@ def peak(each: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# --- speed ---
-
 def speed(_) -> None:
     """CPU seconds with an empty pattern cache, and pictures a second once it is full."""
     print("size   pictures   CPU s at first   pictures/s at first   pictures/s again")
-    for size, species, each in ((64, 24, 10), (64, 24, 20), (64, 24, 40), (96, 24, 20), (96, 24, 40), (256, 24, 5)):
+    for size, each in ((64, 10), (64, 20), (64, 40), (96, 20), (96, 40), (256, 5)):
         pattern.cache_clear()
         disc_pattern.cache_clear()
-        draw = partial(lambda *drawing: sum(1 for _ in rendered_pictures(*drawing)), species, each, size)
-        first, again = cpu_seconds(draw), cpu_seconds(draw)
-        count = species * each
+        times = [time.process_time()]
+        for _ in range(2):
+            drawn(24, each, size)
+            times.append(time.process_time())
+        (first, again), count = np.diff(times), 24 * each
         print(f"{size:4}   {count:8}   {first:14.1f}   {count / first:19.0f}   {count / again:16.0f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        config = setup(cache=folder)
-        seconds = cpu_seconds(lambda: load_images(config))
-        print(f"data of the quick profile: {seconds:.1f} CPU s, {time.perf_counter() - started:.1f} s on the clock")
+        started = time.process_time()
+        load_images(setup(cache=folder))
+        print(f"data of the quick profile: {time.process_time() - started:.1f} CPU s")
 
-
-def cpu_seconds(work: Callable) -> float:
-    """Processor time of `work()`."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
-# --- difficulty ---
 
 def difficulty(arguments, size: int = 96) -> None:
     """Share of pictures whose nearest neighbor among all others is of their species."""
-    columns = {}
-    for species, each in ((24, 40), (12, 60)):
-        pictures = list(rendered_pictures(species, each, size))
-        images, labels = np.stack([picture.image for picture in pictures]), [picture.label for picture in pictures]
-        columns[f"rendered {species} x {each}"] = precisions(images, labels, arguments.weights)
+    sets = {f"rendered {species} x {each}": drawn(species, each, size) for species, each in ((24, 40), (12, 60))}
     if arguments.flowers12:
         real = photographs(arguments.flowers12, size)
-        name = f"photographs {len(real.class_names)} x {len(real) // len(real.class_names)}"
-        columns[name] = precisions(real.images, real.labels, arguments.weights)
-    print(f"{f'precision at 1, {size} px':24}   {'band':>7}   " + "   ".join(columns))
-    for row in next(iter(columns.values())):
-        cells = "   ".join(f"{column[row]:{len(name)}.3f}" for name, column in columns.items())
-        print(f"{row:24}   {BANDS[row]:>7}   {cells}")
-    print(f"(the 24 rendered species are of {len({one.genus for one in species_table(24)})} genera of look-alikes)")
+        sets[f"photographs {len(real.class_names)} x {len(real) // len(real.class_names)}"] = real.images, real.labels
+    table = pd.DataFrame({name: precisions(*pictures, arguments.weights) for name, pictures in sets.items()})
+    print(f"precision at 1, {size} px\n{table.assign(band=pd.Series(BANDS)).round(3).to_string()}")
 
 
 def precisions(images, labels, weights: Path | None) -> dict[str, float]:
@@ -122,23 +108,15 @@ def precisions(images, labels, weights: Path | None) -> dict[str, float]:
     if weights:
         model = EmbeddingNet("mobilenetv2_100", embedding_size=0, pretrained=True, weights=weights)
         features["frozen_mobilenetv2_100"] = embed(model, images)
-    return {name: float(nearest(one, labels).mean()) for name, one in features.items()}
-
-
-def nearest(features, labels) -> np.ndarray:
-    """Whether each picture's nearest neighbor is of its species: float (N,)."""
-    return retrieval(features, labels)["precision_at_1"]
+    return {name: retrieval(one, labels)["precision_at_1"].mean() for name, one in features.items()}
 
 
 def photographs(path: Path, size: int) -> ImageSet:
     """The photographs at `path`, in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        config = setup(profile="standard", dataset="flowers102", data=path, cache=folder)
-        real = load_images(replace(config, image_size=size))
+        real = load_images(setup("standard", "flowers102", data=path, cache=folder, image_size=size))
         return replace(real, images=np.array(real.images))
 
-
-# --- confusions ---
 
 def confusions(_) -> None:
     """Errors of a classifier trained as R3's cross-entropy arm is in the quick profile, on the closed set's test."""
@@ -149,29 +127,23 @@ def confusions(_) -> None:
     genus = np.array([one.genus for one in species_table(config.species, config.seed)])
     relatives = (genus[:, None] == genus).sum(1) - 1
     print("seed   test accuracy   errors   share inside the genus   if any other species were as likely")
-    for seed in SEEDS:
-        model = train(config, image_set, splits, splits.parts["closed_set"]["train"], config.epochs, seed)
-        logits = model.classify(torch.from_numpy(embed(model, image_set.images[test])))
-        true, said = image_set.labels[test], logits.argmax(1).numpy()
+    for seed in range(3):
+        model = classifier(config, image_set, splits, splits.parts["closed_set"]["train"], seed)
+        true, said = image_set.labels[test], named(model, embed(model, image_set.images[test]))
         wrong = true != said
         inside, even = (genus[true] == genus[said])[wrong].mean(), (relatives[true] / (len(genus) - 1))[wrong].mean()
         print(f"{seed:4}   {1 - wrong.mean():13.3f}   {wrong.sum():6}   {inside:22.3f}   {even:.3f}", flush=True)
 
 
-def train(config: Config, image_set: ImageSet, splits: Splits, indices, epochs: int, seed: int) -> EmbeddingNet:
-    """Train with cross-entropy on the pictures `indices`; the best epoch by validation pairs is kept."""
-    seed_everything(seed)
+def classifier(config: Config, image_set: ImageSet, splits: Splits, indices, seed: int) -> EmbeddingNet:
+    """A network trained with cross-entropy on the pictures `indices`; the best epoch by validation pairs is kept."""
     classes = len(image_set.class_names)
-    model = EmbeddingNet(BACKBONE, config.embedding_size, classes)
+    model = new_model(config, BACKBONE, seed, classes=classes)
+    objective = Classification(model.classify, classes, config.embedding_size)
     loader = batches(Pictures(image_set, indices), config.batch_size, shuffle=True, seed=seed)
-    optimizer, scheduler = one_cycle(model, config.learning_rate, epochs * len(loader))
-    validate = partial(pair_auc, image_set=image_set, pairs=splits.pairs["closed_set"]["validation"])
-    objective = Classification(classes, config.embedding_size)
-    fit(model, objective, loader, [optimizer], epochs, validate, [scheduler], epochs // 2, seed)
+    train(config, model, objective, loader, image_set, splits, "closed_set", seed)
     return model
 
-
-# --- pretraining ---
 
 def pretraining(arguments, size: int = 64, epochs: int = 12) -> None:
     """Frozen features of photographs, from a network that saw rendered flowers only and from one that learned nothing.
@@ -180,53 +152,36 @@ def pretraining(arguments, size: int = 64, epochs: int = 12) -> None:
     training. Judged by the nearest neighbor among all photographs and by a linear probe on the official test.
     """
     if not arguments.flowers12:
-        print("skipped: it needs --flowers12, photographs to judge by")
-        return
+        return print("skipped: it needs --flowers12, photographs to judge by")
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(setup(cache=folder), species=102, pictures_per_species=16, image_size=size)
+        config = replace(setup(cache=folder, epochs=epochs), species=102, pictures_per_species=16, image_size=size)
         rendered = load_images(config)
         splits = make_splits(rendered, config)
         indices = np.concatenate([splits.parts["closed_set"][part] for part in ("train", "test")])
         real, hits = photographs(arguments.flowers12, size), {"random": [], "pretrained": []}
-        for seed in SEEDS:
-            started = time.process_time()
-            models = untrained(rendered, indices, seed), train(config, rendered, splits, indices, epochs, seed)
-            for name, model in zip(hits, models):
-                hits[name].append(judge(model, real))
-            print(f"seed {seed}: {time.process_time() - started:.0f} CPU s", flush=True)
-    for place, measure in enumerate(("nearest neighbor, P@1", "linear probe, accuracy")):
-        by_arm = {name: np.stack([run[place] for run in runs]) for name, runs in hits.items()}
+        for seed in range(3):
+            random = new_model(replace(config, embedding_size=0), BACKBONE, seed).train()
+            with torch.no_grad():
+                for images, _ in batches(Pictures(rendered, indices), 64, shuffle=True, seed=seed):
+                    random(as_float(images))
+            hits["random"].append(judge(random, real))
+            hits["pretrained"].append(judge(classifier(config, rendered, splits, indices, seed), real))
+    for measure in ("nearest neighbor, P@1", "linear probe, accuracy"):
+        by_arm = {name: np.stack([run[measure] for run in runs]) for name, runs in hits.items()}  # seeds x pictures
         means = ", ".join(f"{name} {runs.mean():.3f} {np.round(runs.mean(1), 3)}" for name, runs in by_arm.items())
-        low, high = gap_interval(by_arm["pretrained"] - by_arm["random"])
-        print(f"{measure}: {means}; gap {(by_arm['pretrained'] - by_arm['random']).mean():.3f} [{low:.3f}, {high:.3f}]")
+        gaps, generator = by_arm["pretrained"] - by_arm["random"], np.random.default_rng(0)
+        again = partial(generator.choice, gaps, len(gaps))  # seeds are resampled too
+        found = interval(lambda weights: np.average(again().mean(0), weights=weights), gaps.shape[1], 1000)  # noqa: B023
+        print(f"{measure}: {means}; gap {gaps.mean():.3f} [{found['low']:.3f}, {found['high']:.3f}]")
 
 
-@torch.no_grad()
-def untrained(image_set: ImageSet, indices, seed: int) -> EmbeddingNet:
-    """Random weights, with BatchNorm statistics of the pictures `indices`."""
-    seed_everything(seed)
-    model = EmbeddingNet(BACKBONE, embedding_size=0)
-    model.train()
-    for images, _ in batches(Pictures(image_set, indices), 64, shuffle=True, seed=seed):
-        model(as_float(images))
-    return model
-
-
-def judge(model: EmbeddingNet, real: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """Hits (N,) of the nearest neighbor and (M,) of the linear probe on a network's pooled features."""
+def judge(model: EmbeddingNet, real: ImageSet) -> dict[str, np.ndarray]:
+    """Hits, 0 or 1, of the nearest neighbor and of the linear probe on a network's pooled features."""
     model.head = nn.Identity()
-    features = embed(model, real.images)
-    learned = np.concatenate([real.official["train"], real.official["validation"]])
-    said = linear_probe(features, real.labels, learned, real.official["test"])
-    return nearest(features, real.labels), (said == real.labels[real.official["test"]]).astype(float)
-
-
-def gap_interval(gaps) -> tuple[float, float]:
-    """95 % interval of the mean of (seeds, pictures), drawing both anew."""
-    generator = np.random.default_rng(0)
-    found = interval(lambda weights: np.average(generator.choice(gaps, len(gaps)).mean(0), weights=weights),
-                     gaps.shape[1], rounds=1000)  # fmt: skip
-    return found["low"], found["high"]
+    features, test = embed(model, real.images), real.official["test"]
+    said = linear_probe(features, real.labels, np.setdiff1d(np.arange(len(real)), test), test)
+    return {"nearest neighbor, P@1": retrieval(features, real.labels)["precision_at_1"],
+            "linear probe, accuracy": (said == real.labels[test]).astype(float)}  # fmt: skip
 
 
 # Memory comes first, for a process's peak starts at what the process that started it held.
@@ -234,14 +189,12 @@ PARTS = dict(memory=memory, speed=speed, difficulty=difficulty, confusions=confu
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--flowers12", type=Path)
     parser.add_argument("--weights", type=Path)
     chosen = parser.parse_args()
-    if unknown := set(chosen.parts) - set(PARTS):
-        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    for name in chosen.parts or PARTS:
+    for name in chosen.parts:
         print(f"\n{name}")
         PARTS[name](chosen)
