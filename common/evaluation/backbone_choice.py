@@ -16,7 +16,7 @@ from common.datasets.batches import Pictures, batches
 from common.datasets.files import save_json
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits
-from common.evaluation.metrics import cosine_scores, pair_interval, roc_auc
+from common.evaluation.metrics import RESOLUTION, cosine_scores, first_near_best, pair_interval, roc_auc
 from common.evaluation.reports import embed_all, linear_probe
 from common.evaluation.retrieval import retrieval
 from common.losses import Classification
@@ -34,10 +34,9 @@ FROM_SCRATCH = ("test_byobnet", "test_efficientnet", "test_resnet", "test_vit")
 FROM_HUB = ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "tiny_vit_5m_224.dist_in22k_ft_in1k")
 LARGE = ("resnet50", "resnext101_32x4d")
 BATCH = 32  # pictures of a batch whose speed is taken
-TOLERANCE = 0.01  # a gap in AUC that is not worth more arithmetic in every training to come
 RULE = (
     "highest validation pair AUC after an equal-budget fine-tune; of all at most "
-    f"{TOLERANCE} behind it, the one with the fewest multiply-adds"
+    f"{RESOLUTION} behind it, the one with the fewest multiply-adds"
 )
 
 
@@ -142,14 +141,13 @@ def compare(tuned: dict[str, dict], pairs) -> pd.DataFrame:
 
 
 def choose(table: pd.DataFrame) -> str:
-    """Of all at most `TOLERANCE` behind the best, the candidate with the fewest multiply-adds; ties go by name.
+    """Of all that the validation pairs cannot tell from the best, the candidate with the fewest multiply-adds.
 
-    So small a gap is soon lost or won by other means, while arithmetic is paid in every training to come. Multiply-adds
-    are the same on every machine; a choice by seconds would not be the same for everybody. `table` is what `compare`
-    returns, joined with the column multiply_adds of `cost`.
+    A gap within `RESOLUTION` is no reason to pay more arithmetic in every training to come; a larger one shows in all
+    of them. Multiply-adds are the same on every machine, seconds are not. `table` is what `compare` returns, joined
+    with the column multiply_adds of `cost`; ties go by name.
     """
-    good_enough = table[table["behind"] <= TOLERANCE].sort_index()
-    return str(good_enough["multiply_adds"].idxmin())
+    return str(first_near_best(table.sort_index().sort_values("multiply_adds", kind="stable")["roc_auc"]))
 
 
 def save_choice(config: Config, image_set: ImageSet, table: pd.DataFrame) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support, roc_curve
 
+RESOLUTION = 0.005  # of ROC-AUC: what the lists of pairs are made to resolve (protocol rule 3)
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -58,6 +60,15 @@ def fit_threshold(scores, same, split: str) -> Threshold:
     lower = thresholds[best + 1] if best + 1 < len(thresholds) else thresholds[best] - 1
     upper = min(thresholds[best], np.max(scores) + 1)  # the first threshold is infinite
     return Threshold(float(upper + lower) / 2, split)
+
+
+def first_near_best(areas):
+    """The name of the first entry of a Series of ROC-AUCs that is at most `RESOLUTION` behind the best.
+
+    What the pairs cannot tell apart is decided by the entries' order, simplest or cheapest first, not by the last
+    digits, which differ from machine to machine: the same choice for everybody (protocol rule 21).
+    """
+    return areas.index[areas >= areas.max() - RESOLUTION][0]
 
 
 def accuracy(scores, same, threshold: Threshold, weights=None) -> float:

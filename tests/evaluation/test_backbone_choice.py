@@ -122,7 +122,7 @@ def choice(table, order, **columns):
 def test_the_rule_takes_the_least_arithmetic_of_those_as_good_as_the_best():
     """No order of the rows and no clock changes it."""
     table = selection.compare(*runs({"best": 0.5, "as good": 0.5001, "worse": 2.0})[::-1])
-    assert 0 <= table["behind"].nlargest(2).iloc[-1] <= selection.TOLERANCE < table["behind"].max()
+    assert 0 <= table["behind"].nlargest(2).iloc[-1] <= selection.RESOLUTION < table["behind"].max()
     for order in permutations(table.index):
         for seconds in (dict(zip(table.index, (1.0, 9.0, 0.1))), dict(zip(table.index, (9.0, 1.0, 0.1)))):
             cheaper = choice(table, order, multiply_adds={"best": 3, "as good": 2, "worse": 1}, seconds=seconds)

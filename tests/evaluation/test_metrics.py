@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -312,3 +313,14 @@ def test_no_metric_can_read_a_threshold_off_what_it_judges():
     for name in ("accuracy", "accuracy_by_kind", "verification_rates", "precision_recall_f1"):
         parameter = inspect.signature(getattr(metrics, name)).parameters["threshold"]
         assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(-2e-3, 2e-3))
+def test_first_near_best_is_the_first_that_the_pairs_cannot_tell_from_the_best(areas, shift):
+    areas = pd.Series(areas, index=[f"arm {place}" for place in range(len(areas))])
+    chosen = metrics.first_near_best(areas)
+    place = areas.index.get_loc(chosen)
+    assert areas[chosen] >= areas.max() - 0.005 and (areas[:place] < areas.max() - 0.005).all()
+    assert metrics.first_near_best(pd.Series([0.9, 0.903 + shift, 0.8], ["simple", "other", "bad"])) == "simple"
+    assert metrics.first_near_best(pd.Series([0.9, 0.91 + shift, 0.8], ["simple", "other", "bad"])) == "other"
