@@ -108,6 +108,38 @@ def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict
     return {**rates, "accuracy_same": on_same, "accuracy_different": on_different}
 
 
+def precision_at_1(hits) -> np.ndarray:
+    """Whether the closest picture is of the query's class (Recall@1 in most papers).
+
+    Here and below hits is bool (Q, N), from the most similar picture of the whole gallery on, one or more in each row.
+    """
+    return hits[:, 0]
+
+
+def r_precision(hits) -> np.ndarray:
+    """Share of the query's class among the R closest, where R is the number of its class in the gallery: (Q,)."""
+    return _within_r(hits).sum(1) / hits.sum(1)
+
+
+def map_at_r(hits) -> np.ndarray:
+    """Mean over the R closest of the precision at each hit (Musgrave et al. 2020, A Metric Learning Reality Check)."""
+    return _sum_of_precisions(_within_r(hits)) / hits.sum(1)
+
+
+def average_precision(hits) -> np.ndarray:
+    """Mean over all hits of the precision up to each: (Q,)."""
+    return _sum_of_precisions(hits) / hits.sum(1)
+
+
+def _sum_of_precisions(hits) -> np.ndarray:
+    return (np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1) * hits).sum(1)
+
+
+def _within_r(hits) -> np.ndarray:
+    depth = np.arange(hits.sum(1).max(initial=0))
+    return hits[:, depth] & (depth < hits.sum(1, keepdims=True))
+
+
 def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> dict:
     """A measure with its 95 % interval, by resampling pictures with replacement: the bootstrap (protocol rule 8).
 

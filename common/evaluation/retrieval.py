@@ -14,7 +14,7 @@ from common.backbones import embed, evaluation_mode
 from common.datasets.decoding import read_picture
 from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
-from common.evaluation.metrics import normalize
+from common.evaluation.metrics import average_precision, map_at_r, normalize, precision_at_1, r_precision
 
 CHUNK = 256  # queries, and gallery rows, compared at a time, which bounds memory
 RANKS = (1, 5, 10)  # the k of CMC@k
@@ -52,20 +52,14 @@ def nearest(
 def retrieval(embeddings, labels, similarity: Callable | None = None) -> dict[str, np.ndarray]:
     """Search each picture among all others and rate what comes back.
 
-    R is the number of other pictures of the query's class. P@1 asks whether the closest picture is of that class;
-    R-precision is the share of the class among the R closest; MAP@R is the mean over the R closest of the precision
-    at each hit (Musgrave et al. 2020, "A Metric Learning Reality Check").
-
     Returns:
         "precision_at_1", "r_precision", "map_at_r" -> float (N,), NaN for a query that is alone in its class.
     """
-    found = {name: np.full(len(labels), np.nan) for name in ("precision_at_1", "r_precision", "map_at_r")}
-    for rows, hits, relevant in _hits(embeddings, labels, None, similarity):
-        depth = np.arange(relevant.max(initial=1))
-        within = hits[:, depth] & (depth < relevant[:, None])
-        found["precision_at_1"][rows] = hits[:, 0]
-        found["r_precision"][rows] = within.sum(1) / relevant
-        found["map_at_r"][rows] = _precision_at_hits(within) / relevant
+    rates = {"precision_at_1": precision_at_1, "r_precision": r_precision, "map_at_r": map_at_r}
+    found = {name: np.full(len(labels), np.nan) for name in rates}
+    for rows, hits in _hits(embeddings, labels, None, similarity):
+        for name, rate in rates.items():
+            found[name][rows] = rate(hits)
     return found
 
 
@@ -82,10 +76,10 @@ def cmc(embeddings, labels, cameras=None, similarity: Callable | None = None) ->
         for a query whose identity is nowhere else in the gallery.
     """
     found = {name: np.full(len(labels), np.nan) for name in [*(f"cmc_at_{k}" for k in RANKS), "average_precision"]}
-    for rows, hits, relevant in _hits(embeddings, labels, cameras, similarity):
+    for rows, hits in _hits(embeddings, labels, cameras, similarity):
         for k in RANKS:
             found[f"cmc_at_{k}"][rows] = hits[:, :k].any(1)
-        found["average_precision"][rows] = _precision_at_hits(hits) / relevant
+        found["average_precision"][rows] = average_precision(hits)
     return found
 
 
@@ -186,11 +180,11 @@ def _similarities(queries: Tensor, gallery: Tensor, similarity) -> Tensor:
     return torch.cat([similarity(queries[:, None].float(), part[None]) for part in parts], dim=1)
 
 
-def _hits(embeddings, labels, cameras, similarity) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _hits(embeddings, labels, cameras, similarity) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Whether what is ranked is of the query's class, for the queries that have another picture to be found.
 
-    A chunk at a time: numbers of the queries (C,), hits (C, N) from the most similar on, and their count (C,). What
-    is of the query's class and camera, without cameras the query itself, is taken out.
+    A chunk at a time: numbers of the queries (C,), and hits (C, N) from the most similar on. What is of the query's
+    class and camera, without cameras the query itself, is taken out.
     """
     labels = np.asarray(labels)
     cameras = np.arange(len(labels)) if cameras is None else np.asarray(cameras)
@@ -200,9 +194,4 @@ def _hits(embeddings, labels, cameras, similarity) -> Iterator[tuple[np.ndarray,
     for rows, order, values in _rankings(embeddings, embeddings, len(labels), similarity, excluded):
         hits = (labels[order] == labels[rows, None]) & np.isfinite(values)
         known = hits.any(1)
-        yield rows[known], hits[known], hits[known].sum(1)
-
-
-def _precision_at_hits(hits) -> np.ndarray:
-    """Sum over the hits of bool (C, k) of the precision up to each."""
-    return (np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1) * hits).sum(1)
+        yield rows[known], hits[known]
