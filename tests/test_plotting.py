@@ -1,6 +1,5 @@
 """Figures: every one has a title and labeled axes and shows what it was given; nothing to show is refused."""
 
-import base64
 import inspect
 import io
 
@@ -8,12 +7,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 from PIL import Image
-from traitlets.config import Config
 
 from common import plotting
 from common.evaluation.metrics import Threshold
@@ -41,6 +38,8 @@ SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
 CURVES = {"good": (SCORES, SAME), "bad": (-SCORES, SAME)}
 FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
 RIGHT = np.array([[True, False, True], [False, False, True]])
+FOUND_TITLES = [["query", *"abc"], ["query", *"def"]]
+GREEN, RED = (matplotlib.colors.to_hex(color) for color in (plotting.RIGHT, plotting.WRONG))
 SHARES = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], ["one", "two"], ["left", "right"])
 LINES = pd.DataFrame({"standard": [0.9, 0.5, 0.1], "robust": [0.8, 0.7, 0.6]}, index=[0, 2, 4])
 PANELS = {"one": RANDOM.normal(size=(15, 2)), "two": RANDOM.normal(size=(15, 2))}
@@ -49,9 +48,7 @@ TITLE = "A title"
 FIGURES = {
     "contact_sheet": lambda: plotting.contact_sheet(IMAGES, list("abcdefg"), columns=4, title=TITLE),
     "pair_gallery": lambda: plotting.pair_gallery(IMAGES, PAIRS, [True, False, None, False], list("abcd"), TITLE),
-    "retrieval_gallery": lambda: plotting.retrieval_gallery(
-        IMAGES[:2], FOUND, RIGHT, [["query", *"abc"], ["query", *"def"]], TITLE
-    ),
+    "retrieval_gallery": lambda: plotting.retrieval_gallery(IMAGES[:2], FOUND, RIGHT, FOUND_TITLES, TITLE),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "concepts": lambda: plotting.concepts(WIDE[:2], CONCEPTS, ["one", "other"], TITLE),
     "correspondences": lambda: plotting.correspondences(WIDE[0], WIDE[1], TERMS, TITLE, 2),
@@ -78,6 +75,19 @@ def close_figures():
     plotting.plt.close("all")
 
 
+def words(texts) -> list[str]:
+    return [text.get_text() for text in texts]
+
+
+def shown(axis) -> np.ndarray:
+    """The picture an axis shows, as (3, H, W)."""
+    return np.moveaxis(axis.images[0].get_array(), -1, 0)
+
+
+def frames(axis) -> list[str]:
+    return [matplotlib.colors.to_hex(patch.get_edgecolor()) for patch in axis.patches]
+
+
 def test_every_figure_is_tested():
     functions = inspect.getmembers(plotting, inspect.isfunction)
     made = {name for name, one in functions if inspect.signature(one).return_annotation is Figure}
@@ -93,16 +103,13 @@ def test_a_figure_has_a_title_and_labeled_axes(name):
             assert axis.get_xlabel() and axis.get_ylabel()
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=30)
-    pixels = np.asarray(Image.open(content).convert("L"))
-    assert pixels.std() > 5, "something is drawn"
+    assert np.std(Image.open(content).convert("L")) > 5, "something is drawn"
 
 
 def test_a_contact_sheet_shows_every_picture_in_order():
-    figure = FIGURES["contact_sheet"]()
-    shown = [axis for axis in figure.axes if axis.images]
-    assert len(figure.axes) == 8 and [axis.get_title() for axis in shown] == list("abcdefg")
-    for axis, image in zip(shown, IMAGES, strict=True):
-        np.testing.assert_array_equal(axis.images[0].get_array(), image.transpose(1, 2, 0))
+    axes = FIGURES["contact_sheet"]().axes
+    assert len(axes) == 8 and not axes[7].images and [axis.get_title() for axis in axes[:7]] == list("abcdefg")
+    np.testing.assert_array_equal([shown(axis) for axis in axes[:7]], IMAGES)
     maps = plotting.contact_sheet(np.stack([np.zeros((4, 5)), np.ones((4, 5))]), title="Maps")
     assert maps.axes[1].images[0].get_array().shape == (4, 5)
 
@@ -119,17 +126,19 @@ def test_masks_are_painted_in_one_color_a_part():
 def test_bars_and_intervals_show_their_numbers():
     (axis,) = FIGURES["bars"]().axes
     assert [patch.get_width() for patch in axis.patches] == [3, 5]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["iris", "rose"] and axis.yaxis_inverted()
-    (axis,) = FIGURES["intervals"]().axes
-    (segments,) = (collection.get_segments() for collection in axis.collections)
-    np.testing.assert_allclose(np.array(segments)[:, :, 0].astype(float), RANGES[["low", "high"]])
-    np.testing.assert_allclose(axis.lines[0].get_xdata().astype(float), RANGES["value"])
+    assert words(axis.get_yticklabels()) == ["iris", "rose"] and axis.yaxis_inverted()
+    for shift, dashed in ((0, []), (-0.6, [[0, 0]])):  # differences have a line at 0
+        (axis,) = plotting.intervals(RANGES + shift, TITLE, "ROC-AUC").axes
+        (segments,) = (collection.get_segments() for collection in axis.collections)
+        np.testing.assert_allclose(np.array(segments)[:, :, 0].astype(float), RANGES[["low", "high"]] + shift)
+        np.testing.assert_allclose(axis.lines[0].get_xdata().astype(float), RANGES["value"] + shift)
+        assert [list(line.get_xdata()) for line in axis.lines if line.get_linestyle() == "--"] == dashed
 
 
 def test_scatters_color_by_label_and_name_it():
     figure = FIGURES["scatter"]()
     assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["iris", "rose", "poppy"]
+    assert words(figure.axes[1].get_legend().get_texts()) == ["iris", "rose", "poppy"]
     for axis, points in zip(figure.axes, PANELS.values(), strict=True):
         for collection, label in zip(axis.collections, (0, 1, 3), strict=True):
             np.testing.assert_allclose(collection.get_offsets(), points[label == LABELS])
@@ -137,6 +146,9 @@ def test_scatters_color_by_label_and_name_it():
     (axis,) = plotting.scatter({"24 of them": np.eye(24, 2)}, range(24), TITLE).axes
     looks = {(*one.get_facecolor()[0], len(one.get_paths()[0].vertices)) for one in axis.collections}
     assert len(looks) == 24 and axis.get_legend() is None
+    for alike in (False, True):
+        one, other = plotting.scatter({"small": np.eye(2), "large": 9 * np.eye(2)}, [0, 1], TITLE, alike=alike).axes
+        assert (one.get_xlim() == other.get_xlim() and one.get_ylim() == other.get_ylim()) == alike
 
 
 def test_histories_leave_out_what_a_run_lacks():
@@ -152,55 +164,33 @@ def test_histories_leave_out_what_a_run_lacks():
 def test_the_score_histogram_counts_both_kinds_and_marks_the_threshold():
     (axis,) = FIGURES["score_histogram"]().axes
     assert [sum(bar.get_height() for bar in bars) for bars in axis.containers] == [10, 5]
-    shown = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert {"different species", "same species"} < set(shown) and len(shown) == 3
+    assert {"different species", "same species"} < {*words(axis.get_legend().get_texts())}
     assert set(axis.lines[0].get_xdata()) == {0.25} and "0.25" in axis.lines[0].get_label()
 
 
-def test_a_heatmap_writes_its_numbers_where_they_belong():
+def test_heatmaps_and_confusions_write_their_numbers_where_they_belong():
     axis = FIGURES["heatmap"]().axes[0]
-    assert [text.get_text() for text in axis.texts] == ["0.10", "0.20", "0.30", "0.40"]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["left", "right"]
+    assert words(axis.texts) == ["0.10", "0.20", "0.30", "0.40"]
+    assert words(axis.get_xticklabels()) == ["left", "right"]
     assert axis.get_xlabel() == "across" and axis.get_ylabel() == "down"
-
-
-def test_confusion_has_true_species_in_rows():
     (axis,) = FIGURES["confusion"]().axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted species", "true species")
-    assert [text.get_text() for text in axis.texts] == ["", *(str(number) for number in range(1, 9))]  # 0 stays blank
-    assert [label.get_text() for label in axis.get_yticklabels()] == NAMES[:3]
+    assert words(axis.texts) == ["", *"12345678"] and words(axis.get_yticklabels()) == NAMES[:3], "0 stays blank"
     many = plotting.confusion(np.eye(30, dtype=int), [str(number) for number in range(30)], TITLE)
     assert not many.axes[0].texts and len(many.axes) == 2, "beyond 25 species colors with a scale, no numbers"
 
 
-def test_the_pareto_front_joins_what_nothing_beats():
+def test_named_points_show_intervals_and_the_pareto_front_joins_what_nothing_beats():
     (axis,) = FIGURES["pareto"]().axes
-    assert [text.get_text() for text in axis.texts] == ["a", "b", "c", "d"]
+    assert words(axis.texts) == ["a", "b", "c", "d"]
     np.testing.assert_allclose(axis.lines[-1].get_xydata(), POINTS.loc[["a", "b", "d"]])
     twins = pd.DataFrame({"cost": [1, 1, 2], "gain": [0.5, 0.6, 0.6]}, index=["a", "b", "c"])
     (axis,) = plotting.pareto(twins, "cost", "gain", TITLE, "cost (ms)", "gain").axes
     np.testing.assert_allclose(axis.lines[-1].get_xydata(), [[1, 0.6]])
-
-
-def test_intervals_of_differences_have_a_line_at_0():
-    for shift, dashed in ((0, []), (-0.6, [[0, 0]])):
-        (axis,) = plotting.intervals(RANGES + shift, TITLE, "difference").axes
-        assert [list(line.get_xdata()) for line in axis.lines if line.get_linestyle() == "--"] == dashed
-
-
-def test_named_points_show_their_intervals():
     table = POINTS.assign(low=POINTS["gain"] - 0.1, high=POINTS["gain"] + 0.2)
     (axis,) = plotting.named_points(table, "cost", "gain", TITLE, "cost (ms)", "gain").axes
     np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS)
-    (bars,) = axis.collections
-    np.testing.assert_allclose([ends[:, 1] for ends in bars.get_segments()], table[["low", "high"]])
-
-
-def test_panels_share_their_axes_if_asked():
-    panels = {"small": np.eye(2), "large": 9 * np.eye(2)}
-    for alike in (False, True):
-        one, other = plotting.scatter(panels, [0, 1], TITLE, alike=alike).axes
-        assert (one.get_xlim() == other.get_xlim() and one.get_ylim() == other.get_ylim()) == alike
+    np.testing.assert_allclose([ends[:, 1] for ends in axis.collections[0].get_segments()], table[["low", "high"]])
 
 
 def test_lines_and_their_bands():
@@ -211,7 +201,7 @@ def test_lines_and_their_bands():
         for eps, value in LINES[name].items():
             heights = corners[corners[:, 0] == eps, 1]
             assert (heights.min(), heights.max()) == pytest.approx((value - 0.1, value + 0.05))
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["standard", "robust"]
+    assert words(axis.get_legend().get_texts()) == ["standard", "robust"]
     assert not plotting.lines(LINES, TITLE, "eps", "accuracy").axes[0].collections
 
 
@@ -221,12 +211,11 @@ def test_roc_marks_equal_errors_and_the_threshold():
     # From the highest score down: same, same, different, same, different, different.
     steps = [(0, 0), (0, 2 / 3), (1 / 3, 2 / 3), (1 / 3, 1), (1, 1)]
     assert set(map(tuple, np.round(steps, 9))) <= set(map(tuple, np.round(good.get_xydata(), 9)))
-    assert good.get_label() == "good: AUC 0.889, equal error rate 0.333"
-    np.testing.assert_allclose(good_error.get_xydata(), [[1 / 3, 2 / 3]], atol=1e-9)
-    assert bad.get_label() == "bad: AUC 0.111, equal error rate 0.667"
-    np.testing.assert_allclose(bad_error.get_xydata(), [[2 / 3, 1 / 3]], atol=1e-9)
+    assert "0.889" in good.get_label() and "0.333" in good.get_label()
+    assert "0.111" in bad.get_label() and "0.667" in bad.get_label()
+    np.testing.assert_allclose([*good_error.get_xydata(), *bad_error.get_xydata()], [[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
     np.testing.assert_allclose(threshold.get_xydata(), [[1 / 3, 2 / 3]])
-    assert threshold.get_label() == "threshold 0.50 of good, from validation"
+    assert all(word in threshold.get_label() for word in ("0.50", "good", "validation"))
     assert len({line.get_color() for line in (good, bad)}) == 2 and good.get_color() == good_error.get_color()
     assert len(plotting.roc(CURVES, TITLE).axes[0].lines) == 6, "no threshold, no mark"
 
@@ -236,8 +225,7 @@ def test_precision_recall_is_worked_by_hand():
     good, bad, chance = axis.lines
     corners = [(1 / 3, 1), (2 / 3, 1), (2 / 3, 2 / 3), (1, 3 / 4), (1, 1 / 2)]
     assert set(map(tuple, np.round(corners, 9))) <= set(map(tuple, np.round(good.get_xydata(), 9)))
-    assert good.get_label() == "good (AP = 0.92)"  # (1 + 1 + 3/4) / 3
-    assert bad.get_label() == "bad (AP = 0.41)"  # (1/3 + 2/5 + 3/6) / 3
+    assert "0.92" in good.get_label() and "0.41" in bad.get_label()  # (1 + 1 + 3/4) / 3, (1/3 + 2/5 + 3/6) / 3
     assert set(chance.get_ydata()) == {0.5} and "0.500" in chance.get_label()
 
 
@@ -247,23 +235,14 @@ def test_reliability_shows_shares_and_counts_of_each_bin():
     assert [bar.get_height() for bar in counts.patches] == [2, 0, 0, 3, 0, 0, 0, 0, 0, 1]
 
 
-def frames(axis) -> list:
-    return [matplotlib.colors.to_hex(patch.get_edgecolor()) for patch in axis.patches]
-
-
-GREEN, RED = (matplotlib.colors.to_hex(color) for color in (plotting.RIGHT, plotting.WRONG))
-
-
 def test_a_pair_gallery_frames_what_was_judged_rightly_in_green():
-    axes = FIGURES["pair_gallery"]().axes
-    shown = [axis for axis in axes if axis.images]
-    assert [axis.get_title() for axis in shown] == ["✓ a", "✗ b", "c", "✗ d"]
-    assert [frames(axis) for axis in shown] == [[GREEN], [RED], [], [RED]]
-    for axis, (first, second, _) in zip(shown, PAIRS, strict=True):
-        drawn = axis.images[0].get_array()
-        np.testing.assert_array_equal(drawn[:, :8], IMAGES[first].transpose(1, 2, 0))
-        np.testing.assert_array_equal(drawn[:, -8:], IMAGES[second].transpose(1, 2, 0))
-        assert (drawn[:, 8:-8] == 255).all() and drawn.shape[1] > 16, "a white gap"
+    axes = [axis for axis in FIGURES["pair_gallery"]().axes if axis.images]
+    assert [axis.get_title() for axis in axes] == ["✓ a", "✗ b", "c", "✗ d"]
+    assert [frames(axis) for axis in axes] == [[GREEN], [RED], [], [RED]]
+    drawn = np.stack([shown(axis) for axis in axes])
+    np.testing.assert_array_equal(drawn[..., :8], IMAGES[PAIRS[:, 0]])
+    np.testing.assert_array_equal(drawn[..., -8:], IMAGES[PAIRS[:, 1]])
+    assert (drawn[..., 8:-8] == 255).all() and drawn.shape[3] > 16, "a white gap"
     with pytest.raises(ValueError, match="shorter"):
         plotting.pair_gallery(IMAGES, PAIRS, [1, 0, 1, 0], list("abc"), TITLE)
 
@@ -271,31 +250,25 @@ def test_a_pair_gallery_frames_what_was_judged_rightly_in_green():
 def test_a_retrieval_gallery_has_the_query_first_and_unframed():
     axes = np.reshape(FIGURES["retrieval_gallery"]().axes, (2, 4))
     for row, query, found, right, names in zip(axes, IMAGES, FOUND, RIGHT, ("abc", "def")):
-        assert row[0].get_title() == "query" and not frames(row[0])
-        np.testing.assert_array_equal(row[0].images[0].get_array(), query.transpose(1, 2, 0))
-        for axis, image, good, name in zip(row[1:], found, right, names, strict=True):
-            np.testing.assert_array_equal(axis.images[0].get_array(), image.transpose(1, 2, 0))
-            assert axis.get_title() == f"{'✓' if good else '✗'} {name}"
-            assert frames(axis) == [GREEN if good else RED]
+        np.testing.assert_array_equal([shown(axis) for axis in row], [query, *found])
+        signs = ["✓ " if good else "✗ " for good in right]
+        assert [axis.get_title() for axis in row] == ["query", *map("".join, zip(signs, names))]
+        assert [frames(axis) for axis in row] == [[], *([GREEN if good else RED] for good in right)]
 
 
 def test_overlay_scales_each_map_around_zero_and_covers_its_picture():
     drawn = [axis for axis in FIGURES["overlay"]().axes if axis.get_title()]
-    assert [axis.get_title() for axis in drawn] == ["a", "b", "c"]
     for axis, one, image, largest in zip(drawn, MAPS, WIDE, (4.0, 0.4, 3.0), strict=True):
-        picture, shade = axis.images
+        shade = axis.images[1]
         gray = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
-        np.testing.assert_allclose(picture.get_array(), np.stack([gray] * 3, -1), atol=0.5)
+        np.testing.assert_allclose(shown(axis), np.stack([gray] * 3), atol=0.5)
         np.testing.assert_array_equal(shade.get_array(), one)
         assert shade.get_clim() == (-largest, largest) and list(shade.get_extent()) == [-0.5, 23.5, 15.5, -0.5]
     red, blue = drawn[0].images[1].cmap(1.0), drawn[0].images[1].cmap(0.0)
     assert red[0] > red[2] and blue[2] > blue[0], "red speaks for, blue against"
-
-
-@pytest.mark.parametrize("value, reason", [(0.0, "zero everywhere"), (np.nan, "not finite"), (np.inf, "not finite")])
-def test_maps_that_show_nothing_are_not_drawn(value, reason):
-    with pytest.raises(ValueError, match=reason):
-        plotting.overlay(WIDE, np.where(MAPS[1] == MAPS, value, MAPS), "abc", TITLE)
+    for value, reason in ((0.0, "zero everywhere"), (np.nan, "not finite"), (np.inf, "not finite")):
+        with pytest.raises(ValueError, match=reason):
+            plotting.overlay(WIDE, np.where(MAPS[1] == MAPS, value, MAPS), "abc", TITLE)
 
 
 def test_correspondences_join_the_locations_named():
@@ -304,7 +277,7 @@ def test_correspondences_join_the_locations_named():
     assert [(line.xy1, line.xy2) for line in lines] == [([3.5, 3.5], [19.5, 11.5]), ([11.5, 11.5], [3.5, 3.5])]
     assert one.axesA is figure.axes[0] and one.axesB is figure.axes[1]
     assert one.get_linewidth() > other.get_linewidth() and one.get_edgecolor() != other.get_edgecolor()
-    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), np.moveaxis(WIDE[0], 0, -1))
+    np.testing.assert_array_equal([shown(axis) for axis in figure.axes], WIDE[:2])
     assert figure.axes[1].lines[0].get_xydata().tolist() == [[19.5, 11.5]]
 
 
@@ -315,36 +288,27 @@ def test_a_concept_has_one_color_in_all_pictures():
     assert not np.allclose(one[0, 0, :3], one[0, 1, :3])
     assert one[0, 1, 3] == pytest.approx(one[0, 0, 3]), "each concept is as strong as it gets"
     assert other[0, 0, 3] == 0, "no concept, no color"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["concept 1", "concept 2"]
+    assert len(figure.legends[0].get_texts()) == 2
 
 
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
-    """A notebook's display machinery; gives the function that captures what was displayed."""
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-    yield capture_output
-    shell.restore_sys_module_state()
-    InteractiveShell.clear_instance()
+def displayed(monkeypatch) -> list:
+    """What is handed to the notebook: things and how."""
+    things = []
+    monkeypatch.setattr(plotting, "display", lambda thing, **options: things.append((thing, options)))
+    return things
 
 
-def test_show_puts_a_png_with_its_alternative_text_and_caption(notebook):
-    figure = FIGURES["bars"]()
-    with notebook() as captured:
-        plotting.show(figure, "Roses outnumber irises.")
-    picture, caption = captured.outputs
-    content = picture.data["image/png"]
-    content = base64.b64decode(content) if isinstance(content, str) else content
-    decoded = Image.open(io.BytesIO(content))
+def test_show_puts_a_png_with_its_alternative_text_and_caption(displayed):
+    plotting.show(FIGURES["bars"](), "Roses outnumber irises.")
+    (picture, options), (caption, _) = displayed
+    decoded = Image.open(io.BytesIO(picture.data))
     assert decoded.format == "PNG" and decoded.mode == "RGB" and min(decoded.size) > 50
-    assert picture.metadata["image/png"]["alt"] == "Roses outnumber irises."
-    assert caption.data["text/markdown"] == "*Roses outnumber irises.*"
+    assert options["metadata"]["image/png"]["alt"] == "Roses outnumber irises."
+    assert isinstance(caption, Markdown) and caption.data == "*Roses outnumber irises.*"
     assert not plotting.plt.get_fignums(), "a shown figure is closed"
 
 
-def test_show_source_prints_the_very_code(notebook):
-    with notebook() as captured:
-        plotting.show_source(CenterLoss)
-    (shown,) = captured.outputs
-    assert inspect.getsource(CenterLoss).strip() in shown.data["text/plain"] + shown.data.get("text/markdown", "")
+def test_show_source_prints_the_very_code(displayed):
+    plotting.show_source(CenterLoss)
+    assert displayed[0][0].data == inspect.getsource(CenterLoss)

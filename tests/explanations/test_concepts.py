@@ -1,5 +1,8 @@
 """Shared concepts and concept vectors: planted directions are found, chance is called chance, Captum agrees."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -25,23 +28,16 @@ def clouds(count=60, channels=5, shift=3.0, seed=0):
     return moved, absent
 
 
-# --- deep feature factorization ---
-
-
 @both
 def test_factors_explain_the_activations(model):
     images = torch.cat([FIRST[:1], SECOND[:1]])
     maps, vectors = factorize(model, images, 3, "layer1.0")
     located = activations(model, images, "layer1.0").numpy().astype(float)
     lifted = located - np.minimum(located.min((0, 2, 3)), 0)[:, None, None]
-    assert maps.shape == (2, 3, 8, 8) and vectors.shape == (3, 32)
-    assert maps.min() >= 0 and vectors.min() >= 0
-    rebuilt = np.einsum("nkhw,kc->nchw", maps, vectors)
-    error = np.linalg.norm(rebuilt - lifted) / np.linalg.norm(lifted)
-    one = np.linalg.norm(lifted - lifted.mean((0, 2, 3))[:, None, None]) / np.linalg.norm(lifted)
-    assert error < 0.9 * one, "better than a single mean"
-    again = factorize(model, images, 3, "layer1.0")[0]
-    np.testing.assert_array_equal(maps, again)
+    assert maps.shape == (2, 3, 8, 8) and vectors.shape == (3, 32) and min(maps.min(), vectors.min()) >= 0
+    error = np.linalg.norm(np.einsum("nkhw,kc->nchw", maps, vectors) - lifted)
+    assert error < 0.9 * np.linalg.norm(lifted - lifted.mean((0, 2, 3))[:, None, None]), "better than a single mean"
+    np.testing.assert_array_equal(maps, factorize(model, images, 3, "layer1.0")[0])
 
 
 def test_planted_concepts_are_found_in_both_pictures(monkeypatch):
@@ -51,18 +47,12 @@ def test_planted_concepts_are_found_in_both_pictures(monkeypatch):
     located[0, 2:, :, 1] = located[1, 2:, :, 0] = 2.0
     monkeypatch.setattr(concepts, "activations", lambda *arguments: located)
     maps, vectors = factorize(None, None, 2, "any")
-    first, second = sorted((0, 1), key=lambda concept: vectors[concept, 2])
-    assert vectors[first, :2].min() > 10 * vectors[first, 2:].max()
-    assert vectors[second, 2:].min() > 10 * vectors[second, :2].max()
-    for picture, (mine, other) in enumerate(((0, 1), (1, 0))):
-        assert maps[picture, first, :, mine].min() > 10 * maps[picture, first, :, other].max()
-        assert maps[picture, second, :, other].min() > 10 * maps[picture, second, :, mine].max()
+    order, own, shown = np.argsort(vectors[:, 2]), np.kron(np.eye(2), [1, 1]) > 0, located[:, [0, 2]].numpy() > 0
+    vectors, maps = vectors[order], maps[:, order]
+    assert vectors[own].min() > 10 * vectors[~own].max() and maps[shown].min() > 10 * maps[~shown].max()
 
 
-# --- concept vectors ---
-
-
-def test_a_planted_direction_is_found():
+def test_a_planted_direction_is_found_and_a_random_one_is_not():
     vectors, accuracies = concept_vectors(*clouds())
     assert vectors.shape == (SEEDS, 5) and accuracies.shape == (SEEDS,)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
@@ -70,53 +60,46 @@ def test_a_planted_direction_is_found():
     backward, _ = concept_vectors(*reversed(clouds()))
     assert backward[:, 0].max() < -0.9, "from absent to present"
     assert len(np.unique(vectors[:, 1].round(9))) == SEEDS, "every seed holds others out"
+    random, accuracies = concept_vectors(*clouds(count=200), chance=True)
+    assert 0.4 < accuracies.mean() < 0.6 and random[:, 0].min() < 0 < random[:, 0].max()
 
 
 def test_the_direction_does_not_depend_on_the_channels_scales():
     present, absent = clouds()
     scale = np.array([100.0, 1, 1, 1, 1])
-    plain, scaled = concept_vectors(present, absent)[0], concept_vectors(present * scale, absent * scale)[0]
-    back = scaled * scale
-    np.testing.assert_allclose(back / np.linalg.norm(back, axis=1, keepdims=True), plain, atol=1e-3)
-
-
-def test_random_concepts_are_told_apart_by_chance_only():
-    vectors, accuracies = concept_vectors(*clouds(count=200), chance=True)
-    assert 0.4 < accuracies.mean() < 0.6
-    assert vectors[:, 0].min() < 0 < vectors[:, 0].max()
+    back = concept_vectors(present * scale, absent * scale)[0] * scale
+    back /= np.linalg.norm(back, axis=1, keepdims=True)
+    np.testing.assert_allclose(back, concept_vectors(present, absent)[0], atol=1e-3)
 
 
 def test_a_flower_is_either_trained_on_or_held_out(monkeypatch):
     """With both of its pictures: else a classifier would be judged on flowers it knows."""
     used, made = [], concepts.make_pipeline
 
+    def watch(call, x, y):
+        used.append(x[:, 1].round().astype(int).tolist())
+        return call(x, y)
+
     def watched(*steps):
         classifier = made(*steps)
-        fit, score = classifier.fit, classifier.score
-        classifier.fit = lambda x, y: used.append((set(x[:, 1].round().astype(int)), len(x))) or fit(x, y)
-        classifier.score = lambda x, y: used.append((set(x[:, 1].round().astype(int)), len(x))) or score(x, y)
+        classifier.fit, classifier.score = partial(watch, classifier.fit), partial(watch, classifier.score)
         return classifier
 
     monkeypatch.setattr(concepts, "make_pipeline", watched)
     numbers = np.arange(20.0)
     concept_vectors(np.stack([numbers * 0 + 1, numbers + 0.1], 1), np.stack([numbers * 0, numbers - 0.1], 1))
-    for (trained, many), (held_out, few) in zip(used[::2], used[1::2], strict=True):
-        assert trained | held_out == set(range(20)) and not trained & held_out and (many, few) == (28, 12)
-    assert len({tuple(sorted(held_out)) for held_out, _ in used[1::2]}) == SEEDS
+    for trained, held_out in zip(used[::2], used[1::2], strict=True):
+        assert sorted(trained + held_out) == sorted([*range(20), *range(20)]) and not {*trained} & {*held_out}
+        assert (len(trained), len(held_out)) == (28, 12)
+    assert len({frozenset(held_out) for held_out in used[1::2]}) == SEEDS
 
 
-def test_a_concept_that_changes_nothing_is_refused():
-    with pytest.raises(ValueError, match="changes no activation"):
-        concept_vectors(np.ones((12, 2)), np.ones((12, 2)))
-
-
-@pytest.mark.parametrize("present, absent", [(np.ones((9, 2)), np.ones((9, 2))), (np.ones((12, 2)), np.ones((11, 2)))])
-def test_too_few_or_unpaired_flowers_are_refused(present, absent):
-    with pytest.raises(ValueError, match="must show the same 10 flowers or more"):
-        concept_vectors(present, absent)
-
-
-# --- TCAV ---
+@pytest.mark.parametrize("present, absent, reason", [
+    (12, 12, "changes no activation"), (9, 9, "same 10 flowers or more"), (12, 11, "same 10 flowers or more"),
+])  # fmt: skip
+def test_what_leads_to_no_concept_is_refused(present, absent, reason):
+    with pytest.raises(ValueError, match=reason):
+        concept_vectors(np.ones((present, 2)), np.ones((absent, 2)))
 
 
 @both
@@ -124,17 +107,15 @@ def test_sensitivities_are_derivatives_of_the_score(model):
     """Against the score's change when a channel of the stage is raised everywhere."""
     slopes = sensitivities(model, FIRST, SECOND, "layer3.0")
     stage = getattr(model, "net", model).backbone.layer3
-    channel, step = int(np.abs(slopes).sum(0).argmax()), 1e-2
-    scores = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            held = model(SECOND)
-            raised = torch.zeros(1, slopes.shape[1], 1, 1)
-            raised[0, channel] = sign * step
+    channel, scores = int(np.abs(slopes).sum(0).argmax()), []
+    with torch.no_grad():
+        held = model(SECOND)
+        for step in (1e-2, -1e-2):
+            raised = step * torch.eye(slopes.shape[1])[channel, :, None, None]
             handle = stage.register_forward_hook(lambda module, inputs, output: output + raised)  # noqa: B023
             scores.append(model.score_embeddings(model(FIRST), held).numpy())
             handle.remove()
-    change = (scores[0] - scores[1]) / (2 * step)
+    change = (scores[0] - scores[1]) / 2e-2
     assert np.abs(change).max() > 1e-4
     np.testing.assert_allclose(slopes[:, channel], change, atol=0.05 * np.abs(change).max())
 
@@ -147,23 +128,13 @@ def test_captum_agrees(tmp_path):
     model, pictures = MODELS["cosine"], {"with": pixels(12, 32, 3), "without": 1 - pixels(12, 32, 3)}
     present, absent = (activations(model, images, LAYER).mean((2, 3)).numpy() for images in pictures.values())
     vectors = concept_vectors(present, absent)[0]
-
-    class Ours(concept.Classifier):
-        def __init__(self):
-            pass
-
-        def train_and_eval(self, loader, *arguments, **options):
-            return {"accs": torch.tensor(1.0)}
-
-        def weights(self):
-            return torch.from_numpy(np.stack([vectors[0], -vectors[0]])).float()
-
-        def classes(self):
-            return [0, 1]
-
+    classifier = SimpleNamespace(
+        train_and_eval=lambda *arguments, **options: {"accs": torch.tensor(1.0)}, classes=lambda: [0, 1],
+        weights=lambda: torch.from_numpy(np.stack([vectors[0], -vectors[0]])).float(),
+    )  # fmt: skip
     score = PairScore(model, SECOND)
     gradient = LayerGradientXActivation(score, None, multiply_by_inputs=False)
-    peer = concept.TCAV(score, [f"model.backbone.{LAYER}"], classifier=Ours(), layer_attr_method=gradient,
+    peer = concept.TCAV(score, [f"model.backbone.{LAYER}"], classifier=classifier, layer_attr_method=gradient,
                         save_path=str(tmp_path))
     sets = [concept.Concept(place, name, torch.utils.data.DataLoader(images, batch_size=4))
             for place, (name, images) in enumerate(pictures.items())]
@@ -174,8 +145,8 @@ def test_captum_agrees(tmp_path):
 
 def planted(monkeypatch, slopes):
     """Let `tcav` see made-up activations, named by numbers, and sensitivities (P, 5), named by their first pairs."""
-    sets = {0: clouds()[0], 1: clouds()[1], 2: clouds(shift=0.0)[0], 3: clouds(shift=0.0)[1]}
-    found = {number: torch.from_numpy(one)[:, :, None, None] for number, one in sets.items()}
+    sets = enumerate((*clouds(), *clouds(shift=0.0)))
+    found = {number: torch.from_numpy(one)[:, :, None, None] for number, one in sets}
     monkeypatch.setattr(concepts, "activations", lambda model, images, layer: found[images])
     monkeypatch.setattr(concepts, "sensitivities", lambda model, first, second, layer: slopes[first])
     return {"real": (0, 1), "none": (2, 3)}

@@ -12,20 +12,8 @@ from toys import config, cosine_model, pair_model
 from common.datasets import load_images
 from common.datasets.batches import as_float
 from common.evaluation.metrics import interval
+from common.explanations import ground_truth as truth
 from common.explanations.faithfulness import area, curve
-from common.explanations.ground_truth import (
-    UNCHANGED,
-    concept_pictures,
-    differences,
-    flowers_of,
-    graded,
-    grades,
-    intervention_effects,
-    interventions,
-    part_mass,
-    plant_square,
-    rank_agreement,
-)
 from common.explanations.localization import relevance_mass
 from common.explanations.maps import PairScore, enlarge, pair_integrated_gradients
 from common.flowers.rendering import render
@@ -36,31 +24,31 @@ SIZE = 32
 models = pytest.mark.parametrize("model", [cosine_model(), pair_model()], ids=["cosine", "pair head"])
 
 
+def floats(images):
+    """Pictures as a model takes them."""
+    return as_float(torch.from_numpy(np.stack(list(images))))
+
+
 def test_concept_pictures_differ_in_their_factor_only():
-    few, many = (concept_pictures(TABLE[:2], SIZE, 3, petals=petals) for petals in (4, 16))
-    assert few.shape == (6, 3, SIZE, SIZE) and few.dtype == np.uint8
-    expected = render(replace(TABLE[1], petals=4), 2, SIZE).image
-    np.testing.assert_array_equal(few[5], expected)
-    assert all((one != other).any() for one, other in zip(few, many, strict=True))
-    np.testing.assert_array_equal(concept_pictures(TABLE[:2], SIZE, 3, petals=4), few)
-    later = concept_pictures(TABLE[:2], SIZE, 1, seed=2, petals=4)
-    np.testing.assert_array_equal(later[1], few[5])
+    few, many = (truth.concept_pictures(TABLE[:2], SIZE, 3, petals=petals) for petals in (4, 16))
+    assert few.shape == (6, 3, SIZE, SIZE) and few.dtype == np.uint8 and (few != many).any((1, 2, 3)).all()
+    np.testing.assert_array_equal(few[5], render(replace(TABLE[1], petals=4), 2, SIZE).image)
+    np.testing.assert_array_equal(few[5], truth.concept_pictures(TABLE[:2], SIZE, 1, seed=2, petals=4)[1])
 
 
 def test_backgrounds_are_a_concept_too():
-    sky, soil = (concept_pictures(TABLE[:1], SIZE, 2, background=background) for background in ("sky", "soil"))
-    masks = render(TABLE[0], 0, SIZE).parts
-    assert (sky[0] != soil[0]).any(0)[masks == 0].mean() > 0.9
+    sky, soil = (truth.concept_pictures(TABLE[:1], SIZE, 2, background=background) for background in ("sky", "soil"))
+    assert (sky[0] != soil[0]).any(0)[render(TABLE[0], 0, SIZE).parts == 0].mean() > 0.9
     np.testing.assert_array_equal(sky[1], render(TABLE[0], 1, SIZE, background="sky").image)
-    with pytest.raises(ValueError, match=r"moon.*choose from"):
-        concept_pictures(TABLE[:1], SIZE, 1, background="moon")
+    with pytest.raises(ValueError, match="moon"):
+        truth.concept_pictures(TABLE[:1], SIZE, 1, background="moon")
 
 
 def test_each_intervention_touches_the_part_it_names():
     seen = set()
     for instance in range(4):
-        picture, made = render(TABLE[0], instance, 64), dict(interventions(TABLE[0], instance, 64))
-        np.testing.assert_array_equal(made.pop(UNCHANGED)[1], picture.image)
+        picture, made = render(TABLE[0], instance, 64), dict(truth.interventions(TABLE[0], instance, 64))
+        np.testing.assert_array_equal(made.pop(truth.UNCHANGED)[1], picture.image)
         for name, (part, image) in made.items():
             seen.add((name, part))
             changed = (image != picture.image).any(0)
@@ -68,114 +56,86 @@ def test_each_intervention_touches_the_part_it_names():
             assert changed[picture.parts == PARTS.index(part)].mean() > 0.3, name
     parts = {"no petals": "petal", "no center": "center", "no leaves": "leaf"}
     assert seen == set({**parts, "other color": "petal", "other background": "background"}.items())
-
-
-def test_what_is_not_there_cannot_be_taken_away():
     bare = next(instance for instance in range(50) if not (render(TABLE[0], instance, SIZE).parts == 1).any())
-    assert "no leaves" not in interventions(TABLE[0], bare, SIZE)
+    assert "no leaves" not in truth.interventions(TABLE[0], bare, SIZE)
 
 
 def test_rendered_pictures_are_drawn_again_from_their_species_and_instance(tmp_path):
     run = replace(config(tmp_path), species=3, pictures_per_species=2, image_size=SIZE, seed=4)
     images = load_images(run)
-    for index, flower in zip([5, 0], flowers_of(images, [5, 0], 4), strict=True):
+    for index, flower in zip([5, 0], truth.flowers_of(images, [5, 0], 4), strict=True):
         np.testing.assert_array_equal(render(*flower, SIZE).image, images.images[index])
 
 
 @models
 def test_effects_are_drops_of_the_score(model):
     flowers = [(TABLE[0], 0), (TABLE[1], 3)]
-    others = np.stack([render(species, instance + 10, SIZE).image for species, instance in flowers])
-    others = as_float(torch.from_numpy(others))
-    table = intervention_effects(model, flowers, others)
+    others = floats(render(species, instance + 10, SIZE).image for species, instance in flowers)
+    table = truth.intervention_effects(model, flowers, others)
     assert list(table.columns) == ["picture", "intervention", "part", "drop"]
     assert set(table.picture) == {0, 1} and set(table.part) <= set(PARTS) and (table["drop"] != 0).any()
     for row in table.itertuples():
         species, instance = flowers[row.picture]
-        changed = interventions(species, instance, SIZE)[row.intervention][1]
-        images = np.stack([render(species, instance, SIZE).image, changed])
+        changed = truth.interventions(species, instance, SIZE)[row.intervention][1]
+        images = floats([render(species, instance, SIZE).image, changed])
         with torch.no_grad():
-            scores = model.score(as_float(torch.from_numpy(images)), others[[row.picture] * 2])
+            scores = model.score(images, others[[row.picture] * 2])
         assert row.drop == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
 
 
 def test_mass_is_shared_out_to_the_parts():
     maps = np.array([[[4.0, -1.0], [1.0, 5.0]], [[-1.0, -1.0], [-1.0, 0.0]]])
     parts = np.array([[[0, 1], [2, 2]], [[0, 1], [2, 3]]], np.uint8)
-    np.testing.assert_allclose(part_mass(maps, parts), [[0.4, 0, 0.6, 0], [0, 0, 0, 0]])
-
-
-def agreement(effects, mass, rounds=20):
-    return interval(partial(rank_agreement, effects, np.asarray(mass)), len(mass), rounds)
+    np.testing.assert_allclose(truth.part_mass(maps, parts), [[0.4, 0, 0.6, 0], [0, 0, 0, 0]])
 
 
 def test_agreement_is_spearmans_correlation():
-    effects = pd.DataFrame({
-        "picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.2],
-    })  # fmt: skip
+    effects = pd.DataFrame({"picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.2]})
     mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
-    row = agreement(effects, mass)
-    assert row["value"] == pytest.approx(1.0) and row["n"] == 2
-    assert row["low"] == pytest.approx(1.0) and row["high"] == pytest.approx(1.0)
-    assert rank_agreement(effects, mass[::-1]) == pytest.approx(0.6)  # ranks 4 1 3 2 against 3 2 4 1
-    assert rank_agreement(effects, 1 - mass) == pytest.approx(-1.0)
-
-
-def test_weights_count_pictures_as_often_as_they_say():
-    effects = pd.DataFrame({"picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.6]})
-    mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
-    assert rank_agreement(effects, mass, np.array([2.0, 0])) == pytest.approx(1.0)
-    assert rank_agreement(effects, mass, np.array([0.0, 3])) == pytest.approx(-1.0)
-    assert rank_agreement(effects, mass) == pytest.approx(0.8)  # ranks 4 1 2 3 against 4 1 3 2
+    row = interval(partial(truth.rank_agreement, effects, mass), 2, 20)
+    assert row == pytest.approx({"value": 1, "low": 1, "high": 1, "n": 2})
+    assert truth.rank_agreement(effects, mass[::-1]) == pytest.approx(0.6)  # ranks 4 1 3 2 against 3 2 4 1
+    assert truth.rank_agreement(effects, 1 - mass) == pytest.approx(-1.0)
+    effects.loc[3, "drop"] = 0.6
+    assert truth.rank_agreement(effects, mass) == pytest.approx(0.8)  # ranks 4 1 2 3 against 4 1 3 2
+    assert truth.rank_agreement(effects, mass, np.array([2.0, 0])) == pytest.approx(1.0), "the first picture twice"
+    assert truth.rank_agreement(effects, mass, np.array([0.0, 3])) == pytest.approx(-1.0)
 
 
 def test_agreement_of_noise_has_an_interval_around_zero():
-    generator = np.random.default_rng(0)
     effects = pd.DataFrame({"picture": np.repeat(range(60), 2), "part": ["petal", "leaf"] * 60})
-    effects["drop"] = generator.random(120)
-    row = agreement(effects, generator.random((60, 4)), 100)
+    noise = np.random.default_rng(0).random((60, 6))
+    measure = partial(truth.rank_agreement, effects.assign(drop=noise[:, :2].ravel()), noise[:, 2:])
+    row = interval(measure, 60, 100)
     assert row["low"] < 0 < row["high"] and row["high"] - row["low"] < 0.6
-
-
-# --- a planted shortcut ---
 
 
 def test_squares_give_the_label_away_and_touch_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 20, 24), np.uint8)
     labels, before = np.arange(12) % 4, images.copy()
-    planted, where = plant_square(images, labels)
+    planted, where = truth.plant_square(images, labels)
     assert planted.dtype == np.uint8 and (where.sum((1, 2)) == 25).all()
     np.testing.assert_array_equal(images, before)
-    moved = np.where(where[:, None], 0, planted) != np.where(where[:, None], 0, images)
-    assert not moved.any()
+    np.testing.assert_array_equal(np.where(where[:, None], 0, planted), np.where(where[:, None], 0, images))
     colors = [{tuple(color) for color in picture[:, square].T} for picture, square in zip(planted, where, strict=True)]
-    assert all(len(color) == 1 for color in colors)
     by_label = [set.union(*colors[label::4]) for label in range(4)]
     assert all(len(color) == 1 for color in by_label) and len(set.union(*by_label)) == 4
-    corners = {(bool(square[0, 0]), bool(square[0, -1]), bool(square[-1, 0]), bool(square[-1, -1])) for square in where}
-    assert len(corners) > 1 and all(sum(corner) == 1 for corner in corners), "place alone gives nothing away"
-    assert (plant_square(images, labels, seed=1)[1] != where).any()
-
-
-def test_a_few_labels_get_the_colors_that_all_of_them_would():
+    corners = where[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners.sum(1) == 1).all() and len(np.unique(corners, axis=0)) > 1, "place alone gives nothing away"
+    assert (truth.plant_square(images, labels, seed=1)[1] != where).any()
     images = np.zeros((4, 3, 20, 20), np.uint8)
-    every, where = plant_square(images, np.arange(4))
-    alone, same = plant_square(images[:2], [1, 1], colors=4)
-    (color,) = {tuple(color) for color in every[1][:, where[1]].T}
-    found = [alone[place][:, same[place]].T for place in (0, 1)]
-    assert {tuple(shown) for shown in np.concatenate(found)} == {color}
-
-
-# --- grading ---
+    every, where = truth.plant_square(images, np.arange(4))
+    alone, same = truth.plant_square(images[:2], [1, 1], colors=4)
+    color = every[1][:, where[1]].T[0]
+    assert all((color == picture[:, square].T).all() for picture, square in zip(alone, same)), "one wheel for all"
 
 
 @pytest.fixture(scope="module")
 def pairs():
     flowers = [(species, 0) for species in TABLE[:4]]
     shown = [render(*flower, SIZE) for flower in flowers]
-    others = [render(species, 1, SIZE) for species, _ in flowers]
-    first, second = (as_float(torch.from_numpy(np.stack([one.image for one in some]))) for some in (shown, others))
-    return first, second, np.stack([one.parts for one in shown]), flowers
+    second = floats(render(species, 1, SIZE).image for species, _ in flowers)
+    return floats(one.image for one in shown), second, np.stack([one.parts for one in shown]), flowers
 
 
 @models
@@ -183,30 +143,27 @@ def test_measures_are_those_of_the_first_pictures_maps(model, pairs):
     first, second, parts, flowers = pairs
     weights = np.array([2.0, 0, 1, 1])
     maps, score = enlarge(pair_integrated_gradients(model, first, second)[0], (SIZE, SIZE)), PairScore(model, second)
-    measures = graded(model, first, second, parts, flowers)
+    measures = truth.graded(model, first, second, parts, flowers)
     found = {metric: measure(weights) for metric, measure in measures.items()}
     mass = relevance_mass(maps, np.isin(parts, [PARTS.index("petal"), PARTS.index("center")]))
     assert found["deletion_area"] == pytest.approx(area(curve(score, first, maps, False), False, weights))
     assert found["insertion_area"] == pytest.approx(area(curve(score, first, maps, True), True, weights))
     assert found["relevance_mass"] == pytest.approx((2 * mass[0] + mass[2] + mass[3]) / 4)
-    effects, drawn = intervention_effects(model, flowers, second), [0, 0, 2, 3]
+    effects, drawn = truth.intervention_effects(model, flowers, second), [0, 0, 2, 3]
     again = pd.concat(effects[effects["picture"] == old].assign(picture=new) for new, old in enumerate(drawn))
-    assert found["intervention_agreement"] == pytest.approx(rank_agreement(again, part_mass(maps, parts)[drawn]))
-    given = graded(model, first, second, parts, flowers, maps)
+    agreement = truth.rank_agreement(again, truth.part_mass(maps, parts)[drawn])
+    assert found["intervention_agreement"] == pytest.approx(agreement)
+    given = truth.graded(model, first, second, parts, flowers, maps)
     assert {metric: measure(weights) for metric, measure in given.items()} == pytest.approx(found)
-
-
-def test_without_masks_and_a_renderer_the_mask_free_measures_remain(pairs):
-    first, second, parts, _ = pairs
-    assert list(graded(cosine_model(), first, second)) == ["insertion_area", "deletion_area"]
-    assert list(graded(cosine_model(), first, second, parts))[2:] == ["relevance_mass"]
+    assert list(truth.graded(model, first, second, maps=maps)) == ["insertion_area", "deletion_area"], "without masks"
+    assert list(truth.graded(model, first, second, parts, maps=maps))[2:] == ["relevance_mass"]
 
 
 def test_grades_and_differences_by_hand():
     values = np.array([0.0, 0.2, 0.4, 0.6])
     one, other = {"m": lambda w: np.average(values, weights=w)}, {"m": lambda w: np.average(values - 0.3, weights=w)}
-    (row,) = grades(one, 4).to_dict("records")
+    (row,) = truth.grades(one, 4).to_dict("records")
     assert row["metric"] == "m" and row["n"] == 4 and row["value"] == pytest.approx(0.3)
     assert 0 <= row["low"] < 0.3 < row["high"] <= 0.6
-    (gap,) = differences(one, other, 4).to_dict("records")
+    (gap,) = truth.differences(one, other, 4).to_dict("records")
     assert [gap[key] for key in ("value", "low", "high")] == pytest.approx([0.3] * 3), "paired: equal draws for both"

@@ -5,19 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.explanations.localization import (
-    CONTROLS,
-    controls,
-    localization_report,
-    pointing_game,
-    relevance_mass,
-    relevance_rank,
-)
+from common.explanations.localization import CONTROLS, METRICS, controls, localization_report
 
+pointing_game, relevance_mass, relevance_rank = MEASURES = tuple(METRICS.values())
 MAP = np.array([[[4.0, 1.0, -3.0], [2.0, 0.0, 3.0]]])
 LEFT = np.array([[[1, 0, 0], [1, 0, 0]]], bool)  # two pixels: 4 and 2
-MEASURES = (pointing_game, relevance_mass, relevance_rank)
+some = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
+SQUARE = np.zeros((40, 8, 8), bool)
+SQUARE[:, 2:5, 2:5] = True
 
 
 def random_case(seed, count=3, side=6):
@@ -31,23 +27,16 @@ def test_worked_by_hand():
     assert pointing_game(MAP, LEFT).tolist() == [1.0], "4 is the largest"
     assert relevance_mass(MAP, LEFT).tolist() == [6 / 10], "4 + 2 of 4 + 1 + 2 + 3; -3 does not count"
     assert relevance_rank(MAP, LEFT).tolist() == [1 / 2], "of the two largest, 4 and 3, one is in the mask"
-    assert pointing_game(MAP, ~LEFT).tolist() == [0.0]
+    assert pointing_game(MAP, ~LEFT).tolist() == relevance_mass(-np.abs(MAP), LEFT).tolist() == [0.0]
     assert relevance_rank(MAP, ~LEFT).tolist() == [2 / 4], "of 4, 3, 2, 1 the mask has 3 and 1"
 
 
 def test_ties_count_in_part():
     tied = np.array([[[2.0, 2.0], [1.0, 1.0]]])
-    column = np.array([[[True, False], [True, False]]])
-    corner = np.array([[[True, False], [False, False]]])
-    three = np.array([[[True, True], [True, False]]])
-    assert pointing_game(tied, column).tolist() == [0.5]
-    assert relevance_rank(tied, column).tolist() == [0.5]
+    column, corner, three = np.array([[[1, 0], [1, 0]], [[1, 0], [0, 0]], [[1, 1], [1, 0]]], bool)[:, None]
+    assert pointing_game(tied, column).tolist() == relevance_rank(tied, column).tolist() == [0.5]
     assert relevance_rank(tied, corner).tolist() == [0.5]
     assert relevance_rank(tied, three).tolist() == [pytest.approx((2 + 0.5) / 3)]
-
-
-def test_a_map_without_positive_relevance_has_no_mass():
-    assert relevance_mass(-np.abs(MAP), LEFT).tolist() == [0.0]
 
 
 def slow_scores(one, mask):
@@ -59,17 +48,15 @@ def slow_scores(one, mask):
     return float(pixels[0][1]), mass, sum(inside for _, inside in pixels[:size]) / size
 
 
-@settings(deadline=None, max_examples=30)
+@some
 @given(seeds)
 def test_the_scores_are_those_of_the_loops(seed):
     maps, masks = random_case(seed)
-    for place in range(len(maps)):
-        expected = slow_scores(maps[place], masks[place])
-        found = [measure(maps, masks)[place] for measure in MEASURES]
-        assert found == pytest.approx(expected)
+    found = np.stack([measure(maps, masks) for measure in MEASURES], 1)
+    np.testing.assert_allclose(found, [slow_scores(*one) for one in zip(maps, masks)])
 
 
-@settings(deadline=None, max_examples=30)
+@some
 @given(seeds, st.floats(0.1, 10))
 def test_invariants(seed, scale):
     maps, masks = random_case(seed)
@@ -90,29 +77,19 @@ def test_quantus_agrees():
     maps = np.abs(maps)  # Quantus refuses negative relevance here
     options = dict(abs=False, normalise=False, disable_warnings=True, display_progressbar=False)
     inputs = dict(model=None, x_batch=np.zeros((8, 1, 12, 12)), y_batch=np.zeros(8, int))
-    for name, measure in (("PointingGame", pointing_game), ("RelevanceMassAccuracy", relevance_mass),
-                          ("RelevanceRankAccuracy", relevance_rank)):
-        peer = getattr(quantus, name)(**options)
-        found = peer(**inputs, a_batch=maps[:, None], s_batch=masks[:, None])
+    for name, measure in zip(("PointingGame", "RelevanceMassAccuracy", "RelevanceRankAccuracy"), MEASURES):
+        found = getattr(quantus, name)(**options)(**inputs, a_batch=maps[:, None], s_batch=masks[:, None])
         np.testing.assert_allclose(measure(maps, masks), np.array(found, float), atol=1e-6, err_msg=name)
 
 
-# --- controls ---
-
-
-def pictures():
-    """A red square, off center, on gray."""
-    images = np.full((2, 3, 32, 48), 120, np.uint8)
-    images[:, :, 4:10, 30:40] = np.array([220, 20, 30], np.uint8)[:, None, None]
-    return images
-
-
 def test_controls_know_nothing_of_a_model():
-    maps = controls(pictures())
+    """A red square, off center, on gray: its color stands out, and nothing is known of its place."""
+    images, masks = np.full((2, 3, 32, 48), 120, np.uint8), np.zeros((2, 32, 48), bool)
+    images[:, :, 4:10, 30:40] = np.array([220, 20, 30], np.uint8)[:, None, None]
+    masks[:, 4:10, 30:40] = True
+    maps = controls(images)
     assert set(maps) | {"random weights"} == set(CONTROLS)
     assert all(one.shape == (2, 32, 48) and np.isfinite(one).all() for one in maps.values())
-    masks = np.zeros((2, 32, 48), bool)
-    masks[:, 4:10, 30:40] = True
     np.testing.assert_allclose(relevance_mass(maps["mask area"], masks), 60 / (32 * 48))
     gaussian = maps["centered Gaussian"][0]
     np.testing.assert_allclose(gaussian, gaussian[::-1, ::-1])
@@ -121,34 +98,25 @@ def test_controls_know_nothing_of_a_model():
     assert (relevance_mass(maps["color saliency"], masks) > 0.3).all()
 
 
-def report(**more):
-    generator = np.random.default_rng(0)
-    masks = np.zeros((40, 8, 8), bool)
-    masks[:, 2:5, 2:5] = True
-    noise = {name: generator.random((40, 8, 8)) for name in CONTROLS}
-    return localization_report({**noise, **{name: make(masks, generator) for name, make in more.items()}}, masks, 100)
-
-
 def test_only_what_beats_all_four_controls_is_called_better():
-    table = report(
-        good=lambda masks, generator: masks + 0.1 * generator.random(masks.shape),
-        noise=lambda masks, generator: generator.random(masks.shape),
-        wrong=lambda masks, generator: ~masks + 0.1 * generator.random(masks.shape),
-    )
+    generator = np.random.default_rng(0)
+    maps = {name: generator.random(SQUARE.shape) for name in (*CONTROLS, "noise", "good", "wrong")}
+    maps["good"], maps["wrong"] = SQUARE + 0.1 * maps["good"], ~SQUARE + 0.1 * maps["wrong"]
+    table = localization_report(maps, SQUARE, 100)
     assert list(table.columns) == ["map", "metric", "value", "low", "high", "n", "verdict", "unbeaten"]
     assert len(table) == 3 * 7 and (table.n == 40).all() and (table.low <= table.value).all()
     verdicts = table.groupby("map")["verdict"].unique().str.join("")
     assert verdicts["good"] == "beats all controls"
     assert verdicts["noise"] == verdicts["wrong"] == "does not beat all controls"
     assert all(verdicts[name] == "control" for name in CONTROLS)
+    with pytest.raises(ValueError, match="missing: centered Gaussian, random weights, color saliency"):
+        localization_report({"map": MAP, "mask area": MAP}, LEFT)
 
 
 def test_one_strong_control_is_enough_to_fail():
-    masks = np.zeros((20, 8, 8), bool)
-    masks[:, 2:5, 2:5] = True
-    maps = {name: np.ones(masks.shape) for name in CONTROLS}
-    maps["centered Gaussian"] = maps["map"] = masks + 0.01
-    row = localization_report(maps, masks, 50).set_index(["map", "metric"]).loc["map", "relevance mass"]
+    maps = {name: np.ones(SQUARE.shape) for name in CONTROLS}
+    maps["centered Gaussian"] = maps["map"] = SQUARE + 0.01
+    row = localization_report(maps, SQUARE, 50).set_index(["map", "metric"]).loc["map", "relevance mass"]
     assert row.verdict == "does not beat all controls" and row.unbeaten == "centered Gaussian"
 
 
@@ -160,9 +128,6 @@ def test_a_control_is_beaten_by_differences_on_the_same_pictures():
     maps = {name: np.ones(masks.shape) for name in CONTROLS} | {"map": 1 + 0.1 * masks}
     table = localization_report(maps, masks, 100).set_index(["map", "metric"]).xs("relevance mass", level="metric")
     assert table.low["map"] < table.high["mask area"] and table.verdict["map"] == "beats all controls"
-
-
-# --- planted faults ---
 
 
 @pytest.mark.parametrize("maps, masks, reason", [
@@ -177,8 +142,3 @@ def test_bad_input_is_refused(maps, masks, reason):
     for measure in MEASURES:
         with pytest.raises(ValueError, match=reason):
             measure(maps, masks)
-
-
-def test_no_map_is_judged_without_its_controls():
-    with pytest.raises(ValueError, match="missing: centered Gaussian, random weights, color saliency"):
-        localization_report({"map": MAP, "mask area": MAP}, LEFT)
