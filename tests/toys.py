@@ -24,6 +24,7 @@ from common.flowers.species import PETAL, species_table
 
 torch.set_num_threads(1)  # pictures of 32 pixels gain nothing from more, and the machine may be shared
 SEED = int(os.environ.get("TOY_SEED", "0"))  # of toy trainings, so that a sweep can vary it
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"  # photographs that not every machine has
 TINY = "test_resnet"  # timm's smallest with BatchNorm; its stages end in layer1.0 .. layer4.0
 
 

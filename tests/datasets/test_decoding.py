@@ -40,13 +40,13 @@ def exif(orientation: int) -> Image.Exif:
     return notes
 
 
-# --- one picture ---
-
-@pytest.mark.parametrize("form, tolerance, options", [
-    ("PNG", 0, {}), ("BMP", 0, {}), ("TIFF", 0, {}), ("PPM", 0, {}), ("WEBP", 0, {"lossless": True}),
-    ("JPEG", 40, {"quality": 95, "subsampling": 0})])
-def test_the_pixels_of_a_file_are_returned(form, tolerance, options):
-    assert np.abs(decoded(encoded(quadrants(), form, **options)) - quadrants()).max() <= tolerance
+@pytest.mark.parametrize("mode, form", [
+    *[("RGB", form) for form in ("PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG")], ("L", "JPEG"), ("1", "PNG"),
+    ("CMYK", "JPEG"), ("CMYK", "TIFF"), ("P", "GIF"), ("P", "PNG"), ("YCbCr", "JPEG"), ("RGBA", "WEBP")])
+def test_every_format_and_mode_looks_as_pillow_shows_it(mode, form):
+    picture = Image.fromarray(quadrants()).convert(mode)
+    shown = decoded(encoded(picture, form, **({"lossless": True} if form == "WEBP" else {})))
+    assert np.abs(shown - np.asarray(picture.convert("RGB"))).mean() <= (6 if form == "JPEG" else 0)
 
 
 def test_what_is_recorded_about_a_file(tmp_path):
@@ -61,12 +61,10 @@ def test_what_is_recorded_about_a_file(tmp_path):
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 def test_every_exif_orientation_is_undone(orientation, form):
     stored = quadrants(64, 48)
-    picture = read(encoded(stored, form, exif=exif(orientation)), 48)
-    upright = UPRIGHT[orientation](stored)
-    rows, columns = upright.shape[:2]
-    assert (picture.height, picture.width) == (rows, columns)
-    square = upright[(rows - 48) // 2:(rows + 48) // 2, (columns - 48) // 2:(columns + 48) // 2]
-    difference = np.abs(picture.image.transpose(1, 2, 0).astype(int) - square)
+    picture = read(encoded(stored, form, exif=exif(orientation)), 48, squeeze=True)
+    upright = Image.fromarray(UPRIGHT[orientation](stored).copy())
+    assert (picture.width, picture.height) == upright.size
+    difference = np.abs(picture.image.transpose(1, 2, 0).astype(int) - np.asarray(upright.resize((48, 48))))
     assert np.median(difference) <= 4 and (difference > 60).mean() < 0.1
 
 
@@ -77,10 +75,10 @@ def test_damaged_or_senseless_exif_does_not_lose_the_picture(notes):
 
 
 def test_squeezed_nothing_is_cropped_else_the_central_square_is_kept():
-    tall = np.ascontiguousarray(quadrants().repeat(3, axis=0))
+    tall = np.repeat(quadrants(), 3, axis=0)
     assert (np.abs(decoded(encoded(tall, "PNG"), squeeze=True) - quadrants()) > 40).mean() < 0.1
-    bands = np.repeat(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8), 20, axis=1).repeat(20, axis=0)
-    for pixels in (bands, np.ascontiguousarray(bands.swapaxes(0, 1))):
+    bands = np.repeat(np.eye(3, dtype=np.uint8) * 255, 20, axis=0)[None].repeat(20, axis=0)
+    for pixels in (bands, np.rot90(bands).copy()):
         assert (decoded(encoded(pixels, "PNG"), 20) == [0, 255, 0]).all()
 
 
@@ -97,28 +95,22 @@ def test_float_tiff_is_scaled_by_its_range(white):
     assert np.abs(decoded(encoded(values, "TIFF")) - np.round(values[..., None] / white * 255)).max() <= 1
 
 
-@pytest.mark.parametrize("mode, form", [("L", "JPEG"), ("1", "PNG"), ("CMYK", "JPEG"), ("P", "GIF"), ("P", "PNG"),
-                                        ("YCbCr", "JPEG"), ("CMYK", "TIFF"), ("RGBA", "WEBP")])
-def test_modes_look_as_pillow_shows_them(mode, form):
-    picture = Image.fromarray(quadrants()).convert(mode)
-    assert np.abs(decoded(encoded(picture, form)) - np.asarray(picture.convert("RGB")).astype(int)).mean() < 6
-
-
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
-def test_transparency_is_laid_over_white(form):
+@pytest.mark.parametrize("form, options", [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})])
+def test_transparency_is_laid_over_white(form, options):
     pixels = np.zeros((32, 32, 4), np.uint8)
     pixels[:16] = (255, 0, 0, 128)
-    image = decoded(encoded(pixels, form, **({"lossless": True, "exact": True} if form == "WEBP" else {})))
+    image = decoded(encoded(pixels, form, **options))
     assert np.abs(image[:16] - [255, 127, 127]).max() <= 1 and (image[16:] == 255).all()
 
 
-@pytest.mark.parametrize("mode, form, transparent", [("P", "GIF", 0), ("P", "PNG", 0), ("L", "PNG", 0),
-                                                     ("RGB", "PNG", (0, 0, 0)), ("P", "PNG", b"\x00\xff")])
-def test_a_transparent_color_is_white(mode, form, transparent):
+@pytest.mark.parametrize("mode, form, transparent, color", [
+    ("P", "GIF", 0, 1), ("P", "PNG", 0, 1), ("P", "PNG", b"\x00\xff", 1), ("L", "PNG", 0, 99),
+    ("RGB", "PNG", (0, 0, 0), (10, 20, 30))])
+def test_a_transparent_color_is_white(mode, form, transparent, color):
     picture = Image.new(mode, (32, 32))
     if mode == "P":
         picture.putpalette([0, 0, 0, 10, 20, 30])
-    picture.paste({"P": 1, "L": 99, "RGB": (10, 20, 30)}[mode], (0, 0, 32, 16))
+    picture.paste(color, (0, 0, 32, 16))
     image = decoded(encoded(picture, form, transparency=transparent))
     assert (image[16:] == 255).all() and (image[:16] == (99 if mode == "L" else [10, 20, 30])).all()
 
@@ -130,14 +122,6 @@ def test_odd_sizes(width, height):
     assert (picture.width, picture.height) == (width, height)
 
 
-def test_a_large_jpeg_decoded_at_a_fraction_still_looks_the_same():
-    large = smooth(3, 1024)
-    exact = np.asarray(Image.fromarray(large).resize((32, 32), Image.Resampling.BICUBIC)).astype(int)
-    picture = read(encoded(large, quality=95))
-    assert (picture.width, picture.height) == (1024, 1024)
-    assert np.abs(picture.image.transpose(1, 2, 0) - exact).mean() < 2
-
-
 def test_gray_is_luminance_in_three_equal_channels():
     image = smooth(0).transpose(2, 0, 1)
     gray = in_gray(image)
@@ -145,28 +129,18 @@ def test_gray_is_luminance_in_three_equal_channels():
     np.testing.assert_allclose(gray[0], np.tensordot([0.299, 0.587, 0.114], image.astype(float), 1), atol=0.51)
 
 
-# --- damage ---
-
-@pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
-def test_a_truncated_jpeg_is_named(tmp_path, share, progressive):
-    content = encoded(smooth(1, 200, 40), quality=90, progressive=progressive)
-    path = write(tmp_path / "cut.jpg", content[:int(len(content) * share)])
-    with pytest.raises(DamagedPicture, match=r"cut\.jpg: ."):
-        read_picture(path, 32)
-
-
-@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_other_truncated_formats(form):
-    content = encoded(smooth(1, 100, 30), form)
-    with pytest.raises(DamagedPicture):
-        decoded(content[:len(content) // 2])
+@pytest.mark.parametrize("form, share, options", [
+    *[("JPEG", share, {"progressive": progressive}) for share in (0.01, 0.5, 0.95) for progressive in (False, True)],
+    *[(form, 0.5, {}) for form in ("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]])
+def test_a_truncated_picture_is_named(tmp_path, form, share, options):
+    content = encoded(smooth(1, 200, 40), form, **options)
+    with pytest.raises(DamagedPicture, match="cut off: "):
+        read_picture(write(tmp_path / "cut off", content[:int(len(content) * share)]), 32)
 
 
 @pytest.mark.parametrize("content, reason", [
-    (b"", "empty"), (b"not a picture at all", "not a picture"), (bytes(5000), "not a picture"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture"),
-    (huge_png(), "exceeds limit"), (None, "No such file")])
+    (b"", "empty"), (bytes(5000), "not a picture"), (huge_png(), "exceeds limit"), (None, "No such file"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture")])  # starts Ghostscript
 def test_what_is_not_a_picture_says_why(tmp_path, content, reason):
     path = tmp_path / "odd name.jpg"
     if content is not None:
@@ -185,13 +159,6 @@ def test_any_corruption_gives_a_picture_or_the_one_error(form, random, count):
         content[random.randrange(len(content))] = random.randrange(256)
     with suppress(DamagedPicture):
         assert decoded(bytes(content)).shape == (32, 32, 3)
-
-
-# --- segmentations ---
-
-def overlap(masks, others) -> float:
-    """Intersection over union."""
-    return (masks & others).sum() / (masks | others).sum()
 
 
 def flower_in(width: int, height: int) -> np.ndarray:
@@ -221,35 +188,30 @@ def test_masks_move_exactly_as_their_pictures(tmp_path, orientation, squeeze):
         picture = read(content, 32, squeeze=squeeze, segmentation=segmentation)
         mask, seen = picture.parts == PETAL, picture.image.mean(0) > 127
         assert picture.parts.dtype == np.uint8 and mask.tolist() == sampled(UPRIGHT[orientation](flower), 32, squeeze)
-        others = [mask[:, ::-1], mask[::-1], np.rot90(mask), mask.T, np.roll(mask, 1, 0), np.roll(mask, -1, 1)]
-        assert overlap(mask, seen) > 0.93 > max(overlap(moved, seen) for moved in others)
+        assert (mask & seen).sum() > 0.93 * (mask | seen).sum()
 
 
 @pytest.mark.parametrize("color, is_flower", [
-    ((0, 0, 254), False), ((0, 0, 255), False), ((9, 12, 240), False), ((60, 50, 200), False),
-    ((70, 70, 220), False),  # distance 105 from pure blue
-    ((80, 70, 200), True),  # 119
-    ((0, 0, 130), True), ((255, 255, 255), True), ((0, 0, 0), True), ((254, 0, 0), True)])
+    ((0, 0, 254), False), ((9, 12, 240), False), ((70, 70, 220), False), ((80, 70, 200), True),  # at 105 and at 119
+    ((0, 0, 130), True), ((255, 255, 255), True), ((0, 0, 0), True)])
 def test_colors_near_the_blue_are_not_the_flower(tmp_path, color, is_flower):
     pixels = encoded(np.full((8, 8, 3), color, np.uint8), "PNG")
     picture = read(pixels, 8, segmentation=write(tmp_path / "segmim.png", pixels))
     assert (picture.parts == (PETAL if is_flower else 0)).all()
 
 
-# --- many pictures ---
-
 def test_threads_keep_the_order_and_stay_a_little_ahead(tmp_path, monkeypatch):
-    for number in range(200):
+    for number in range(100):
         write(tmp_path / f"{number}.png", encoded(np.full((4, 4, 3), number, np.uint8), "PNG"))
     write(tmp_path / "7.png", b"")
     started = []
     original = decoding.read_picture
     monkeypatch.setattr(decoding, "read_picture", lambda file, **o: started.append(file) or original(file, **o))
-    pictures = read_pictures(tmp_path, [Entry(f"{number}.png", number % 5, "test") for number in range(200)], size=4)
+    pictures = read_pictures(tmp_path, [Entry(f"{number}.png", number % 5, "test") for number in range(100)], size=4)
     assert started == [], "nothing happens before the first is asked for"
     first = next(pictures)
-    assert len(started) <= decoding.AHEAD < 200
+    assert len(started) <= decoding.AHEAD < 100
     pictures = [first, *pictures]
-    assert [picture.path for picture in pictures] == [f"{number}.png" for number in range(200)]
+    assert [picture.path for picture in pictures] == [f"{number}.png" for number in range(100)]
     assert all(one.image is None if n == 7 else (one.image == n).all() for n, one in enumerate(pictures))
     assert (pictures[7].problem, pictures[7].label, pictures[7].split) == ("the file is empty", 2, "test")

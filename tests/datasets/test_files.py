@@ -13,8 +13,6 @@ from toys import class_folder, pack, write
 
 from common.datasets.files import download, save_json, unpack, whole, write_whole
 
-# --- written whole ---
-
 
 def test_a_file_and_its_folders_are_made(tmp_path):
     path = tmp_path / "new" / "folder" / "file.json"
@@ -24,45 +22,26 @@ def test_a_file_and_its_folders_are_made(tmp_path):
     with pytest.raises(TypeError):
         save_json(path, [object()])
     assert json.loads(path.read_text())["b"] == [0, 1, 2], "what is no JSON leaves the old file"
-
-
-@pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
-def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, stop):
-    path = write(tmp_path / "file.txt", b"old")
-
-    def half(temporary):
-        temporary.write_text("ne")
-        assert path.read_text() == "old"
-        raise stop
-
-    with pytest.raises(stop):
-        write_whole(path, half)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    write_whole(path, lambda temporary: temporary.write_text("new"))
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_does_not_silently_give_way_to_a_folder(tmp_path):
-    (tmp_path / "taken").mkdir()
     with pytest.raises(OSError):
-        write_whole(tmp_path / "taken", lambda temporary: temporary.write_text("new"))
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+        save_json(path.parent, [])
+    assert list(path.parent.parent.iterdir()) == [path.parent], "a file does not silently give way to a folder"
 
 
-def test_a_folder_is_whole_and_the_first_of_two_writers_wins(tmp_path):
-    with pytest.raises(RuntimeError), whole(tmp_path / "set") as building:
-        write(building / "half", b"1")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with whole(tmp_path / "set") as slow:
-        with whole(tmp_path / "set") as fast:
+def test_an_interruption_leaves_the_old_and_the_first_of_two_writers_of_a_folder_wins(tmp_path):
+    path, folder = write(tmp_path / "file", b"old"), tmp_path / "set"
+    for place, below in ((path, ""), (folder, "file")):
+        with pytest.raises(KeyboardInterrupt), whole(place) as temporary:
+            write(temporary / below, b"half")
+            assert path.read_bytes() == b"old"
+            raise KeyboardInterrupt
+        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    write_whole(path, lambda temporary: temporary.write_text("new"))
+    with whole(folder) as slow:
+        with whole(folder) as fast:
             write(fast / "file", b"fast")
         write(slow / "file", b"slow")
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
-    assert (tmp_path / "set" / "file").read_bytes() == b"fast"
-
-
-# --- archives ---
+    assert sorted(tmp_path.iterdir()) == [path, folder]
+    assert path.read_bytes() == b"new" and (folder / "file").read_bytes() == b"fast"
 
 
 def leftovers(cache):
@@ -72,34 +51,31 @@ def leftovers(cache):
 
 @pytest.mark.parametrize("suffix", [".zip", ".tgz", ".tar.gz"])
 def test_an_archive_is_unpacked_once_and_always_the_same(tmp_path, suffix, monkeypatch):
-    root = class_folder(tmp_path / "set")
+    root, cache = class_folder(tmp_path / "set"), tmp_path / "cache"
     archive = pack(tmp_path / f"my set{suffix}", root, "inner/")
 
     def state(folder):
         return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
                 for path in folder.rglob("*") if path.is_file()}
 
-    folder = unpack(archive, tmp_path / "cache")
+    folder = unpack(archive, cache)
     first = state(folder)
     assert {name: content for name, (content, _) in first.items()} == {
         f"inner/{name}": content for name, (content, _) in state(root).items()}
-    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: pytest.fail("unpacked again"))
-    assert unpack(archive, tmp_path / "cache") == folder and unpack(root, tmp_path / "cache") == root
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", lambda *_: pytest.fail("unpacked again"))
+        assert unpack(archive, cache) == folder and unpack(root, cache) == root
     shutil.rmtree(folder)
-    assert state(unpack(archive, tmp_path / "cache")) == first, "names and times are what the cache of pictures knows"
+    assert state(unpack(archive, cache)) == first, "names and times are what the cache of pictures knows"
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tgz"])
 @pytest.mark.parametrize("damage", ["cut 0", "cut .1", "cut .5", "cut .99", "flip .3", "flip .5", "flip .9"])
 def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path, suffix, damage):
     archive = pack(tmp_path / f"set{suffix}", class_folder(tmp_path / "set"))
-    content = bytearray(archive.read_bytes())
-    place = int(len(content) * float(damage.split()[-1]))
-    if damage.startswith("cut"):
-        del content[place:]
-    else:
-        content[place] ^= 255
+    content, (kind, where) = bytearray(archive.read_bytes()), damage.split()
+    place = int(len(content) * float(where))
+    content[place:] = b"" if kind == "cut" else bytes([content[place] ^ 255]) + content[place + 1:]
     archive.write_bytes(content)
     with pytest.raises(ValueError, match=rf"set{suffix} cannot be unpacked.*fetch it again"):
         unpack(archive, tmp_path / "cache")
@@ -135,14 +111,10 @@ def test_links_and_devices_are_not_unpacked(tmp_path, kind):
     assert [path.name for path in folder.rglob("*.jpg")] == ["0.jpg"]
 
 
-# --- downloads ---
-
-
 def test_only_what_is_missing_is_downloaded_and_a_wrong_sum_is_not_kept(tmp_path, serve, capsys):
     address, asked = serve(tmp_path / "served")
-    sums = {}
-    for name in ("one.zip", "two.mat"):
-        sums[name] = hashlib.md5(write(tmp_path / "served" / name, name.encode()).read_bytes()).hexdigest()
+    sums = {name: hashlib.md5(write(tmp_path / "served" / name, name.encode()).read_bytes()).hexdigest()
+            for name in ("one.zip", "two.mat")}
     folder = tmp_path / "cache"
     with pytest.raises(FileNotFoundError, match=r"The set cannot be downloaded.*corrupted"):
         download("The set", 7, address, sums | {"two.mat": "0" * 32}, folder)
@@ -155,10 +127,6 @@ def test_only_what_is_missing_is_downloaded_and_a_wrong_sum_is_not_kept(tmp_path
 
 
 def test_without_a_network_it_says_what_to_put_where(tmp_path):
-    files = {"one.zip": "0" * 32, "two.mat": "0" * 32}
-    with pytest.raises(FileNotFoundError, match=r"put one.zip, two.mat into .*SIMILARITY_DATA") as caught:
-        download("The set", 7, "http://127.0.0.1:9/", files, tmp_path / "cache")
-    assert str(tmp_path / "cache") in str(caught.value) and list((tmp_path / "cache").iterdir()) == []
-    for name in files:
-        write(tmp_path / "cache" / name, b"put there by hand")
-    assert download("The set", 7, "http://127.0.0.1:9/", files, tmp_path / "cache") == tmp_path / "cache"
+    with pytest.raises(FileNotFoundError, match=r"put one.zip, two.mat into .*cache.*SIMILARITY_DATA"):
+        download("The set", 7, "http://127.0.0.1:9/", {"one.zip": "0" * 32, "two.mat": "0" * 32}, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -35,6 +35,10 @@ def folders(tmp_path):
     return list((tmp_path / "cache").iterdir())
 
 
+def lists(official):
+    return {name: part.tolist() for name, part in official.items()}
+
+
 def test_a_set_comes_back_as_it_went_in(fill):
     pictures = made()
     image_set = fill(pictures)
@@ -43,8 +47,7 @@ def test_a_set_comes_back_as_it_went_in(fill):
     assert (image_set.parts == np.stack([picture.parts for picture in pictures])).all()
     assert image_set.labels.tolist() == [0, 1, 2, 0, 1, 2] and image_set.labels.dtype == np.int64
     assert image_set.paths == [picture.path for picture in pictures]
-    assert {name: part.tolist() for name, part in image_set.official.items()} == {
-        "train": [0, 1, 5], "validation": [2], "test": [3]}
+    assert lists(image_set.official) == {"train": [0, 1, 5], "validation": [2], "test": [3]}
     assert image_set.factors.hue.tolist() == pytest.approx([n / 7 for n in range(6)], rel=1e-12)
     assert list(image_set.files) == ["path", "label", "width", "height", "mode", "bytes", "problem"]
     assert image_set.files.bytes.tolist() == [100 + n for n in range(6)] and (image_set.files.problem == "").all()
@@ -52,11 +55,11 @@ def test_a_set_comes_back_as_it_went_in(fill):
     assert "6 pictures, 8 x 8 pixels, 3 classes" in repr(image_set)
     for array in (image_set.images, image_set.parts):
         assert isinstance(array, np.memmap) and not array.flags.writeable
-
-
-def test_what_a_set_lacks_is_none_or_empty(fill):
-    image_set = fill(made(parts=None, factors=None, split=None))
-    assert image_set.parts is None and image_set.factors is None and image_set.official == {}
+    again = fill(pytest.fail("decoded again") for _ in range(6))
+    assert (again.images == image_set.images).all() and again.fingerprint == image_set.fingerprint
+    assert again.files.equals(image_set.files)
+    bare = fill(made(parts=None, factors=None, split=None), key={"bare": True})
+    assert bare.parts is None and bare.factors is None and bare.official == {}
 
 
 def test_gray_pictures_have_a_cache_of_their_own(fill, tmp_path):
@@ -64,13 +67,6 @@ def test_gray_pictures_have_a_cache_of_their_own(fill, tmp_path):
     assert (gray.images == np.stack([in_gray(image) for image in color.images])).all()
     assert gray.fingerprint != color.fingerprint and gray.paths == color.paths and (gray.parts == color.parts).all()
     assert fill([]).fingerprint == color.fingerprint and len(folders(tmp_path)) == 2
-
-
-def test_hashes_are_equal_exactly_for_equal_pictures(fill):
-    pictures = made()
-    pictures[4].image = pictures[1].image.copy()
-    hashes = fill(pictures).hashes
-    assert hashes[4] == hashes[1] and len(set(hashes)) == 5
 
 
 def test_the_fingerprint_follows_pixels_labels_names_and_size_only(fill):
@@ -84,33 +80,12 @@ def test_the_fingerprint_follows_pixels_labels_names_and_size_only(fill):
     assert len({original, *fingerprints, fill(made(), names="abd").fingerprint}) == 6
 
 
-def test_the_second_time_nothing_is_decoded(fill):
-    first = fill(made())
-    second = fill(pytest.fail("decoded again") for _ in range(6))
-    assert (second.images == first.images).all() and second.fingerprint == first.fingerprint
-    assert second.files.equals(first.files)
-
-
 def test_key_names_and_version_each_make_another_cache(fill, tmp_path, monkeypatch):
-    fill(made())
-    fill(made(), key={"size": 9})
-    fill(made(), names="xyz")
-    fill(made(), dataset="folder:other/set")
+    for changes in ({}, dict(key={"size": 9}), dict(names="xyz"), dict(dataset="folder:other/set")):
+        fill(made(), **changes)
     monkeypatch.setattr(images, "CACHE_VERSION", 999)
     fill(made())
     assert len(folders(tmp_path)) == 5
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_build_leaves_nothing(fill, tmp_path, error):
-    def pictures():
-        yield from made()[:3]
-        raise error("interrupted")
-
-    with pytest.raises(error):
-        fill(pictures())
-    assert folders(tmp_path) == []
-    assert len(fill(made())) == 6
 
 
 @pytest.mark.parametrize("name", ["images.bin", "parts.bin", "files.csv", "factors.csv", "meta.json"])
@@ -138,13 +113,14 @@ def test_a_cache_can_be_shared(fill, tmp_path, monkeypatch):
     assert len(folders(tmp_path)) == 1, "what may not be read is not taken for damaged"
 
 
-def test_two_processes_may_build_at_once(fill, tmp_path):
+def test_an_interrupted_build_leaves_nothing(fill, tmp_path):
     def pictures():
         yield from made()[:3]
-        fill(made())  # the other one is faster
-        yield from made()[3:]
+        raise KeyboardInterrupt
 
-    assert len(fill(pictures())) == 6 and len(folders(tmp_path)) == 1
+    with pytest.raises(KeyboardInterrupt):
+        fill(pictures())
+    assert folders(tmp_path) == [] and len(fill(made())) == 6
 
 
 def test_damaged_pictures_stay_out_of_the_arrays_but_in_the_files(fill):
@@ -153,36 +129,30 @@ def test_damaged_pictures_stay_out_of_the_arrays_but_in_the_files(fill):
     image_set = fill(pictures)
     assert len(image_set) == 5 and len(image_set.files) == 6 and len(image_set.parts) == 5
     assert image_set.files.problem.tolist() == ["", "", "truncated", "", "", ""]
-    assert {name: part.tolist() for name, part in image_set.official.items()} == {"train": [0, 1, 4], "test": [2]}
-    assert image_set.files.label.tolist() == [0, 1, 2, 0, 1, 2]
-
-
-def test_a_class_without_a_good_picture_is_dropped_and_labels_close_up(fill):
-    pictures = made()
-    for n in (1, 4):
+    assert lists(image_set.official) == {"train": [0, 1, 4], "test": [2]}
+    for n in (1, 4):  # a class without a good picture is dropped, and the labels close up
         pictures[n] = Picture(None, 1, f"{n}.png", problem="empty")
-    image_set = fill(pictures)
-    assert image_set.class_names == ["a", "c"] and image_set.labels.tolist() == [0, 1, 0, 1]
+    image_set = fill(pictures, key={"lost": 1})
+    assert image_set.class_names == ["a", "c"] and image_set.labels.tolist() == [0, 0, 1]
     assert image_set.files.label.tolist() == [0, -1, 1, 0, -1, 1]
 
 
 @pytest.mark.parametrize("pictures, message", [
-    ([], "0 classes with pictures that can be read"),
-    ([*made(1), Picture(None, 1, "a.png", problem="empty")], "1 classes.*folder of its own; a.png: empty"),
-    ([*made(2), *made(1, size=9)], r"0.png.*\(3, 9, 9\)"),
-    ([*made(2), *made(1, parts=None)], "2 of 3 pictures have a part mask"),
-    ([*made(2), *made(1, factors=None)], "2 of 3 pictures have factors"),
-    (made(2, image=np.zeros((3, 8, 8), np.float32)), "float32")])
+    ([], "0 classes"), ([*made(1), Picture(None, 1, "a.png", problem="empty")], r"1 classes.*a\.png: empty"),
+    ([*made(2), *made(1, size=9)], r"0\.png.*\(3, 9, 9\)"), ([*made(2), *made(1, parts=None)], "2 of 3 .* mask"),
+    ([*made(2), *made(1, factors=None)], "2 of 3 .* factors"), (made(2, image=np.zeros((3, 8, 8))), "float64")])
 def test_sets_that_make_no_sense_are_refused(fill, tmp_path, pictures, message):
     with pytest.raises(ValueError, match=message):
         fill(pictures)
     assert folders(tmp_path) == []
 
 
-def test_any_file_name_survives(fill):
+def test_any_file_name_survives_and_only_equal_pictures_have_equal_hashes(fill):
     names = ["NA", "nan", "a,b.png", 'quote".png', "new\nline.png", "ünï/花 1.png", "\udcff.png"]
     pictures = [replace(picture, path=name) for picture, name in zip(made(7), names)]
-    assert fill(pictures).paths == names
+    pictures[4].image = pictures[1].image
+    hashes = fill(pictures).hashes
+    assert hashes[4] == hashes[1] and len(set(hashes)) == 6
     assert fill([]).paths == names  # from disk
 
 
@@ -195,34 +165,23 @@ def test_memory_does_not_grow_with_the_pictures(fill):
     assert peak < count * 3 * size * size / 3
 
 
-# --- files ---
-
-@pytest.mark.parametrize("change", ["content", "time", "new", "renamed", "size", "squeeze", "label", "mask"])
+@pytest.mark.parametrize("change", ["nothing", "content", "time", "new", "renamed", "size", "squeeze", "label", "mask"])
 def test_any_change_of_the_files_is_noticed(tmp_path, monkeypatch, change):
     root, mask = class_folder(tmp_path / "set"), write(tmp_path / "mask.png", encoded(smooth(0), "PNG"))
-    options, settings = {}, config(tmp_path, image_size=16)
     entries = [Entry(f"{name}/{n}.jpg", label, segmentation=mask) for label, name in enumerate(("iris", "rose"))
                for n in range(3)]
-    read_files(settings, root, NAMES[:2], entries)
+    read_files(config(tmp_path, image_size=16), root, NAMES, entries)
     first = root / entries[0].path
-    if change == "content":
-        write(first, encoded(smooth(99)))
+    if change in ("content", "mask"):
+        write(first if change == "content" else mask, encoded(smooth(99)))
     elif change == "time":
         first.touch()
-    elif change == "new":
-        entries.append(Entry("iris/0.jpg", 1, segmentation=mask))
     elif change == "renamed":
         first.rename(root / "rose" / "9.jpg")
-        entries[0] = entries[0]._replace(path="rose/9.jpg")
-    elif change == "size":
-        settings = replace(settings, image_size=17)
-    elif change == "squeeze":
-        options = dict(squeeze=True)
-    elif change == "label":
-        entries[0] = entries[0]._replace(label=1)
     else:
-        write(mask, encoded(smooth(9), "PNG"))
+        entries += [Entry("iris/0.jpg", 1, segmentation=mask)] * (change == "new")
+    entries[0] = entries[0]._replace(**{"renamed": {"path": "rose/9.jpg"}, "label": {"label": 1}}.get(change, {}))
     monkeypatch.setattr(images, "read_pictures", lambda root, entries, size, squeeze: made(len(entries), size))
-    assert len(folders(tmp_path)) == 1
-    read_files(settings, root, NAMES, entries, **options)
-    assert len(folders(tmp_path)) == 2
+    settings = config(tmp_path, image_size=17 if change == "size" else 16)
+    read_files(settings, root, NAMES, entries, squeeze=change == "squeeze")
+    assert len(folders(tmp_path)) == (1 if change == "nothing" else 2)

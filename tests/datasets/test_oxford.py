@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torchvision
 from scipy.io import savemat
-from toys import encoded, pack, write
+from toys import REAL, encoded, pack, write
 
 from common.datasets.decoding import NOT_FLOWER
 from common.datasets.duplicates import find_duplicates
 from common.flowers.species import PETAL
-
-FLOWERS12 = Path(__file__).resolve().parents[3] / "shared" / "data" / "flowers12.zip"
 
 
 def oxford(root: Path, labels=(1, 1, 2, 2, 3, 3), splits=((1, 3, 5), (2,), (4, 6))) -> Path:
@@ -40,19 +38,11 @@ def packed(root: Path, segmentations=True) -> Path:
     return root
 
 
-FORMS = {
-    "folder": lambda root: root,
-    "outer folder": lambda root: root.parent,
-    "zip": lambda root: pack(root.parent / "f.zip", root),
-    "nested zip": lambda root: pack(root.parent / "f.zip", root, "in/"),
-    "folder with tgz": packed,
-    "tgz": lambda root: packed(root) / "102flowers.tgz",
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [
+    lambda root: root, lambda root: root.parent, lambda root: pack(root.parent / "f.zip", root),
+    lambda root: pack(root.parent / "f.zip", root, "in/"), packed, lambda root: packed(root) / "102flowers.tgz"])
 def test_every_form_of_the_layout(load, tmp_path, form):
-    image_set = load("flowers102", FORMS[form](oxford(tmp_path / "outer" / "flowers-102")))
+    image_set = load("flowers102", form(oxford(tmp_path / "outer" / "flowers-102")))
     assert image_set.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert image_set.class_names == ["species 1", "species 2", "species 3"]
     assert {name: part.tolist() for name, part in image_set.official.items()} == {
@@ -100,19 +90,19 @@ def test_a_damaged_picture_takes_its_mask_along_and_shifts_no_other(load, tmp_pa
 @pytest.mark.parametrize("damage, message", [
     (lambda r: (r / "jpg/image_00006.jpg").unlink(), r"6 labels, but .*jpg has 5 pict.*image_00006"),
     (lambda r: shutil.copy(r / "jpg/image_00001.jpg", r / "jpg/image_00007.jpg"), r"6 labels.* 7 pict.*image_00007"),
-    (lambda r: (r / "jpg/image_00002.jpg").rename(r / "jpg/rose.jpg"), r"6 labels, but .* 6 pictures.*same download"),
+    (lambda r: (r / "jpg/image_00002.jpg").rename(r / "jpg/rose.jpg"), r"6 labels, but .* 6 pictures"),
     (lambda r: savemat(r / "imagelabels.mat", {"labels": [[0, 1, 1, 2, 2, 3]]}), "label 0, but species count from 1"),
-    (lambda r: savemat(r / "imagelabels.mat", {"other": [[1]]}), r"imagelabels.mat.*lacks the variable 'labels'"),
+    (lambda r: savemat(r / "imagelabels.mat", {"other": [[1]]}), r"imagelabels.mat.*lacks .*'labels'"),
     (lambda r: write(r / "setid.mat", (r / "setid.mat").read_bytes()[:150]), r"setid.mat is damaged"),
     (lambda r: oxford(r, splits=((1, 3), (2,), (4, 7))), r"setid.mat: tstid names picture 7, .*not one of the 6"),
     (lambda r: oxford(r, splits=((0, 3), (2,), (4, 5))), r"trnid names picture 0"),
     (lambda r: oxford(r, splits=((1, 3), (2,), (3, 4))), r"tstid names picture 3, which is named before"),
-    (lambda r: (r / "setid.mat").unlink(), r"setid.mat is missing: put it beside"),
+    (lambda r: (r / "setid.mat").unlink(), r"setid.mat is missing"),
     (lambda r: shutil.rmtree(r / "jpg"), r"102flowers.tgz is missing"),
-    (lambda r: (r / "segmim/segmim_00002.jpg").unlink(), r"6 labels, .*segmim has 5 segmentations.*segmim_00002"),
+    (lambda r: (r / "segmim/segmim_00002.jpg").unlink(), r"segmim has 5 segmentations.*segmim_00002"),
     (lambda r: write(r / "segmim/segmim_00004.jpg", b"nonsense"), r"segmim_00004.jpg is damaged \(not a picture"),
     (lambda r: write(r / "segmim/segmim_00001.jpg", encoded(np.zeros((30, 20, 3), np.uint8))),
-     r"segmim_00001.jpg has 20 x 30 pixels, but its picture .*image_00001.jpg has 30 x 20: take pictures and segm")])
+     r"segmim_00001.jpg has 20 x 30 pixels, but its picture .*image_00001.jpg has 30 x 20")])
 def test_parts_that_do_not_belong_together_are_refused(load, tmp_path, damage, message):
     root = oxford(tmp_path / "set")
     damage(root)
@@ -136,9 +126,9 @@ def test_flowers_are_downloaded_once(load, tmp_path, serve, monkeypatch):
     assert load("flowers102").fingerprint == image_set.fingerprint and asked == []
 
 
-@pytest.mark.skipif(not FLOWERS12.exists(), reason=f"the photographs {FLOWERS12.name} are not on this machine")
+@pytest.mark.skipif(not (REAL / "flowers12.zip").exists(), reason="flowers12.zip is not on this machine")
 def test_real_photographs(load):
-    image_set = load("flowers102", FLOWERS12, size=48)
+    image_set = load("flowers102", REAL / "flowers12.zip", size=48)
     assert len(image_set) == 720 and np.bincount(image_set.labels).tolist() == [60] * 12
     assert {name: len(part) for name, part in image_set.official.items()} == {
         "train": 360, "validation": 120, "test": 240}
