@@ -192,11 +192,12 @@ TABLE = "Anchor,Negative,Positive"
 GOOD = ("0002_c1s1_000001_01.jpg", "0007_c1s1_000002_01.jpg", "0002_c3s1_000003_01.jpg")
 OTHER = ("0009_c2s2_000005_02.jpg", "0002_c1s1_000001_01.jpg", "0009_c6s1_000004_01.jpg")
 LONE = "0007_c2s1_000006_01.jpg"
+NOBODYS = ("0000_c4s1_000008_01.jpg", "-1_c1s1_000009_01.jpg", "0000_c4s1_000008_01.jpg")
 
 
-def persons(root: Path, rows=(GOOD, OTHER), header=TABLE, junk=()) -> Path:
-    """Three persons with two crops each, and `rows` in train.csv."""
-    for number, name in enumerate(dict.fromkeys([*GOOD, *OTHER, LONE, *junk])):
+def persons(root: Path, rows=(GOOD, OTHER, NOBODYS), header=TABLE, more=()) -> Path:
+    """Three persons with two crops each, two crops of nobody, and `rows` in train.csv."""
+    for number, name in enumerate(dict.fromkeys([*GOOD, *OTHER, LONE, *NOBODYS[:2], *more])):
         write(root / "train" / name, encoded(framed(number, (64, 128))))
     write(root / "train.csv", "\n".join([header, *(",".join(row) for row in rows)]).encode())
     return root
@@ -207,13 +208,14 @@ def rows_of(image_set) -> list[tuple]:
     return [tuple(Path(image_set.paths[index]).name for index in row) for row in image_set.triplets[:, [0, 2, 1]]]
 
 
-def test_names_give_identity_and_camera_and_the_table_gives_triplets(load, tmp_path):
+def test_names_give_identity_and_camera_and_the_table_gives_triplets(load, tmp_path, capsys):
     root = persons(tmp_path / "set")
     write(root / "train" / "Thumbs.db", b"x")
     packed = pack(tmp_path / "reid.zip", root, "inside/")
     for place in (root, packed, root):  # the last one out of the cache
         image_set = load("reid", place)
         assert image_set.class_names == ["0002", "0007", "0009"] and image_set.disjoint
+        assert "Left out: 2 pictures of the identities -1 and 0000" in capsys.readouterr().out
         assert (image_set.images[:, :, [0, -1]] > 150).all(), "not cropped"
         for path, label, camera in zip(image_set.paths, image_set.labels, image_set.cameras, strict=True):
             assert path.startswith(f"train/{image_set.class_names[label]}_c{camera}s")
@@ -231,40 +233,26 @@ def test_a_damaged_picture_takes_its_triplets_along_and_shifts_no_other(load, tm
     write(root / "train" / GOOD[1], b"")  # only the first row needs it
     image_set = load("reid", root)
     output = capsys.readouterr().out
-    assert f"train/{GOOD[1]} (the file is empty)" in output and "Left out: 1 of 2 triplets" in output
+    assert f"train/{GOOD[1]} (the file is empty)" in output and "Left out: 2 of 3 triplets" in output
     assert len(image_set) == 5 and image_set.cameras.tolist() == [1, 3, 2, 2, 6] and rows_of(image_set) == [OTHER]
     write(root / "train" / LONE, b"")  # a whole person is lost, and the labels close up
     image_set = load("reid", root)
     assert image_set.class_names == ["0002", "0009"] and rows_of(image_set) == [OTHER]
 
 
-def test_nobody_is_left_out(load, tmp_path, capsys):
-    junk = ("-1_c1s1_000009_01.jpg", "0000_c4s1_000008_01.jpg")
-    image_set = load("reid", persons(tmp_path / "set", rows=(GOOD, (GOOD[0], junk[0], GOOD[2])), junk=junk))
-    output = capsys.readouterr().out
-    assert image_set.class_names == ["0002", "0007", "0009"] and len(image_set) == 6 and rows_of(image_set) == [GOOD]
-    assert "Left out: 2 pictures of the identities -1 and 0000" in output and "Left out: 1 of 2 triplets" in output
+WRONG = [(GOOD[0], GOOD[2], GOOD[1]), (GOOD[0], GOOD[2], GOOD[2]), (GOOD[0], GOOD[1], OTHER[0])]
 
 
-@pytest.mark.parametrize("row, message", [
-    (("x.jpg", *GOOD[1:]), r"Anchor 'x.jpg' is not in .*add the picture"), ((GOOD[0], GOOD[1], ""), "Positive ''"),
-    ((GOOD[0], GOOD[1]), "Positive None"), ((GOOD[0], GOOD[2], GOOD[1]), r"Positive 0007.* no triplet: .*correct"),
-    ((GOOD[0], GOOD[2], GOOD[2]), "Negative 0002_c3.* no triplet"),
-    ((GOOD[0], GOOD[1], OTHER[0]), "Positive 0009_c2.* no triplet")])
-def test_a_wrong_row_is_named(load, tmp_path, row, message):
-    with pytest.raises(ValueError, match=rf"train\.csv, row 3: .*{message}"):
-        load("reid", persons(tmp_path / "set", rows=(OTHER, row)))
-
-
-@pytest.mark.parametrize("header", ["", "Anchor,Positive", "anchor,negative,positive", f"{TABLE},Camera"])
-def test_a_wrong_header_is_named(load, tmp_path, header):
-    with pytest.raises(ValueError, match=r"train\.csv has the header .*Anchor,Positive,Negative"):
-        load("reid", persons(tmp_path / "set", header=header))
-
-
-@pytest.mark.parametrize("name", ["portrait.jpg", "0002_c1.jpg", "0002-c1s1_000451_03.jpg", "c1s1_000451_03.jpg"])
-def test_a_picture_that_names_nobody_is_named(load, tmp_path, name):
-    with pytest.raises(ValueError, match=rf"{name} does not say who.*0002_c1s1_000451_03.jpg"):
-        load("reid", persons(tmp_path / "set", junk=[name]))
+@pytest.mark.parametrize("options, message", [
+    (dict(rows=[OTHER, ("x.jpg", *GOOD[1:])]), r"train\.csv, row 3: Anchor 'x.jpg' is not in .*add the picture"),
+    (dict(rows=[(GOOD[0], GOOD[1], "")]), "row 2: Positive ''"), (dict(rows=[GOOD[:2]]), "row 2: Positive None"),
+    *[(dict(rows=[GOOD, row]), rf"row 3: {row[0]} .*{row[2]} .*{row[1]} is no triplet") for row in WRONG],
+    *[(dict(header=header), r"train\.csv has the header .*Anchor,Positive,Negative")
+      for header in ("", "Anchor,Positive", "anchor,negative,positive", f"{TABLE},Camera")],
+    *[(dict(more=[name]), rf"{name} does not say who.*0002_c1s1_000451_03.jpg")
+      for name in ("portrait.jpg", "0002_c1.jpg", "0002-c1s1_000451_03.jpg", "c1s1_000451_03.jpg")]])
+def test_a_wrong_row_header_or_name_is_named(load, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        load("reid", persons(tmp_path / "set", **options))
     with pytest.raises(FileNotFoundError, match=r"faces has no folder train"):
         load("reid", faces(tmp_path / "faces"))
