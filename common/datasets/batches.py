@@ -111,9 +111,8 @@ class _Stream(Sampler):
 
 def _loader(pictures: Pictures, sampler: Sampler, generator: torch.Generator | None = None) -> DataLoader:
     """A loader of the batches that `sampler` lists, whole as `Pictures` gives them: the form that accelerate knows."""
-    return DataLoader(
-        pictures, batch_sampler=sampler, collate_fn=lambda batch: batch, generator=generator or sampler.generator
-    )  # fmt: skip
+    return DataLoader(pictures, batch_sampler=sampler, collate_fn=lambda batch: batch,
+                      generator=generator or sampler.generator)
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -17,11 +17,10 @@ ROWS = 512  # pictures compared with all others at a time, which bounds memory
 def find_duplicates(image_set: ImageSet) -> pd.DataFrame:
     """Pairs of equal or nearly equal pictures (re-encoded, rescaled, a little brighter), most alike first.
 
-    A pair is reported when its 64-bit perceptual hashes (low DCT frequencies of a 32 x 32 gray picture
-    against their median; Zauner 2010, "Implementation and benchmarking of perceptual image hash functions") differ in
-    at most BITS places and its 32 x 32 color thumbnails by at most DIFFERENCE: the hash alone may take two flat
-    pictures for equal. Mirrored or cropped copies are not found. All pairs are compared.
-    Returns the columns `first` < `second` (indices) and `distance` (the thumbnails' mean difference).
+    In a pair the 64-bit perceptual hashes (low DCT frequencies of a 32 x 32 gray picture against their median; Zauner
+    2010, "Implementation and benchmarking of perceptual image hash functions") differ in at most BITS places and the
+    32 x 32 color thumbnails by at most DIFFERENCE, as flat pictures have equal hashes. Mirrored or cropped copies are
+    not found. Returns the columns `first` < `second` (indices) and `distance` (the thumbnails' mean difference).
     """
     thumbnails, signs = _thumbnails(image_set.images)
     found = []
@@ -55,9 +54,8 @@ def _thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def keep_one(image_set: ImageSet, duplicates: pd.DataFrame) -> np.ndarray:
     """Decide which pictures stay where several are the same: bool (N,), the `keep` of `make_splits`.
 
-    Of each group of duplicates (linked by the index pairs `first`, `second` of `find_duplicates`' table) one
-    stays, from test rather than validation rather than train, so that an official test stays whole. A group
-    that bears two labels is left out entirely: nobody knows which of them is right.
+    Of each group that the table of `find_duplicates` links one stays, from test rather than validation rather than
+    train, so that an official test stays whole. A group with two labels goes: nobody knows which of them is right.
     """
     links = (np.ones(len(duplicates)), duplicates[["first", "second"]].to_numpy().T)
     group = connected_components(coo_array(links, (len(image_set), len(image_set))), directed=False)[1]

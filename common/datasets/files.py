@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import tarfile
-import tempfile
 import uuid
 import zipfile
 import zlib
@@ -127,14 +126,12 @@ def download(title: str, megabytes: int, origin: str, files: dict[str, str], fol
     if not missing:
         return folder
     print(f"Downloading {title}, about {megabytes} MB, from {origin} to {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # seconds: a closed network must not look like a long download
     try:
         for name, md5 in missing.items():
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                download_url(origin + name, temporary, name, md5)
-                (Path(temporary) / name).replace(folder / name)
+            with whole(folder / name) as temporary:
+                download_url(origin + name, folder, temporary.name, md5)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"{title} cannot be downloaded from {origin} ({error}). Without a network, put {', '.join(files)} into "

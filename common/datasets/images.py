@@ -1,7 +1,4 @@
-"""Sets of labeled pictures, decoded once to a cache on disk.
-
-Every data set, drawn or photographed, becomes one `ImageSet`: a memory-mapped uint8 array with its labels.
-"""
+"""Sets of labeled pictures, drawn or photographed: each one `ImageSet`, decoded once to a cache on disk."""
 
 import hashlib
 import json
@@ -64,11 +61,9 @@ def read_files(config: Config, root: Path, class_names: list[str], entries: list
 def cached(config: Config, key: dict, class_names: list[str], pictures: Iterable[Picture], total: int) -> ImageSet:
     """Decode once: open the cache of the data set and `key`, or fill it from `pictures` and open it.
 
-    `key` (JSON types) must hold all that changes the bytes. `pictures`, `total` of them, are of one size, and their
-    labels index `class_names`; let them be a generator, which does nothing where there is a cache. Damaged ones stay
-    out of the arrays but in `files`; a class left without a picture is dropped and the labels close up. Pictures are
-    not gathered in memory, and an interrupted build leaves nothing behind. Raises ValueError where fewer than two
-    classes have a good picture.
+    `key` (JSON types) must hold all that changes the bytes. `pictures`, best a generator, are of one size and not
+    gathered in memory; their labels index `class_names`. Damaged ones stay out of the arrays but in `files`; a class
+    left without a picture is dropped and the labels close up. Raises ValueError for fewer than two classes.
     """
     name = config.dataset_name
     identity = digest([CACHE_VERSION, name, {**key, "grayscale": config.grayscale}, class_names])

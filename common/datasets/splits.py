@@ -36,9 +36,9 @@ class Splits:
 def make_splits(image_set: ImageSet, config: Config, keep=None) -> Splits:
     """Draw both protocols' splits and their lists of at most `config.pairs` pairs, and check them.
 
-    The closed set is the official split where there is one; `disjoint` classes (faces, persons) have an open set only.
-    `keep`, bool (N,), is False for pictures to leave out (duplicates). Raises ValueError for an official split that is
-    incomplete or breaks its protocol, and for disjoint classes that are fewer than six.
+    The closed set is the official split where there is one; `disjoint` classes have an open set only. `keep`, bool
+    (N,), is False for pictures to leave out. Raises ValueError for an official split that is incomplete or breaks its
+    protocol, and for disjoint classes that are fewer than six.
     """
     keep = np.ones(len(image_set), bool) if keep is None else np.asarray(keep, bool)
     labels, official, parts = image_set.labels, image_set.official, {}
@@ -81,11 +81,9 @@ def open_set_split(labels, keep, seed: int) -> dict[str, np.ndarray]:
     species = np.random.default_rng(seed).permutation(np.unique(labels[keep]))
     if len(species) < OPEN_SET_SPECIES:
         raise ValueError(f"the open-set protocol needs {OPEN_SET_SPECIES} species or more; here are {len(species)}")
-    validation = max(2, round(len(species) / 6))
-    test = max(2, round(len(species) / 3))
-    cuts = [len(species) - validation - test, len(species) - test]
-    parts = zip(SPLITS, np.split(species, cuts), strict=True)
-    return {name: np.flatnonzero(np.isin(labels, part) & keep) for name, part in parts}
+    validation, test = max(2, round(len(species) / 6)), max(2, round(len(species) / 3))
+    parts = np.split(species, [len(species) - validation - test, len(species) - test])
+    return {name: np.flatnonzero(np.isin(labels, part) & keep) for name, part in zip(SPLITS, parts, strict=True)}
 
 
 def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
@@ -105,8 +103,7 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
                          "pairs; give two species or more, of six pictures or more each")
     count = min(int(same.sum()), int((~same).sum()), most // 2)
     chosen = np.concatenate([generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)])
-    pairs = np.stack([indices[rows[chosen]], indices[columns[chosen]], same[chosen]], axis=1)
-    return pairs.astype(np.int64)
+    return np.stack([indices[rows[chosen]], indices[columns[chosen]], same[chosen]], axis=1).astype(np.int64)
 
 
 def some_pairs(pairs, count: int) -> np.ndarray:
@@ -123,10 +120,7 @@ def some_pairs(pairs, count: int) -> np.ndarray:
 
 
 def check_pairs(pairs, allowed, labels, name: str) -> None:
-    """Raise ValueError, with every fault found, where the list called `name` breaks the rules of `make_pairs`.
-
-    `allowed`, int (M,), are the pictures of the list's split.
-    """
+    """Raise ValueError, with every fault, where list `name` of the pictures `allowed` is not as `make_pairs` draws."""
     first, second, same = pairs.T
     faults = {
         "a picture from outside its split": not np.isin(pairs[:, :2], allowed).all(),
@@ -135,8 +129,7 @@ def check_pairs(pairs, allowed, labels, name: str) -> None:
         "an unequal number of same and different pairs": 2 * same.sum() != len(same),
         "the same pair twice": len(np.unique(np.sort(pairs[:, :2]), axis=0)) != len(pairs),
     }
-    found = [fault for fault, present in faults.items() if present]
-    if found:
+    if found := [fault for fault, present in faults.items() if present]:
         raise ValueError(f"{name} hold {' and '.join(found)}")
 
 

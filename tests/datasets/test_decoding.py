@@ -49,14 +49,6 @@ def test_every_format_and_mode_looks_as_pillow_shows_it(mode, form):
     assert np.abs(shown - np.asarray(picture.convert("RGB"))).mean() <= (6 if form == "JPEG" else 0)
 
 
-def test_what_is_recorded_about_a_file(tmp_path):
-    path = write(tmp_path / "a b ü.png", encoded(Image.new("LA", (30, 20)), "PNG"))
-    picture = read_picture(path, 8)
-    assert picture.image.shape == (3, 8, 8) and picture.image.dtype == np.uint8
-    assert (picture.path, picture.width, picture.height) == (str(path), 30, 20)
-    assert (picture.mode, picture.bytes, picture.problem) == ("LA", path.stat().st_size, "")
-
-
 @pytest.mark.parametrize("notes", [b"Exif\x00\x00garbage", b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff" + bytes(40),
                                    exif(9), exif(0)])
 def test_damaged_or_senseless_exif_does_not_lose_the_picture(notes):
@@ -93,10 +85,12 @@ def test_a_transparent_color_is_white(mode, form, transparent, color):
 
 
 @pytest.mark.parametrize("width, height", [(1, 1), (2000, 1), (1, 2000), (3, 5), (32, 33)])
-def test_odd_sizes(width, height):
-    picture = read(encoded(np.full((height, width, 3), 77, np.uint8), "PNG"), 16)
-    assert picture.image.shape == (3, 16, 16) and (picture.image == 77).all()
-    assert (picture.width, picture.height) == (width, height)
+def test_odd_sizes_and_what_is_recorded_about_a_file(tmp_path, width, height):
+    path = write(tmp_path / "a b ü.png", encoded(Image.new("LA", (width, height), (77, 255)), "PNG"))
+    picture = read_picture(path, 16)
+    assert picture.image.shape == (3, 16, 16) and picture.image.dtype == np.uint8 and (picture.image == 77).all()
+    assert (picture.path, picture.width, picture.height) == (str(path), width, height)
+    assert (picture.mode, picture.bytes, picture.problem) == ("LA", path.stat().st_size, "")
 
 
 def test_gray_is_luminance_in_three_equal_channels():

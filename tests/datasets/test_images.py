@@ -69,23 +69,19 @@ def test_gray_pictures_have_a_cache_of_their_own(fill, tmp_path):
     assert fill([]).fingerprint == color.fingerprint and len(folders(tmp_path)) == 2
 
 
-def test_the_fingerprint_follows_pixels_labels_names_and_size_only(fill):
+def test_a_cache_follows_all_but_the_fingerprint_pixels_labels_names_and_size_only(fill, tmp_path, monkeypatch):
     original = fill(made()).fingerprint
-    assert fill(made(bytes=5), key={"other": 1}, dataset="flowers102").fingerprint == original
+    assert fill(made(bytes=5), key={"other": 1}).fingerprint == original
+    assert fill(made(), dataset="folder:a/b").fingerprint == original
     darker, relabeled = made(), made()
     darker[0].image = darker[0].image // 2
     relabeled[0].label = 1
     others = [darker, relabeled, made(size=9), made()[::-1]]
     fingerprints = {fill(pictures, key={"number": n}).fingerprint for n, pictures in enumerate(others)}
     assert len({original, *fingerprints, fill(made(), names="abd").fingerprint}) == 6
-
-
-def test_key_names_and_version_each_make_another_cache(fill, tmp_path, monkeypatch):
-    for changes in ({}, dict(key={"size": 9}), dict(names="xyz"), dict(dataset="folder:other/set")):
-        fill(made(), **changes)
+    assert len(folders(tmp_path)) == 8
     monkeypatch.setattr(images, "CACHE_VERSION", 999)
-    fill(made())
-    assert len(folders(tmp_path)) == 5
+    assert fill(made()).fingerprint == original and len(folders(tmp_path)) == 9
 
 
 @pytest.mark.parametrize("name", ["images.bin", "parts.bin", "files.csv", "factors.csv", "meta.json"])

@@ -28,12 +28,11 @@ def oxford(root: Path, labels=(1, 1, 2, 2, 3, 3), splits=((1, 3, 5), (2,), (4, 6
     return root
 
 
-def packed(root: Path, segmentations=True) -> Path:
-    """Pictures in 102flowers.tgz beside the .mat files, as Oxford offers them."""
+def packed(root: Path) -> Path:
+    """Pictures and segmentations in archives beside the .mat files, as Oxford offers them."""
     pack(root / "102flowers.tgz", root / "jpg", "jpg/")
     shutil.rmtree(root / "jpg")
-    if segmentations:
-        pack(root / "102segmentations.tgz", root / "segmim", "segmim/")
+    pack(root / "102segmentations.tgz", root / "segmim", "segmim/")
     shutil.rmtree(root / "segmim")
     return root
 
@@ -112,7 +111,7 @@ def test_parts_that_do_not_belong_together_are_refused(load, tmp_path, damage, m
 
 
 def test_flowers_are_downloaded_once(load, tmp_path, serve, monkeypatch):
-    served = packed(oxford(tmp_path / "served"), segmentations=False)
+    served = packed(oxford(tmp_path / "served"))
     address, asked = serve(served)
     flowers = torchvision.datasets.Flowers102
     sums = {key: (name, hashlib.md5((served / name).read_bytes()).hexdigest())
