@@ -1,6 +1,7 @@
-"""The training loop: it learns, keeps the best epoch, repeats itself, and stops when nothing is learned."""
+"""Training: an ordinary loop that keeps the best epoch, repeats itself and stops on collapse, under one budget."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from toys import SEED, image_set
+from toys import SEED, TINY, config, image_set
 
 from common import training
+from common.backbones import SiameseNet, new_model
 from common.datasets.batches import Pictures, batches, species_batches
-from common.losses import Classification, TripletJudgment
-from common.training import Collapse, check_collapse, fit, one_cycle
+from common.datasets.splits import make_splits
+from common.evaluation.reports import validation_report
+from common.losses import Classification, PairJudgment, TripletJudgment
+from common.training import Collapse, check_collapse, fit, one_cycle, train
 
 
 class Toy(nn.Module):
@@ -53,17 +57,6 @@ def arranged(pictures, seed=SEED, weight=0.1, epochs=6, rate=0.05, loader_seed=0
     )  # fmt: skip
 
 
-def test_the_very_gpu_that_is_asked_for_is_taken(pictures, monkeypatch):
-    """Without a GPU: that it is made the current one, which accelerate then takes."""
-
-    def refuse(device):
-        raise LookupError(device)
-
-    monkeypatch.setattr(torch.cuda, "set_device", refuse)
-    with pytest.raises(LookupError, match="cuda:1"):
-        fit(**arranged(pictures), validate=lambda model: 0.5, device="cuda:1")
-
-
 class Script:
     """A validation that returns given scores and remembers the model of each epoch."""
 
@@ -79,7 +72,7 @@ def same_state(one, other):
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_it_learns_what_can_be_learned(pictures):
+def test_the_history_of_a_training_that_learns(pictures):
     given = arranged(pictures)
 
     def validate(model):
@@ -87,37 +80,34 @@ def test_it_learns_what_can_be_learned(pictures):
         images, labels = torch.from_numpy(pictures.images) / 255, torch.from_numpy(pictures.labels)
         return (model.classify(model(images)).argmax(1) == labels).float().mean()
 
-    before = validate(given["model"])
     history = fit(**given, validate=validate)
     assert list(history) == [
         "epoch", "cross_entropy", "center", "loss", "learning_rate", "spread", "validation", "images", "seconds",
     ]  # fmt: skip
     assert history.epoch.tolist() == [1, 2, 3, 4, 5, 6]
     assert history.images.tolist() == [80, 160, 240, 320, 400, 480]
-    assert history.loss.iloc[-1] < 0.6 * history.loss.iloc[0]
-    assert before < 0.3 < 0.6 < history.validation.max() == pytest.approx(validate(given["model"]).item())
     np.testing.assert_allclose(history.loss, history.cross_entropy + history.center, rtol=1e-5)
-    assert history.spread.between(0.01, 2).all() and history.seconds.is_monotonic_increasing
+    assert history.spread.gt(0).all() and history.seconds.is_monotonic_increasing
+    assert history.validation.max() == pytest.approx(validate(given["model"]).item())
+    # Colors of a species lie apart, so a linear model finds all of them; two in eight are guessed by none.
+    assert history.loss.iloc[-1] < history.loss.iloc[0] and history.validation.max() > 2 / 8
 
 
-def test_the_best_epoch_is_restored(pictures):
+@pytest.mark.parametrize("keep, epoch", [("best", 1), ("last", 3)])
+def test_the_best_epoch_is_restored_or_the_last(pictures, keep, epoch):
     given, script = arranged(pictures, epochs=4), Script(0.5, 0.9, 0.7, 0.8)
-    history = fit(**given, validate=script)
-    assert same_state(script.states[1], given["model"].state_dict())
-    assert not same_state(script.states[3], given["model"].state_dict())
-    assert not given["model"].training
-    assert history.validation.tolist() == [0.5, 0.9, 0.7, 0.8]
+    history = fit(**given, validate=script, keep=keep)
+    kept = [same_state(state, given["model"].state_dict()) for state in script.states]
+    assert kept == [number == epoch for number in range(4)]
+    assert not given["model"].training and history.validation.tolist() == [0.5, 0.9, 0.7, 0.8]
+    with pytest.raises(ValueError, match=r"'first'.*'best' or 'last'"):
+        fit(**given, validate=script, keep="first")
 
 
-@pytest.mark.parametrize(
-    "patience, scores, stops_after",
-    [
-        (1, [0.5, 0.6, 0.6, 0.9, 0.9, 0.9], 3),
-        (2, [0.5, 0.6, 0.4, 0.3, 0.9, 0.9], 4),
-        (2, [0.5, 0.4, 0.6, 0.5, 0.7, 0.6], 6),
-        (None, [0.9, 0.5, 0.4, 0.3, 0.2, 0.1], 6),
-    ],
-)
+@pytest.mark.parametrize("patience, scores, stops_after", [
+    (1, [0.5, 0.6, 0.6, 0.9, 0.9, 0.9], 3), (2, [0.5, 0.6, 0.4, 0.3, 0.9, 0.9], 4),
+    (2, [0.5, 0.4, 0.6, 0.5, 0.7, 0.6], 6), (None, [0.9, 0.5, 0.4, 0.3, 0.2, 0.1], 6),
+])  # fmt: skip
 def test_patience(pictures, patience, scores, stops_after):
     history = fit(**arranged(pictures), validate=Script(*scores), patience=patience)
     assert len(history) == stops_after
@@ -125,71 +115,98 @@ def test_patience(pictures, patience, scores, stops_after):
 
 def test_it_is_an_ordinary_loop_of_steps():
     """Against the loop everybody writes by hand, over tensors that are no pictures and so are not varied."""
-    generator = torch.Generator().manual_seed(0)
-    data, labels = torch.rand(20, 3, 4, 4, generator=generator), torch.arange(20) % 3
+    data = torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(data, torch.arange(20) % 3), batch_size=5, shuffle=False)
 
     def make():
         torch.manual_seed(1)
-        return Toy(3), DataLoader(TensorDataset(data, labels), batch_size=5, shuffle=False)
+        model = Toy(3)
+        return model, Classification(model.classify, 3, 6, 0.1), torch.optim.SGD(model.parameters(), 0.1)
 
-    class Objective(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.classify = model.classify
-
-        def forward(self, embeddings, labels):
-            logits = self.classify(embeddings)
-            return {"loss_one": nn.functional.cross_entropy(logits, labels), "decay": logits.square().mean()}
-
-    model, loader = make()
-    fit(model, Objective(model), loader, [torch.optim.SGD(model.parameters(), 0.1)], 3, Script(1, 2, 3))
-    by_hand, loader = make()
-    optimizer = torch.optim.SGD(by_hand.parameters(), 0.1)
+    model, objective, optimizer = make()
+    fit(model, objective, loader, [optimizer], 3, Script(1, 2, 3))
+    by_hand, terms, optimizer = make()
     by_hand.train()
     for _ in range(3):
-        for images, labels_here in loader:
+        for images, labels in loader:
             optimizer.zero_grad()
-            sum(Objective(by_hand)(by_hand(images), labels_here).values()).backward()
+            sum(terms(by_hand(images), labels).values()).backward()
             optimizer.step()
     for name, tensor in by_hand.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor)
+    assert torch.equal(objective.center_loss.centers, terms.center_loss.centers), "without an optimizer they stay"
 
 
-def test_pictures_arrive_varied_between_zero_and_one(pictures):
+class Recorded(nn.Module):
+    """An objective that remembers what it is given and watches the labels of its batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def forward(self, embeddings, labels):
+        self.given.append((embeddings.detach().clone(), labels))
+        self.watched = {"mean_label": labels.double().mean(), "largest_label": labels.max()}
+        return {"loss_one": embeddings.square().mean()}
+
+
+def test_the_objective_gets_the_embeddings_of_the_varied_pictures(pictures, monkeypatch):
+    varied, strengths, augment = [], [], training.augment
+
+    def watched(images, generator, strength):
+        strengths.append(strength)
+        varied.append(augment(images, generator, strength))
+        return varied[-1]
+
+    monkeypatch.setattr(training, "augment", watched)
+    objective, loader = Recorded(), batches(Pictures(pictures, np.arange(80)), 80)
+    given = {**arranged(pictures, epochs=2), "objective": objective, "loader": loader}
+    start = copy.deepcopy(given["model"])  # in training mode
+    fit(**given, validate=Script(1, 2), augmentation=0.5)
+    (embeddings, labels), _ = objective.given
+    plain = torch.from_numpy(pictures.images) / 255
+    assert labels.tolist() == pictures.labels.tolist() and strengths == [0.5, 0.5]
+    assert varied[0].dtype == torch.float32 and varied[0].min() >= 0 and varied[0].max() <= 1
+    assert min((varied[0] - other).abs().mean() for other in (plain, varied[1])) > 0.01, "anew in every epoch"
+    torch.testing.assert_close(embeddings, start(varied[0]))
+    assert (embeddings - start(plain)).abs().max() > 0.01, "not those of the plain pictures"
+
+
+def test_the_terms_that_are_given_are_what_is_minimized(pictures):
+    """Terms in place of the usual ones, as adversarial training has them; the fault is terms that ask nothing."""
     seen = []
 
-    def terms(model, objective, images, labels):
-        seen.append((images, labels))
-        return objective(model(images), labels)
+    def asking(factor):
+        def terms(*given):
+            seen.append(given)
+            model, _, images, _ = given
+            return {"other": factor * model(images).square().mean()}
 
-    given = {**arranged(pictures, epochs=2), "terms": terms}
-    given["loader"] = batches(Pictures(pictures, np.arange(80)), 80)
-    fit(**given, validate=Script(1, 2))
-    (first, labels), (second, _) = seen
-    assert first.dtype == torch.float32 and first.min() >= 0 and first.max() <= 1
-    assert labels.tolist() == pictures.labels.tolist()
-    plain = torch.from_numpy(pictures.images) / 255
-    assert (first - plain).abs().mean() > 0.02 and (first - second).abs().mean() > 0.02
+        return terms
+
+    trained = {}
+    for factor in (0, 1):
+        given = {**arranged(pictures, epochs=1), "objective": Recorded(), "schedulers": ()}
+        before = copy.deepcopy(given["model"].head[0].weight)
+        given["optimizers"] = [torch.optim.SGD(given["model"].parameters(), 0.1)]
+        history = fit(**given, validate=Script(1), terms=asking(factor))
+        trained[factor] = not torch.equal(before, given["model"].head[0].weight)
+        assert given["objective"].given == [] and history.other.tolist() == history.loss.tolist()
+        assert seen[-1][:2] == (given["model"], given["objective"])
+        assert [part.shape for part in seen[-1][2:]] == [(16, 3, 16, 16), (16,)] and seen[-1][2].is_floating_point()
+    assert trained == {0: False, 1: True}
 
 
 def test_optimizers_and_schedulers_step_after_every_batch(pictures):
     given = arranged(pictures, epochs=4)
     before = given["objective"].center_loss.centers.detach().clone()
     history = fit(**given, validate=Script(1, 2, 3, 4))
-    assert (given["objective"].center_loss.centers - before).norm(dim=1).min() > 0.1, "centers move"
+    assert (given["objective"].center_loss.centers - before).norm(dim=1).gt(0).all(), "centers move"
     model_schedule, center_schedule = given["schedulers"]
     assert model_schedule.last_epoch == center_schedule.last_epoch == 4 * 5
     assert center_schedule.get_last_lr()[0] < 1e-6
     rates = history.learning_rate.tolist()
     assert rates[1] == pytest.approx(0.05, rel=0.02) and rates[0] < 0.01 and rates[1] > rates[2] > rates[3]
-
-
-def test_centers_without_an_optimizer_stay(pictures):
-    given = arranged(pictures, epochs=1)
-    given.update(optimizers=given["optimizers"][:1], schedulers=given["schedulers"][:1])
-    before = given["objective"].center_loss.centers.detach().clone()
-    fit(**given, validate=Script(1))
-    assert torch.equal(given["objective"].center_loss.centers, before)
 
 
 def test_one_cycle():
@@ -233,16 +250,8 @@ def test_equal_seeds_train_equal_models(pictures):
         assert not same_state(first, final(**other)[0])
 
 
-class Watched(nn.Module):
-    """An objective that watches the labels of its batch."""
-
-    def forward(self, embeddings, labels):
-        self.watched = {"mean_label": labels.double().mean(), "largest_label": labels.max()}
-        return {"loss_one": embeddings.square().mean()}
-
-
 def test_what_an_objective_watches_is_in_the_history_but_not_in_the_loss(pictures):
-    given = {**arranged(pictures, epochs=2), "objective": Watched()}
+    given = {**arranged(pictures, epochs=2), "objective": Recorded()}
     given["loader"] = batches(Pictures(pictures, np.arange(80)), 30)  # 30, 30 and 20 pictures, 10 of each species
     history = fit(**given, validate=Script(1, 2))
     assert list(history) == [
@@ -254,59 +263,39 @@ def test_what_an_objective_watches_is_in_the_history_but_not_in_the_loss(picture
     np.testing.assert_allclose(history.loss, history.loss_one)
 
 
-def triplets(pictures, seed=SEED):
-    given = arranged(pictures, seed, rate=0.02)
-    given.update(objective=TripletJudgment("random"), optimizers=given["optimizers"][:1])
-    given.update(schedulers=given["schedulers"][:1])
-    return {**given, "loader": species_batches(Pictures(pictures, np.arange(80)), 4, 4)}
+def test_the_very_gpu_that_is_asked_for_is_taken(pictures, monkeypatch):
+    """Without a GPU: that it is made the current one, which accelerate then takes."""
+
+    def refuse(device):
+        raise LookupError(device)
+
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    with pytest.raises(LookupError, match="cuda:1"):
+        fit(**arranged(pictures), validate=lambda model: 0.5, device="cuda:1")
 
 
-def test_triplets_are_learned_and_watched(pictures):
-    given = triplets(pictures)
-    history = fit(**given, validate=Script(*range(6)))
-    assert history.images.tolist() == [80, 160, 240, 320, 400, 480]
-    first, last = history.iloc[0], history.iloc[-1]
-    assert last.triplet < 0.6 * first.triplet and last.active_share < 0.6 * first.active_share <= 0.6
-    assert 0 < last.distance_to_positive < last.distance_to_negative < 2
-
-
-def row(epoch=1, loss=1.0, spread=0.5, validation=0.5, **terms):
-    return dict(epoch=epoch, loss=loss, spread=spread, validation=validation, **terms)
-
-
-class Broken(nn.Module):
-    """An objective whose loss is what the test says, still connected to the model."""
-
-    def __init__(self, value, **attributes):
-        super().__init__()
-        self.value = value
-        self.__dict__.update(attributes)
+class Unlearnable(nn.Module):
+    """An objective whose loss is not a number, still connected to the model."""
 
     def forward(self, embeddings, labels):
-        return {"cross_entropy": self.value + 0 * embeddings.sum()}
+        return {"cross_entropy": math.nan + 0 * embeddings.sum()}
 
 
-def test_a_loss_that_is_not_finite_stops(pictures):
-    given = {**arranged(pictures), "objective": Broken(math.nan)}
-    with pytest.raises(Collapse, match=r"epoch 1: the loss is nan.*try a learning rate ten times lower"):
-        fit(**given, validate=Script(*[0.5] * 6))
+class Constant(Toy):
+    """A model that embeds all pictures alike."""
+
+    def forward(self, images):
+        return super().forward(images) * 0 + torch.arange(6.0)
 
 
-def test_a_validation_that_is_not_finite_stops(pictures):
-    with pytest.raises(Collapse, match=r"epoch 1: .*validation.* nan.*try"):
-        fit(**arranged(pictures), validate=Script(*[math.nan] * 6))
-
-
-def test_equal_embeddings_stop(pictures):
-    given = arranged(pictures)
-
-    class Constant(Toy):
-        def forward(self, images):
-            return super().forward(images) * 0 + torch.arange(6.0)
-
-    given["model"].__class__ = Constant
-    with pytest.raises(Collapse, match=r"epoch 1: all pictures have nearly the same embedding.*try a lower learning"):
-        fit(**given, validate=Script(*[0.5] * 6))
+@pytest.mark.parametrize("planted, validation, message", [
+    (dict(objective=Unlearnable()), 0.5, "epoch 1: the loss is nan.*try a learning rate"),
+    (dict(), math.nan, "epoch 1: .*validation nan.*try a learning rate"),
+    (dict(model=Constant()), 0.5, "epoch 1: .*same embedding.*try a lower learning rate"),
+])  # fmt: skip
+def test_a_training_that_has_collapsed_stops(pictures, planted, validation, message):
+    with pytest.raises(Collapse, match=message):
+        fit(**{**arranged(pictures), **planted}, validate=Script(*[validation] * 6))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
@@ -316,9 +305,13 @@ def test_a_loss_stuck_at_chance_stops(pictures, weight):
     for parameter in given["model"].classifier.parameters():
         nn.init.zeros_(parameter)
     script = Script(*[0.5] * 6)
-    with pytest.raises(Collapse, match=r"has stayed at 2\.079.*for 4 epochs; try another learning rate.*labels"):
+    with pytest.raises(Collapse, match=r"cross_entropy.* 2\.079.*4 epochs.*try"):
         fit(**given, validate=script)
     assert len(script.states) == 4
+
+
+def row(epoch=1, loss=1.0, spread=0.5, validation=0.5, **terms):
+    return dict(epoch=epoch, loss=loss, spread=spread, validation=validation, **terms)
 
 
 def test_a_healthy_training_is_left_alone():
@@ -341,8 +334,65 @@ def test_a_healthy_training_is_left_alone():
             check_collapse([row(**bad)], None)
 
 
-def test_pictures_are_varied_as_strongly_as_asked(pictures, monkeypatch):
-    used, augment = set(), training.augment
-    monkeypatch.setattr(training, "augment", lambda *given: used.add(given[2]) or augment(*given))
-    fit(**arranged(pictures, epochs=2), validate=Script(1, 2), augmentation=0.5)
-    assert used == {0.5}
+@pytest.fixture
+def budget(tmp_path):
+    """small(protocol, objective, ...) trains a tiny network under the common budget: model, history, and its pairs."""
+    run = dataclasses.replace(config(tmp_path), embedding_size=8, epochs=3, batch_size=16, learning_rate=0.01)
+    pictures = image_set()
+    splits = make_splits(pictures, run)
+
+    def small(protocol, objective, seed=SEED, drawn=0, **options):
+        model = new_model(run, TINY, seed, SiameseNet)
+        torch.rand(drawn)
+        loader = species_batches(Pictures(pictures, splits.parts[protocol]["train"]), 4, 4, seed)
+        history = train(run, model, objective, loader, pictures, splits, protocol, seed, **options)
+        return model, history, (pictures, splits.pairs[protocol]["validation"])
+
+    small.run = run
+    return small
+
+
+def test_a_seed_alone_decides_a_training(budget):
+    """Random triplets are drawn from torch's own generator, from which something may have been drawn before."""
+    (one, history, _), (again, repeated, _) = (
+        budget("closed_set", TripletJudgment("random"), drawn=drawn) for drawn in (0, 7)
+    )
+    pd.testing.assert_series_equal(history["loss"], repeated["loss"])
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(weight, again.state_dict()[name])
+    other, *_ = budget("closed_set", TripletJudgment("random"), seed=SEED + 1)
+    assert not torch.equal(one.head[0].weight, other.head[0].weight)
+
+
+@pytest.mark.parametrize("protocol, epochs, kept", [("closed_set", 2, 0), ("open_set", 3, 2)])
+def test_a_noisy_validation_chooses_and_stops_in_the_closed_set_only(budget, protocol, epochs, kept):
+    script = Script(0.9, 0.5, 0.4)
+    model, history, _ = budget(protocol, TripletJudgment(), validate=script)
+    assert history["validation"].tolist() == [0.9, 0.5, 0.4][:epochs]
+    assert same_state(script.states[kept], model.state_dict())
+
+
+@pytest.mark.parametrize("protocol", ["closed_set", "open_set"])
+def test_validation_is_on_the_pairs_of_the_protocol(budget, protocol):
+    model, history, (pictures, pairs) = budget(protocol, TripletJudgment())
+    report = validation_report(model, pictures, pairs)
+    kept = history["validation"].idxmax() if protocol == "closed_set" else len(history) - 1
+    assert report["validation"] == pytest.approx(history["validation"].loc[kept], abs=1e-6)
+    assert set(report) | {"active_share", "distance_to_positive", "distance_to_negative"} <= set(history)
+
+
+def test_centers_have_an_optimizer_and_a_schedule_of_their_own(budget, monkeypatch):
+    given = {}
+    monkeypatch.setattr("common.training.fit", lambda *arguments, **options: given.update(a=arguments, **options))
+    objective, run, terms = PairJudgment(None, 8, 8, center_weight=0.1), budget.run, object()
+    budget("closed_set", objective, terms=terms)
+    (model, _, loader, (adam, descent), epochs), schedulers = given["a"], given["schedulers"]
+    assert epochs == run.epochs and len(schedulers) == 2
+    assert isinstance(adam, torch.optim.AdamW) and isinstance(descent, torch.optim.SGD)
+    assert descent.param_groups[0]["params"] == [objective.center_loss.centers]
+    assert sum(len(group["params"]) for group in adam.param_groups) == len(list(model.parameters()))
+    assert schedulers[0].total_steps == schedulers[1].T_max == run.epochs * len(loader)
+    assert (given["patience"], given["keep"]) == (run.epochs // 2, "best")
+    assert given["augmentation"] == run.augmentation and given["terms"] is terms
+    budget("closed_set", TripletJudgment())
+    assert len(given["a"][3]) == 1  # nothing of the objective's own to optimize
