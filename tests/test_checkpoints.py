@@ -1,17 +1,19 @@
 """Checkpoints: whole, safe, self-contained, of one data set, and made on demand by their notebook."""
 
 import dataclasses
+import json
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import TINY, config, image_set, model
+from toys import TINY, config, image_set, model, pixels
 
-from common import notebooks
-from common.backbones import SiameseNet
-from common.checkpoints import ensure, load, save
+from common import checkpoints, notebooks
+from common.backbones import EmbeddingNet, SiameseNet
+from common.checkpoints import ensure, handed_on, load, save
+from common.datasets.splits import make_splits, save_splits
 from common.evaluation.metrics import Threshold
 
 NAME = "best_model_center_loss.pth"
@@ -28,46 +30,31 @@ def run(tmp_path):
     return config(tmp_path)
 
 
-def pixels(seed):
-    return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-
-
-def saved(run, pictures, **more):
-    net = model(3)
-    net(pixels(0))  # BatchNorm statistics of its own
+def saved(run, pictures, network=EmbeddingNet, **more):
+    torch.manual_seed(0)
+    net = network(TINY, 8, 3)
+    net(pixels(5, 32))  # BatchNorm statistics of its own
     return net, save(run, pictures, NAME, net, Threshold(0.1 + 0.2, "validation"), HISTORY, **more)
 
 
-def test_a_loaded_model_scores_exactly_as_the_saved_one(run, pictures):
-    net, path = saved(run, pictures, species=[0, 2], metrics={"roc_auc": 0.9})
+@pytest.mark.parametrize("network", [EmbeddingNet, SiameseNet])
+def test_a_loaded_model_scores_exactly_as_the_saved_one(run, pictures, network):
+    net, path = saved(run, pictures, network, species=[0, 2], metrics={"roc_auc": 0.9})
     assert path == run.directory / NAME
     torch.manual_seed(99)
     again, threshold, content = load(path, pictures)
+    first, second = pixels(5, 32, 1), pixels(5, 32, 2)
     with torch.no_grad():
-        assert torch.equal(again.score(pixels(1), pixels(2)), net.eval().score(pixels(1), pixels(2)))
-        assert torch.equal(again.classify(again(pixels(1))), net.classify(net(pixels(1))))
-    assert not again.training and not any(module.training for module in again.modules())
+        scores = again.score(first, second)
+        assert torch.equal(scores, net.eval().score(first, second)) and scores.std() > 0
+        assert torch.equal(again.classify(again(first)), net.classify(net(first)))
+    assert type(again) is network and not any(module.training for module in again.modules())
     assert threshold == Threshold(0.1 + 0.2, "validation")
     assert content["history"] == [dict(epoch=1, loss=0.3, validation=0.7), dict(epoch=2, loss=0.25, validation=None)]
     assert (content["dataset"], content["fingerprint"]) == (pictures.name, pictures.fingerprint)
     assert content["config"]["profile"] == "quick" and content["config"]["checkpoints"] == str(run.checkpoints)
     assert content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert (content["species"], content["metrics"]) == ([0, 2], {"roc_auc": 0.9})
-
-
-def test_a_loaded_siamese_network_scores_exactly_as_the_saved_one(run, pictures):
-    torch.manual_seed(0)
-    net = SiameseNet(TINY, 8, 3)
-    torch.nn.init.normal_(net.pair_head.weight)  # away from where every pair head starts
-    net.score(pixels(0), pixels(1))  # BatchNorm statistics of its own
-    path = save(run, pictures, "best_model_siamese_network.pth", net, Threshold(0.3, "validation"), HISTORY)
-    torch.manual_seed(99)
-    again, threshold, content = load(path, pictures)
-    assert type(again) is SiameseNet and content["model"] == "SiameseNet"
-    assert threshold == Threshold(0.3, "validation") and not again.training
-    with torch.no_grad():
-        scores = again.score(pixels(1), pixels(2))
-        assert torch.equal(scores, net.eval().score(pixels(1), pixels(2))) and scores.std() > 0
 
 
 def test_a_checkpoint_holds_tensors_and_plain_types_only(run, pictures):
@@ -114,37 +101,33 @@ def test_a_pickle_bomb_does_not_go_off(run, pictures, tmp_path, write):
     _, path = saved(run, pictures)
     content = torch.load(path, weights_only=True)
     write({**content, "metrics": Bomb(tmp_path / "boom")}, path)
-    with pytest.raises(ValueError, match=f"{NAME} cannot be read as a checkpoint"):
+    with pytest.raises(ValueError, match=f"{NAME} cannot be read"):
         load(path, pictures)
     assert not (tmp_path / "boom").exists()
     torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
     assert (tmp_path / "boom").exists(), "the bomb itself was armed"
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_text("<html>404</html>"),
-        lambda path: torch.save({"model": "EmbeddingNet"}, path),
-        lambda path: torch.save([1, 2], path),
-        lambda path: torch.save({**torch.load(path), "model": "Unknown"}, path),
-        lambda path: torch.save({k: v for k, v in torch.load(path).items() if k != "fingerprint"}, path),
-        lambda path: torch.save({**torch.load(path), "arguments": model(4).arguments}, path),
-    ],
-    ids=["truncated", "empty", "html", "keys missing", "a list", "other class", "no fingerprint", "other form"],
-)
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "html": lambda path: path.write_text("<html>404</html>"),
+    "a list": lambda path: torch.save([1, 2], path),
+    "other class": lambda path: torch.save({**torch.load(path), "model": "Unknown"}, path),
+    "no fingerprint": lambda path: torch.save({k: v for k, v in torch.load(path).items() if k != "fingerprint"}, path),
+    "other form": lambda path: torch.save({**torch.load(path), "arguments": model(4).arguments}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_what_is_no_checkpoint_is_named_with_a_remedy(run, pictures, damage):
     _, path = saved(run, pictures)
     damage(path)
-    with pytest.raises(ValueError, match=f"(?s){NAME} cannot be read as a checkpoint.*delete it and run its notebook"):
+    with pytest.raises(ValueError, match=f"(?s){NAME} cannot be read.*delete it"):
         load(path, pictures)
-
-
-def test_a_missing_checkpoint_is_a_missing_file(run, pictures):
+    path.unlink()
     with pytest.raises(FileNotFoundError):
-        load(run.directory / NAME, pictures)
+        load(path, pictures)
 
 
 def test_an_interruption_while_saving_leaves_the_old_checkpoint(run, pictures, monkeypatch):
@@ -163,13 +146,6 @@ def test_an_interruption_while_saving_leaves_the_old_checkpoint(run, pictures, m
     assert list(run.directory.iterdir()) == [path]
 
 
-def test_ensure_returns_what_is_there_without_running_anything(run, monkeypatch):
-    monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("nothing is missing"))
-    run.directory.mkdir(parents=True)
-    (run.directory / NAME).touch()
-    assert ensure(run, NAME) == run.directory / NAME
-
-
 @pytest.mark.parametrize("name, owner", [("splits.json", "R1"), ("backbone.json", "R2"), (NAME, "R3")])
 def test_ensure_runs_the_notebook_that_owns_a_missing_file(run, monkeypatch, capsys, name, owner):
     ran = []
@@ -180,28 +156,28 @@ def test_ensure_runs_the_notebook_that_owns_a_missing_file(run, monkeypatch, cap
         (config.directory / name).touch()
 
     monkeypatch.setattr(notebooks, "run", write)
-    assert ensure(run, name) == run.directory / name
-    assert ran == [([owner], run)], "that notebook alone, under the same configuration"
+    assert ensure(run, name) == ensure(run, name) == run.directory / name
+    assert ran == [([owner], run)], "that notebook alone, once, under the same configuration"
     assert name in capsys.readouterr().out
-    ensure(run, name)
-    assert len(ran) == 1
 
 
-def test_ensure_complains_when_the_notebook_did_not_make_the_file(run, monkeypatch):
+def test_ensure_refuses_what_no_notebook_makes_or_made(run, monkeypatch):
     monkeypatch.setattr(notebooks, "run", lambda *_: None)
-    with pytest.raises(FileNotFoundError, match=f"R3 ran but did not write .*{NAME}"):
+    with pytest.raises(FileNotFoundError, match=f"R3.*{NAME}"):
         ensure(run, NAME)
-
-
-def test_ensure_refuses_what_no_notebook_makes(run, monkeypatch):
-    monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("nothing to run"))
-    with pytest.raises(ValueError, match=r"no notebook makes 'best\.pth'; known are: splits\.json, .*" + NAME):
+    with pytest.raises(ValueError, match=r"'best\.pth'; known are: splits\.json, .*" + NAME):
         ensure(run, "best.pth")
 
 
-def test_every_file_handed_on_has_an_owner_among_the_notebooks():
-    prefixes = {name.split("_")[0] for name in notebooks.NOTEBOOKS}
-    owners = notebooks.OWNERS
-    assert set(owners.values()) <= prefixes
-    kinds, approaches = ("best", "robust"), ("center_loss", "siamese_network", "triplet_loss")
-    assert {f"{kind}_model_{approach}.pth" for kind in kinds for approach in approaches} <= set(owners)
+def test_what_earlier_notebooks_hand_on(run, monkeypatch):
+    pictures = image_set()
+    monkeypatch.setattr(checkpoints, "load_images", lambda config: pictures)
+    splits = make_splits(pictures, run)
+    save_splits(splits, run.directory / "splits.json")
+    (run.directory / "backbone.json").write_text(json.dumps({"backbone": TINY}))
+    same, read, backbone = handed_on(run)
+    assert same is pictures and backbone == TINY
+    np.testing.assert_array_equal(read.parts["closed_set"]["test"], splits.parts["closed_set"]["test"])
+    chosen = dataclasses.replace(run, backbone="resnet18")
+    save_splits(splits, chosen.directory / "splits.json")
+    assert handed_on(chosen)[2] == "resnet18" and chosen.directory != run.directory, "its own choice needs no R2"

@@ -36,8 +36,7 @@ def distances(count, seed=0):
 def test_all_pairs_are_each_pair_once_and_same_is_1(labels):
     expected = [(i, j, labels[i].item() == labels[j].item()) for i, j in combinations(range(len(labels)), 2)]
     first, second, same = all_pairs(labels)
-    assert rows((first, second, same)) == expected
-    assert same.dtype == torch.bool
+    assert rows((first, second, same)) == expected and same.dtype == torch.bool
 
 
 @settings(deadline=None, max_examples=50)
@@ -107,20 +106,7 @@ def test_triplets_are_three_pictures_of_two_classes(miner, labels, seed):
 @pytest.mark.parametrize("labels", [[5], [5, 5, 5], [1, 2, 3]], ids=["one picture", "one class", "no positive"])
 def test_a_batch_without_a_valid_triplet_gives_none(miner, labels):
     found = miner(torch.tensor(labels), distances(len(labels)))
-    assert [column.shape for column in found] == [(0,)] * 3
-    assert [column.dtype for column in found] == [torch.int64] * 3
-
-
-@pytest.mark.parametrize("labels, pairs", [([5], 0), ([1, 2, 3], 3)])
-def test_a_batch_without_a_same_pair_has_no_balanced_pairs(labels, pairs):
-    assert [len(column) for column in all_pairs(torch.tensor(labels))] == [pairs] * 3
-    assert [len(column) for column in balanced_pairs(torch.tensor(labels))] == [0] * 3
-
-
-@pytest.mark.parametrize("miner", MINERS.values(), ids=MINERS.keys())
-def test_a_class_with_one_picture_is_a_negative_only(miner):
-    labels = torch.tensor([0, 0, 4])
-    assert sorted(rows(miner(labels, distances(3)))) == [(0, 1, 2), (1, 0, 2)]
+    assert [(column.shape, column.dtype) for column in found] == [((0,), torch.int64)] * 3
 
 
 def test_random_negatives_are_any_of_them():
