@@ -148,7 +148,7 @@ def test_scatters_color_by_label_and_name_it():
     assert len(looks) == 24 and axis.get_legend() is None
     for alike in (False, True):
         one, other = plotting.scatter({"small": np.eye(2), "large": 9 * np.eye(2)}, [0, 1], TITLE, alike=alike).axes
-        assert (one.get_xlim() == other.get_xlim() and one.get_ylim() == other.get_ylim()) == alike
+        assert (one.get_xlim() == other.get_xlim()) == (one.get_ylim() == other.get_ylim()) == alike
 
 
 def test_histories_leave_out_what_a_run_lacks():
