@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from references import slow_triplets
 from torch import nn
 from toys import SEED, Colors, Network, all_pairs, image_set, same_state, state_of
 
@@ -15,7 +16,7 @@ from common.attacks.adversarial_training import (
     attacked_batch,
     robust_auc,
     semi_hard_loss,
-)  # fmt: skip
+)
 from common.attacks.gradient import pgd
 from common.attacks.reports import attacked_scores
 from common.datasets.batches import Pictures, batches
@@ -49,29 +50,17 @@ class Brightness(nn.Module):
         return {"one": self.sign * embeddings.mean(), "two": self.sign * embeddings.mean()}
 
 
-def test_every_picture_keeps_its_place_and_its_label():
-    """The predecessor rotated one side of its pairs."""
-    images, labels = batch()
-    for eps in (0.0, EPS):
-        objective = Brightness()
-        terms = adversarial_terms(nn.Flatten(), eps, ramp_batches=1, hold_weight=0, steps=3)
-        for _ in range(2):  # the first radius of a ramp is 0
-            terms(nn.Flatten(), objective, images, labels)
-        shown, theirs = objective.seen[-1]
-        assert theirs is labels and (shown - images.flatten(1)).abs().max() <= eps and shown.min() >= 0
-        assert torch.equal(shown, images.flatten(1)) == (eps == 0)
-        assert torch.cdist(shown, images.flatten(1)).argmin(1).tolist() == list(range(10)), "each beside its own"
-
-
 def test_the_radius_grows_over_the_ramp():
+    """And every picture keeps its place and its label: the predecessor rotated one side of its pairs."""
     images, labels = batch()
-    objective, model = Brightness(), nn.Flatten()
+    objective, model, clean = Brightness(), nn.Flatten(), images.flatten(1)
     terms = adversarial_terms(model, EPS, ramp_batches=4, hold_weight=0, steps=3)
-    radii = []
-    for _ in range(6):
+    for radius in (0, 0.25, 0.5, 0.75, 1, 1):
         terms(model, objective, images, labels)
-        radii.append((objective.seen[-1][0] - images.flatten(1)).abs().max().item() / EPS)
-    assert radii == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], abs=1e-3)
+        shown, theirs = objective.seen[-1]
+        assert (shown - clean).abs().max().item() == pytest.approx(radius * EPS, abs=1e-5)
+        assert theirs is labels and shown.min() >= 0 and shown.max() <= 1
+        assert torch.cdist(shown, clean).argmin(1).tolist() == list(range(10)), "each beside its own"
 
 
 def test_the_terms_are_those_of_the_protocol():
@@ -80,6 +69,7 @@ def test_the_terms_are_those_of_the_protocol():
     model = copy.deepcopy(standard)
     terms = adversarial_terms(standard, EPS, 1, 0.1, 3)
     terms(model, objective, images, labels)  # spends the ramp
+    assert model.embedded == (3 + 1) * 10, "three steps and the attacked pictures: embeddings are made once"
     with torch.no_grad():
         for parameter in model.layers[-2].parameters():
             parameter.add_(0.1)
@@ -101,14 +91,6 @@ def test_the_terms_are_those_of_the_protocol():
     sum(found.values()).backward()
     assert all(parameter.grad is not None for parameter in model.layers.parameters())
     assert model.training
-
-
-def test_embeddings_are_made_once_a_step():
-    images, labels = batch()
-    model = Network()
-    terms = adversarial_terms(model, EPS, 1, 0.1, steps=2)
-    terms(model, Classification(model.classify, 8, 4), images, labels)
-    assert model.embedded == (2 + 1) * 10, "two steps and the attacked pictures"
 
 
 def test_the_inner_attack_raises_the_loss_and_leaves_no_trace():
@@ -146,9 +128,7 @@ def test_what_the_attack_raises():
         torch.testing.assert_close(attacked, (images + sign * EPS).clamp(0, 1), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "options", [dict(eps=-0.1), dict(hold_weight=-1.0), dict(ramp_batches=0), dict(steps=0)]
-)
+@pytest.mark.parametrize("options", [dict(eps=-0.1), dict(hold_weight=-1.0), dict(ramp_batches=0), dict(steps=0)])
 def test_senseless_training_is_refused(options):
     with pytest.raises(ValueError, match="or more"):
         adversarial_terms(nn.Flatten(), **dict(eps=EPS, ramp_batches=1, hold_weight=0.1, steps=3) | options)
@@ -156,15 +136,10 @@ def test_senseless_training_is_refused(options):
 
 def slow_semi_hard(embeddings, labels):
     """The capped hardness of every triplet, one at a time."""
-    unit, values = embeddings / embeddings.norm(dim=1, keepdim=True), []
-    for anchor in range(len(labels)):
-        for positive in range(len(labels)):
-            for negative in range(len(labels)):
-                if anchor != positive and labels[anchor] == labels[positive] != labels[negative]:
-                    hardness = (unit[anchor] @ unit[negative] - unit[anchor] @ unit[positive]).item()
-                    values.append(min(0.0, hardness))
-    assert min(values) < 0
-    return np.mean(values)
+    unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+    hardness = [(unit[a] @ unit[n] - unit[a] @ unit[p]).item() for a, p, n in slow_triplets(labels)]
+    assert min(hardness) < 0 < max(hardness)
+    return np.mean([min(0.0, value) for value in hardness])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

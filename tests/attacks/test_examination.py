@@ -85,29 +85,11 @@ def test_the_suite_disturbs_nothing():
     assert same_state(before, state_of(model))
 
 
-@pytest.mark.parametrize(
-    ("model", "lines"),
-    [
-        (Rounding, {"eps", "steps", "large", "search", "gradient"}),
-        (Constant, {"eps", "steps", "large", "gradient"}),
-        (Detached, {"eps", "steps", "large", "search", "gradient"}),
-    ],
-)
+@pytest.mark.parametrize(("model", "lines"), [
+    (Rounding, {"eps", "steps", "large", "search", "gradient"}), (Constant, {"eps", "steps", "large", "gradient"}),
+    (Detached, {"eps", "steps", "large", "search", "gradient"})])  # fmt: skip
 def test_models_that_only_seem_robust_fail(model, lines):
     assert failed(model=model()) >= lines
-
-
-def no_attack(model, first, second, same, eps, **options):
-    return noise(model, first, second, same, 0.0, 1)
-
-
-def boastful(model, first, second, same, eps, **options):
-    """Changes nothing and claims the best scores."""
-    return no_attack(model, first, second, same, eps)._replace(scores=-100.0 * (2 * same - 1))
-
-
-def mere_noise(model, first, second, same, eps, steps=8, restarts=1, which="first"):
-    return noise(model, first, second, same, eps, 1)
 
 
 def helpful(model, first, second, same, eps, **options):
@@ -115,57 +97,44 @@ def helpful(model, first, second, same, eps, **options):
     return pgd(model, first, second, 1 - same, eps, **options)
 
 
-def too_far(model, first, second, same, eps, **options):
-    found = pgd(model, first, second, same, eps, **options)
-    return found._replace(first=(first + 1.01 * (found.first - first)).clamp(0, 1))
+def boastful(model, first, second, same, eps, **options):
+    """Changes nothing and claims the best scores."""
+    return noise(model, first, second, same, 0.0, 1)._replace(scores=-100.0 * (2 * same - 1))
 
 
-def unclamped(model, first, second, same, eps, **options):
-    found = pgd(model, first, second, same, eps, **options)
-    return found._replace(first=first + eps * (found.first - first).sign())
+def moved_on(further):
+    """What PGD finds, its first pictures replaced by further(clean, found, eps)."""
+
+    def faulty(model, first, second, same, eps, **options):
+        found = pgd(model, first, second, same, eps, **options)
+        return found._replace(first=further(first, found.first, eps))
+
+    return faulty
 
 
-def two_faced(model, first, second, same, eps, which="first", **options):
-    """Changes the second pictures too, unasked."""
-    return pgd(model, first, second, same, eps, which="both", **options)
+WEAK = {"large", "fgsm", "search", "transfer"}
+FAULTS = {  # what an attack does wrong: (the attack, the lines that must fail)
+    "changes nothing": (lambda *pairs, **_: noise(*pairs, 0.0, 1), WEAK | {"eps", "steps"}),
+    "boasts": (boastful, WEAK | {"eps", "steps"}),
+    "helps": (helpful, WEAK | {"eps", "steps"}),
+    "adds mere noise": (lambda *pairs, eps, **_: noise(*pairs, eps, 1), WEAK),
+    "takes a single short step": (lambda *pairs, eps, **_: fgsm(*pairs, eps / 20), WEAK),
+    "goes too far": (moved_on(lambda old, new, _: (old + 1.01 * (new - old)).clamp(0, 1)), {"bounds"}),
+    "leaves [0, 1]": (moved_on(lambda old, new, eps: old + eps * (new - old).sign()), {"bounds"}),
+    "changes the second pictures too, unasked": (lambda *pairs, **options: pgd(*pairs, **options | {"which": "both"}),
+                                                 {"bounds"}),
+    "is on at eps 0": (lambda *pairs, eps, **options: pgd(*pairs, max(eps, 1 / 255), **options), {"zero", "bounds"}),
+    "needs more steps than usual": (lambda *pairs, eps, steps, **options:
+                                    pgd(*pairs, eps if steps > 16 else 0.4 * eps, steps, **options),
+                                    {"converged", "transfer"}),
+    "lets off whoever asks for both sides": (lambda *pairs, eps, which="first", **options:
+                                             pgd(*pairs, eps if which == "first" else 0.0, **options), {"both"}),
+}  # fmt: skip
 
 
-def always_on(model, first, second, same, eps, **options):
-    return pgd(model, first, second, same, max(eps, 1 / 255), **options)
-
-
-def one_step(model, first, second, same, eps, steps=8, restarts=1, which="first"):
-    """A single step of a twentieth, whatever was asked."""
-    return fgsm(model, first, second, same, eps / 20)
-
-
-def late(model, first, second, same, eps, steps=8, **options):
-    """Needs more steps than it is usually given."""
-    return pgd(model, first, second, same, eps if steps > 16 else 0.4 * eps, steps, **options)
-
-
-def one_sided(model, first, second, same, eps, which="first", **options):
-    """Lets off whoever asks for both sides."""
-    return pgd(model, first, second, same, eps if which == "first" else 0.0, **options)
-
-
-@pytest.mark.parametrize(
-    ("attack", "lines"),
-    [
-        (no_attack, {"eps", "steps", "large", "fgsm", "search", "transfer"}),
-        (boastful, {"eps", "steps", "large", "fgsm", "search", "transfer"}),
-        (mere_noise, {"large", "fgsm", "search", "transfer"}),
-        (helpful, {"eps", "steps", "large", "fgsm", "search", "transfer"}),
-        (one_step, {"large", "fgsm", "search", "transfer"}),
-        (too_far, {"bounds"}),
-        (unclamped, {"bounds"}),
-        (two_faced, {"bounds"}),
-        (always_on, {"zero", "bounds"}),
-        (late, {"converged", "transfer"}),
-        (one_sided, {"both"}),
-    ],
-)
-def test_broken_attacks_fail(attack, lines):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_broken_attacks_fail(fault):
+    attack, lines = FAULTS[fault]
     assert failed(attack=attack) >= lines
 
 

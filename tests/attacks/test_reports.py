@@ -46,13 +46,11 @@ def test_robust_report(pictures):
     assert report.eps_255.unique().tolist() == [0, 2, 8]
     assert set(report) <= set(COLUMNS) and set(report.attack.dropna()) <= set(ALLOWED["attack"].split())
     for radius in (0.0, *eps):
-        attack = partial(pgd, eps=radius, steps=4, restarts=2)
-        scores = attacked_scores(model, pictures, pairs, attack)
+        scores = attacked_scores(model, pictures, pairs, partial(pgd, eps=radius, steps=4, restarts=2))
         rows = report[np.isclose(report.eps_255, radius * 255)].set_index("metric")
-        on_same, on_different = accuracy_by_kind(scores, pairs[:, 2], THRESHOLD)
-        assert rows.value["roc_auc"] == pytest.approx(roc_auc(scores, pairs[:, 2]), abs=1e-6)
-        assert rows.value["accuracy_same"] == pytest.approx(on_same)
-        assert rows.value["accuracy_different"] == pytest.approx(on_different)
+        expected = [roc_auc(scores, pairs[:, 2]), *accuracy_by_kind(scores, pairs[:, 2], THRESHOLD)]
+        measured = rows.value[["roc_auc", "accuracy_same", "accuracy_different"]]
+        assert measured.tolist() == pytest.approx(expected, abs=1e-6)
         assert rows.attack.isna().all() if radius == 0 else (rows.attack == "pgd").all()
     areas = report[report.metric == "roc_auc"].value.tolist()
     assert areas == sorted(areas, reverse=True) and areas[0] > areas[2]
@@ -86,9 +84,8 @@ def test_transfer_is_judged_by_each_model_on_what_was_made_for_each(pictures):
     for source in models:
         made = attack(models[source], first, second, same)
         for target in models:
-            found = transfer(
-                models[source], models[target], first, second, same, eps=EPS / 3, steps=3, restarts=1
-            ).scores
-            assert table.loc[source, target] == pytest.approx(roc_auc(found.numpy(), pairs[:, 2]))
+            options = dict(eps=EPS / 3, steps=3, restarts=1)
+            found = transfer(models[source], models[target], first, second, same, **options)
+            assert table.loc[source, target] == pytest.approx(roc_auc(found.scores.numpy(), pairs[:, 2]))
         assert table.loc[source, source] == pytest.approx(roc_auc(made.scores.numpy(), pairs[:, 2]))
     assert table.loc["one", "two"] != table.loc["two", "one"]
