@@ -209,29 +209,23 @@ def test_optimizers_and_schedulers_step_after_every_batch(pictures):
     assert rates[1] == pytest.approx(0.05, rel=0.02) and rates[0] < 0.01 and rates[1] > rates[2] > rates[3]
 
 
-def test_one_cycle():
+@pytest.mark.parametrize("steps", [*range(1, 9), 100])
+def test_one_cycle(steps):
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model[2].requires_grad_(False)
-    optimizer, scheduler = one_cycle(model, 0.1, 100)
+    optimizer, scheduler = one_cycle(model, 0.1, steps)
     rates = []
-    for _ in range(100):
+    for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    assert max(rates) == pytest.approx(0.1) and 23 <= rates.index(max(rates)) <= 25
-    assert rates[0] < 0.01 and rates[-1] < 1e-3
+    assert all(0 < rate <= 0.1 for rate in rates)
+    if steps == 100:
+        assert max(rates) == pytest.approx(0.1) and 23 <= rates.index(max(rates)) <= 25
+        assert rates[0] < 0.01 and rates[-1] < 1e-3
     held = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
     expected = {id(model[0].weight): 0.05, id(model[0].bias): 0.0, id(model[1].weight): 0.0, id(model[1].bias): 0.0}
     assert held == expected, "weight decay spares biases and BatchNorm; what is frozen is left out"
-
-
-@pytest.mark.parametrize("steps", range(1, 9))
-def test_one_cycle_of_few_steps(steps):
-    optimizer, scheduler = one_cycle(nn.Linear(2, 2), 0.1, steps)
-    for _ in range(steps):
-        assert 0 < optimizer.param_groups[0]["lr"] <= 0.1
-        optimizer.step()
-        scheduler.step()
 
 
 def test_equal_seeds_train_equal_models(pictures):
@@ -373,12 +367,17 @@ def test_a_noisy_validation_chooses_and_stops_in_the_closed_set_only(budget, pro
 
 
 @pytest.mark.parametrize("protocol", ["closed_set", "open_set"])
-def test_validation_is_on_the_pairs_of_the_protocol(budget, protocol):
-    model, history, (pictures, pairs) = budget(protocol, TripletJudgment())
-    report = validation_report(model, pictures, pairs)
-    kept = history["validation"].idxmax() if protocol == "closed_set" else len(history) - 1
-    assert report["validation"] == pytest.approx(history["validation"].loc[kept], abs=1e-6)
-    assert set(report) | {"active_share", "distance_to_positive", "distance_to_negative"} <= set(history)
+def test_validation_is_on_the_pairs_of_the_protocol(budget, protocol, monkeypatch):
+    asked = []
+
+    def watched(model, image_set, pairs):
+        asked.append((image_set, pairs))
+        return validation_report(model, image_set, pairs)
+
+    monkeypatch.setattr(training, "validation_report", watched)
+    _, history, (pictures, pairs) = budget(protocol, TripletJudgment())
+    assert len(asked) == len(history) and all(one is pictures and other is pairs for one, other in asked)
+    assert {"validation", "precision", "recall", "f1", "active_share"} <= set(history)
 
 
 def test_centers_have_an_optimizer_and_a_schedule_of_their_own(budget, monkeypatch):
