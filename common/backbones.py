@@ -38,8 +38,7 @@ class EmbeddingNet(nn.Module):
             backbone: any timm model name, such as "resnet50", or "small_cnn".
             embedding_size: length of the embedding; 0 hands out the pooled features themselves.
             classes: species the classifier tells apart; 0 makes none.
-            pretrained: start from ImageNet weights, of `weights` or else of timm's hub.
-            weights: folder that may hold `<backbone>.safetensors`.
+            pretrained: start from ImageNet weights: `<backbone>.safetensors` in the folder `weights`, or timm's hub.
             image_size: pixels of a side; only models built for one size (most transformers) need it.
 
         Raises:

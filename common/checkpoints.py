@@ -20,12 +20,8 @@ MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}
 def save(config: Config, image_set: ImageSet, name: str, model, threshold: Threshold, history, **more) -> Path:
     """Write a checkpoint that stands on its own, whole or not at all, and return its path.
 
-    Args:
-        config, image_set: where it goes; settings and the pictures' fingerprint are noted in it.
-        name: file name, such as "best_model_center_loss.pth".
-        model: an `EmbeddingNet` or `SiameseNet`.
-        history: DataFrame of `fit`.
-        more: further JSON types to keep, such as metrics or the species trained on.
+    It notes the settings, the pictures' fingerprint, the history of `fit`, and `more` of JSON types, such as metrics or
+    the species trained on. The model is an `EmbeddingNet` or a `SiameseNet`.
     """
     content = {
         "model": type(model).__name__,
@@ -45,10 +41,7 @@ def save(config: Config, image_set: ImageSet, name: str, model, threshold: Thres
 
 
 def load(path: Path, image_set: ImageSet, device: str = "cpu"):
-    """Rebuild a model, to be used on `image_set`, from a checkpoint.
-
-    Returns:
-        The model in evaluation mode, its `Threshold`, and the checkpoint's whole content.
+    """Rebuild a model in evaluation mode, its `Threshold` and the checkpoint's whole content, for use on `image_set`.
 
     Raises:
         ValueError: the file is no checkpoint, or was trained on other pictures.
@@ -71,11 +64,9 @@ def load(path: Path, image_set: ImageSet, device: str = "cpu"):
 
 
 def ensure(config: Config, name: str) -> Path:
-    """Return the path of a file another notebook hands on, running that notebook first if it is missing.
+    """Return the path of a file another notebook hands on, such as "splits.json" or "best_model_center_loss.pth".
 
-    Args:
-        config: the run it belongs to; the notebook runs under the same configuration.
-        name: one of `notebooks.OWNERS`, such as "splits.json" or "best_model_center_loss.pth".
+    If it is missing, that notebook (see `notebooks.OWNERS`) is run first, under the same configuration.
 
     Raises:
         ValueError: no notebook makes such a file.

@@ -54,13 +54,8 @@ def contrastive_loss(distances: Tensor, same: Tensor, margin: float = 1.0) -> Te
 def triplet_loss(to_positive: Tensor, to_negative: Tensor, margin: float | None = 0.2) -> Tensor:
     """Ask of each triplet that its negative be farther than its positive, by a margin.
 
-    Args:
-        to_positive, to_negative: float (T,), the anchor's distances.
-        margin: what must lie between (Schroff et al. 2015, equation 1); None: the soft margin
-            log(1 + exp(d_ap - d_an)), which never stops asking for more (Hermans et al. 2017, section 2).
-
-    Returns:
-        float (T,), max(0, d_ap - d_an + margin) or the soft one.
+    Of the anchor's distances, float (T,), returns max(0, d_ap - d_an + margin) (Schroff et al. 2015, equation 1); with
+    None the soft margin log(1 + exp(d_ap - d_an)), which never stops asking for more (Hermans et al. 2017, section 2).
     """
     violation = to_positive - to_negative
     return F.softplus(violation) if margin is None else F.relu(violation + margin)
@@ -81,15 +76,9 @@ class Classification(nn.Module):
     """Cross-entropy on the species, joined with center loss by a weight (Wen et al. 2016, equation 5)."""
 
     def __init__(self, classify: Callable, classes: int, embedding_size: int, center_weight: float = 0.0):
-        """
-        Args:
-            classify: embeddings (B, D) -> logits (B, C), such as `model.classify`.
-            classes: number of species.
-            embedding_size: length of an embedding.
-            center_weight: lambda of the paper, 0 or more; 0 is plain cross-entropy, whose centers only watch.
+        """`classify` makes logits (B, C) of embeddings (B, D), such as `model.classify`.
 
-        Raises:
-            ValueError: a negative weight.
+        The weight is the paper's lambda; 0 is plain cross-entropy, whose centers only watch. Raises ValueError below 0.
         """
         super().__init__()
         _check_weight(center_weight)

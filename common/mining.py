@@ -1,18 +1,15 @@
-"""Which pairs and triplets of a batch are learned from: labels and distances in, indices out."""
+"""Which pairs and triplets of a batch are learned from: labels int (B,) and distances float (B, B) in, indices out.
+
+Triplets are anchor, positive and negative, each int (T,): anchor and positive are two pictures of one class, the
+negative is of another. An anchor without a positive or a negative is left out.
+"""
 
 import torch
 from torch import Tensor
 
 
 def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Every pair of a batch once.
-
-    Args:
-        labels: int (B,).
-
-    Returns:
-        First index, second index (both int (P,), P = B (B - 1) / 2) and same: bool (P,).
-    """
+    """Every pair of a batch once: first and second index, both int (P,), P = B (B - 1) / 2, and same, bool (P,)."""
     first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
     return first, second, labels[first] == labels[second]
 
@@ -20,12 +17,8 @@ def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Each anchor with all its positives and with as many of its negatives, the hardest of them or any.
 
-    Args:
-        labels: int (B,).
-        scores: float (B, B), higher is more similar: each anchor takes the negatives that score highest. None: any.
-
-    Returns:
-        As `all_pairs`, each anchor's pairs from its own side; an anchor with fewer negatives takes all it has.
+    With scores, float (B, B), each anchor takes the negatives that score highest. Returns as `all_pairs`, each anchor's
+    pairs from its own side; an anchor with fewer negatives takes all it has.
     """
     same = _same(labels)
     positives = _positives(same)
@@ -36,34 +29,19 @@ def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor
 
 
 def all_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Every valid triplet of a batch: anchor and positive are two pictures of one class, the negative of another.
-
-    Args:
-        labels: int (B,).
-
-    Returns:
-        Anchor, positive and negative indices, each int (T,); empty where the batch has no valid triplet.
-    """
+    """Every triplet of a batch."""
     same = _same(labels)
     return (_positives(same)[:, :, None] & ~same[:, None, :]).nonzero(as_tuple=True)
 
 
 def random_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each anchor and positive of a batch with one negative at random; returns as `all_triplets`."""
+    """Each anchor and positive of a batch with one negative at random."""
     anchor, positive, same = _anchors_and_positives(labels)
     return anchor, positive, torch.rand(same.shape, device=labels.device).masked_fill(same, -1).argmax(1)
 
 
 def batch_hard(labels: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each anchor with its farthest positive and its nearest negative (Hermans et al. 2017, equation 5).
-
-    Args:
-        labels: int (B,).
-        distances: float (B, B) between the pictures of the batch.
-
-    Returns:
-        As `all_triplets`, one triplet for each anchor that has a positive and a negative.
-    """
+    """Each anchor with its farthest positive and its nearest negative (Hermans et al. 2017, equation 5)."""
     same = _same(labels)
     anchor = (_positives(same).any(1) & ~same.all(1)).nonzero().squeeze(1)
     farthest = distances.masked_fill(~_positives(same), -torch.inf)[anchor].argmax(1)
@@ -74,8 +52,6 @@ def semi_hard(labels: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor
     """Each anchor and positive with the nearest negative that is farther than the positive (Schroff et al. 2015).
 
     Where no negative is farther, the farthest one is taken: the least wrong.
-
-    Args, returns: as in `batch_hard`, one triplet for each anchor and positive that have a negative.
     """
     anchor, positive, same = _anchors_and_positives(labels)
     to_anchor = distances[anchor]

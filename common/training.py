@@ -34,14 +34,8 @@ def train(
     such as centers, have plain gradient descent with a rate of 0.5 that falls to 0 (Wen et al. 2016). In the closed
     set the best validated epoch is kept; in the open set the last, since a few species are too few to choose one by.
 
-    Args:
-        model, objective, loader: as in `fit`.
-        image_set, splits, protocol: the pairs it is validated on.
-        seed: of augmentation and of all that an objective draws: pairs, triplets, an attack's start.
-        options: of `fit`: another `validate`, or `terms`.
-
-    Returns:
-        The history, as `fit` returns it.
+    The seed is that of augmentation and of all that an objective draws: pairs, triplets, an attack's start. Model,
+    objective, loader and options, such as another `validate` or `terms`, are those of `fit`, whose history is returned.
     """
     seed_everything(seed)
     steps = config.epochs * len(loader)
@@ -58,10 +52,9 @@ def train(
 
 
 def one_cycle(model: nn.Module, learning_rate: float, steps: int):
-    """AdamW, its learning rate up for a quarter of all `steps`, then down to 0; weight decay .05 spares vectors.
+    """AdamW of all trainable parameters, and its scheduler, to be stepped after every batch.
 
-    Returns:
-        The optimizer of all trainable parameters, and its scheduler, to be stepped after every batch.
+    The learning rate rises for a quarter of all `steps`, then falls to 0; weight decay of 0.05 spares vectors.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -79,27 +72,19 @@ def clean_terms(model: nn.Module, objective: nn.Module, images: Tensor, labels: 
 
 
 def fit(
-    model: nn.Module,
-    objective: nn.Module,
-    loader: DataLoader,
-    optimizers: Sequence[torch.optim.Optimizer],
-    epochs: int,
-    validate: Callable[[nn.Module], float | dict],
-    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (),
-    patience: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    keep: str = "best",
-    augmentation: float = 1.0,
+    model: nn.Module, objective: nn.Module, loader: DataLoader, optimizers: Sequence[torch.optim.Optimizer],
+    epochs: int, validate: Callable[[nn.Module], float | dict],
+    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (), patience: int | None = None, seed: int = 0,
+    device: str = "cpu", keep: str = "best", augmentation: float = 1.0,
     terms: Callable[..., dict[str, Tensor]] = clean_terms,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch, or its last.
 
     Args:
         model: changed in place.
         objective: embeddings and labels in, named terms out, whose sum is minimized. Its own parameters (centers,
             say) are trained too if an optimizer holds them. Attributes: `stuck_at`, the terms' values for a model
-            that learned nothing; `watched`, further numbers of the latest batch, for the history.
+            that learned nothing (ln C, ln 2, the margin); `watched`, more of the latest batch for the history.
         loader: batches of pictures and labels; uint8 pictures become augmented floats.
         optimizers, schedulers: stepped after every batch.
         validate: measures the model after each epoch, higher is better; of a dict "validation" is what counts.
@@ -167,9 +152,7 @@ def fit(
 def check_collapse(history: list[dict], stuck_at: dict | None) -> None:
     """Stop a training that has collapsed (protocol rule 10).
 
-    Args:
-        history: rows as `fit` returns them, the latest last.
-        stuck_at: terms' values for a model that learned nothing (ln C, ln 2, the margin), by their names.
+    `history` holds rows as `fit` returns them; `stuck_at` is that of the objective.
 
     Raises:
         Collapse: all embeddings are equal, loss or validation is not finite, or a term stays within 2 % of its value
