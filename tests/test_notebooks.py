@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -29,23 +30,11 @@ def bars(monkeypatch):
     """Record what progress bars say instead of drawing them."""
     said = []
 
-    class Bar:
-        def __init__(self, total, desc, unit):
-            said.append((desc, total))
+    def bar(total, desc, unit):
+        said.append((desc, total))
+        return nullcontext(SimpleNamespace(set_description=said.append, update=lambda: said.append("done")))
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def set_description(self, text):
-            said.append(text)
-
-        def update(self):
-            said.append("done")
-
-    monkeypatch.setattr(notebooks, "tqdm", Bar)
+    monkeypatch.setattr(notebooks, "tqdm", bar)
     return said
 
 
@@ -61,22 +50,15 @@ def test_select_takes_numbers_and_full_names_in_curriculum_order(tmp_path):
             select(["R1", unknown], tmp_path)
     with pytest.raises(FileNotFoundError, match=NOTEBOOKS[3]):
         select(["R1", "R4"], tmp_path)
+    assert set(OWNERS.values()) <= {name[:2] for name in NOTEBOOKS}
 
 
 def test_section_titles_follow_headings_but_not_comments_in_fences():
-    cells = [
-        new_code_cell("0"),
-        new_markdown_cell("# Title\ntext\n## The **mean** of `x` ##"),
-        new_code_cell("# not a heading"),
-        new_markdown_cell("words only\n```\n# a comment\n```\n#hashtag"),
-        new_markdown_cell("### Last"),
-    ]
+    sources = ["# Title\ntext\n## The **mean** of `x` ##", "words only\n```\n# a comment\n```\n#hashtag", "### Last"]
+    cells = [new_code_cell("0"), *map(new_markdown_cell, sources)]
+    cells.insert(2, new_code_cell("# not a heading"))
     mean = "The mean of x"
     assert section_titles(new_notebook(cells=cells)) == ["", mean, mean, mean, "Last"]
-
-
-def test_owners_are_notebooks():
-    assert {owner for owner in OWNERS.values()} <= {name.split("_")[0] for name in NOTEBOOKS}
 
 
 def test_run_in_order_with_progress_copies_pages_and_environment(tmp_path, bars, monkeypatch):
@@ -126,8 +108,7 @@ def test_failure_names_section_keeps_partial_copy_and_stops(tmp_path, bars, monk
         raise caught.value
 
     monkeypatch.setattr(notebooks, "run", failing_run)
-    assert notebooks.main([]) == 1
-    assert "'The fault'" in capsys.readouterr().err
+    assert notebooks.main([]) == 1 and "'The fault'" in capsys.readouterr().err
 
 
 def test_a_kernel_that_dies_is_reported_with_its_section(tmp_path, bars):
@@ -138,23 +119,18 @@ def test_a_kernel_that_dies_is_reported_with_its_section(tmp_path, bars):
 
 def test_ctrl_c_stops_the_kernel_and_keeps_what_ran(tmp_path, bars, monkeypatch):
     put(tmp_path, FIRST, "# One", "print('before')", "import time\nprint('sleeping')\ntime.sleep(60)")
-    waiting = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     original = notebooks.NotebookClient
 
-    def client(*arguments, on_cell_execute, **settings):
-        def announce(cell, cell_index):
-            on_cell_execute(cell, cell_index)
-            if "sleep" in cell.source:
-                waiting.start()
+    def announce(cell, cell_index):
+        if "sleep" in cell.source:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-        return original(*arguments, on_cell_execute=announce, **settings)
-
-    monkeypatch.setattr(notebooks, "NotebookClient", client)
+    monkeypatch.setattr(notebooks, "NotebookClient", lambda *given, **settings: original(
+        *given, **settings | {"on_cell_execute": announce}))  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         run((), setup(), output=tmp_path / "out", root=tmp_path)
     cells = nbformat.read(tmp_path / "out" / f"{FIRST}.ipynb", as_version=4).cells
-    assert cells[1].outputs[0].text == "before\n"
-    assert not list((tmp_path / "out").glob("*.html"))
+    assert cells[1].outputs[0].text == "before\n" and not list((tmp_path / "out").glob("*.html"))
 
 
 def test_in_place_refreshes_whole_files_and_repeats_itself(tmp_path, bars):
@@ -163,20 +139,17 @@ def test_in_place_refreshes_whole_files_and_repeats_itself(tmp_path, bars):
     for _ in range(2):
         run(["R1"], setup(), in_place=True, root=tmp_path)
         contents.append((tmp_path / f"{FIRST}.ipynb").read_text())
-    assert contents[0] == contents[1]
     cell = nbformat.reads(contents[0], as_version=4).cells[1]
-    assert cell.execution_count == 1
+    assert contents[0] == contents[1] and cell.execution_count == 1
     assert [output.output_type for output in cell.outputs] == ["execute_result"]  # the progress bar is gone
 
 
 def test_clean_keeps_what_speaks_and_leaves_its_argument_alone():
     cell = new_code_cell("1", execution_count=3, metadata={"execution": {"x": "2026"}, "tags": ["keep"]})
-    notebook = new_notebook(
-        cells=[cell], metadata={"widgets": {}, "language_info": {"name": "python", "version": "3.11.7"}}
-    )
+    about = {"widgets": {}, "language_info": {"name": "python", "version": "3.11.7"}}
+    notebook = new_notebook(cells=[cell], metadata=about)
     cleaned = clean(notebook)
-    assert cleaned.cells[0].metadata == {"tags": ["keep"]}
-    assert cleaned.cells[0].execution_count == 3
+    assert cleaned.cells[0].metadata == {"tags": ["keep"]} and cleaned.cells[0].execution_count == 3
     assert "widgets" not in cleaned.metadata and "version" not in cleaned.metadata.language_info
     assert notebook.cells[0].metadata.execution and "widgets" in notebook.metadata
 
@@ -184,8 +157,7 @@ def test_clean_keeps_what_speaks_and_leaves_its_argument_alone():
 @pytest.mark.parametrize("arguments", [["R8"], ["R7"]])
 def test_command_line_refuses_what_is_not_there(arguments, tmp_path, monkeypatch, capsys):
     original = notebooks.run
-    monkeypatch.setattr(notebooks, "run", lambda *given, **named: original(*given, **named, root=Path(tmp_path)))
+    monkeypatch.setattr(notebooks, "run", lambda *given, **named: original(*given, **named, root=tmp_path))
     with pytest.raises(SystemExit) as stopped:
         notebooks.main(arguments)
-    assert stopped.value.code == 2
-    assert "R7_Explainability" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "R7_Explainability" in capsys.readouterr().err

@@ -56,13 +56,9 @@ def test_run_installs_once_passes_on_what_is_given_and_ends_with_the_leaderboard
     assert calls[-1] == f"-m common.ledger | {settings}"
     _, calls, _ = make(project, "run", NOTEBOOKS="R2", SIMILARITY_PROFILE="full")
     assert calls == [f"-m common.{name} | SIMILARITY_PROFILE=full" for name in ("notebooks", "ledger")]
-
-
-def test_changed_requirements_are_installed(project):
-    make(project, "run")
     with open(project / "requirements.txt", "a") as file:
         file.write("another\n")
-    assert any("pip install" in call for call in make(project, "run")[1])
+    assert any("pip install" in call for call in make(project, "run")[1]), "requirements have changed"
 
 
 def test_a_failed_notebook_or_installation_fails_the_run(project):
@@ -75,8 +71,7 @@ def test_a_failed_notebook_or_installation_fails_the_run(project):
 def test_tests_run_in_order_on_defaults_and_leave_nothing(project, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    user = {"SIMILARITY_SEED": "9", "SIMILARITY_CHECKPOINTS": "/precious", "MPLBACKEND": "Agg"}
-    user |= {"SIMILARITY_IMAGE_SIZE": "999"}
+    user = dict(SIMILARITY_SEED="9", SIMILARITY_CHECKPOINTS="/precious", SIMILARITY_IMAGE_SIZE="999", MPLBACKEND="Agg")
     status, calls, said = make(project, "test", "DATASET=mine", TMPDIR=str(temporary), **user)
     assert status == 0 and "passed: lint, unit tests, notebooks" in said.splitlines()[-1]
     assert any("-m pip install -r requirements-dev.txt" in call for call in calls)
@@ -101,16 +96,13 @@ def test_what_fails_is_named_at_the_end_and_keeps_nothing_from_being_checked(pro
     assert own[-1] == f"make test failed: {STEPS[step]}"
 
 
-def test_tests_without_notebooks_fail(project):
+def test_notebooks_are_refreshed_with_the_defaults_and_missed_by_a_test(project):
+    _, calls, _ = make(project, "notebooks", "NOTEBOOKS=R1", "PROFILE=full", SIMILARITY_SEED="9")
+    assert calls[-1] == "-m common.notebooks --in-place R1 |"
     for path in project.glob("*.ipynb"):
         path.unlink()
     status, _, said = make(project, "test")
     assert status != 0 and "no notebook to test" in said
-
-
-def test_refreshing_notebooks_uses_the_defaults(project):
-    _, calls, _ = make(project, "notebooks", "NOTEBOOKS=R1", "PROFILE=full", SIMILARITY_SEED="9")
-    assert calls[-1] == "-m common.notebooks --in-place R1 |"
 
 
 def test_help_lists_every_setting_that_setup_takes(project):

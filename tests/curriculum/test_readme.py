@@ -51,14 +51,11 @@ def test_committed_ledger_is_clean():
     assert not ledger.duplicated(key).any()
 
 
-def test_a_changed_value_changes_the_table(tmp_path):
+def test_a_changed_value_changes_the_table_and_nothing_else(tmp_path):
     ledger = pd.read_csv(LEDGER, dtype={"fingerprint": str})
     ledger.loc[ledger["approach"] == "center_loss", "value"] = 0.123
     ledger.to_csv(tmp_path / "results.csv", index=False)
     assert tables(tmp_path / "results.csv") != tables() and "0.123" in tables(tmp_path / "results.csv")
-
-
-def test_fill_replaces_only_what_is_between_the_markers():
     assert fill(f"a{START}old{END}z", "new") == f"a{START}\nnew\n{END}z"
     with pytest.raises(ValueError):
         fill("no markers", "new")

@@ -14,9 +14,8 @@ from common.backbones import evaluation_mode
 EPS = 8 / 255
 
 
-def peers(name):
-    """Skip where a library is not installed, saying how to get it."""
-    return pytest.importorskip(name, reason=f"{name} is not installed: pip install --no-deps {name}")
+def need(library):
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install --no-deps {library}")
 
 
 def case(count=12, seed=0):
@@ -38,7 +37,7 @@ def agree(ours, theirs, clean, same):
 @pytest.mark.parametrize(("library", "theirs"), [("foolbox", foolbox_pgd), ("torchattacks", torchattacks_pgd)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_independent_programs_find_the_same_pictures(library, theirs, seed):
-    peers(library)
+    need(library)
     model, (first, second, same) = case(seed=seed)
     ours = pgd_path(model, first, second, same, EPS, steps=10)[-1]
     agree(ours, theirs(model, first, second, same, EPS, steps=10), first, same)
@@ -46,7 +45,7 @@ def test_independent_programs_find_the_same_pictures(library, theirs, seed):
 
 def test_stronger_attackers_find_little_more():
     """APGD and Square on the two-logit form: neither harms much beyond PGD, and all harm more than nothing."""
-    peers("torchattacks")
+    need("torchattacks")
     model, pairs = case(16)
     direction = 1 - 2 * pairs[2]
     with evaluation_mode(model):
@@ -66,9 +65,8 @@ def test_two_logits_follow_their_rows():
     model, (first, second, _) = case()
     classifier = TwoLogits(model, second, threshold=0.3, scale=2.0)
     with torch.no_grad():
-        torch.testing.assert_close(classifier(first), classifier(TwoLogits.tag(first)))
-        expected = 2 * (model.score(first, second) - 0.3)
-        tagged = TwoLogits.tag(first)
+        tagged, expected = TwoLogits.tag(first), 2 * (model.score(first, second) - 0.3)
+        torch.testing.assert_close(classifier(first), classifier(tagged))
         torch.testing.assert_close(classifier(tagged), torch.stack([-expected, expected], 1))
         rows = torch.tensor([7, 2, 2, 11])
         moved = tagged[rows].clone()
