@@ -68,6 +68,15 @@ def all_pairs(labels, indices=None) -> np.ndarray:
     return np.stack([indices[rows], indices[columns], labels[indices[rows]] == labels[indices[columns]]], 1)
 
 
+UNDRAWN = """
+import inspect
+from unittest.mock import MagicMock
+from common import plotting
+for name, function in inspect.getmembers(plotting, inspect.isfunction):
+    if name != "paint_parts":
+        setattr(plotting, name, MagicMock())
+"""  # start of a kernel whose figures are left out: they take most of a notebook's time and decide nothing
+
 SIZE = 6
 
 
@@ -262,11 +271,41 @@ def huge_png(width: int = 60_000, height: int = 60_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def class_folder(root: Path, classes=("iris", "rose"), each: int = 3) -> Path:
+def kin(label: int, number: int, kinship: float = 0.8) -> np.ndarray:
+    """A random picture with large soft blobs, of which it shares `kinship` with all of its class."""
+    return (kinship * smooth(label) + (1 - kinship) * smooth(100 * label + number)).astype(np.uint8)
+
+
+def class_folder(root: Path, classes=("iris", "rose"), each: int = 3, kinship: float = 0.0) -> Path:
     """A clean folder with one sub-folder per class, `each` JPEGs in it."""
     for label, name in enumerate(classes):
         for number in range(each):
-            write(root / name / f"{number}.jpg", encoded(smooth(100 * label + number)))
+            write(root / name / f"{number}.jpg", encoded(kin(label, number, kinship)))
+    return root
+
+
+def framed(label: int, number: int, size: tuple[int, int]) -> np.ndarray:
+    """A dark picture of this width and height with a white rim above and below, which cropping would take away."""
+    pixels = np.array(Image.fromarray(kin(label, number) // 3).resize(size))
+    pixels[:8] = pixels[-8:] = 255
+    return pixels
+
+
+def faces(root: Path, people=(1, 2, 10), each: int = 2, folders=("",)) -> Path:
+    """Gray PGM pictures in the layout of the ORL faces; people take turns over `folders`."""
+    for place, person in enumerate(people):
+        for number in range(1, each + 1):
+            pixels = framed(person, number, (92, 112))[..., 0]
+            write(root / folders[place % len(folders)] / f"s{person}" / f"{number}.pgm", encoded(pixels, "PPM"))
+    write(root / "README", b"The ORL face database")
+    return root
+
+
+def persons(root: Path, names, rows, header: str = "Anchor,Negative,Positive") -> Path:
+    """Crops of these names, which start with who it is, and `rows` of names in train.csv."""
+    for number, name in enumerate(dict.fromkeys(names)):
+        write(root / "train" / name, encoded(framed(zlib.crc32(name[:4].encode()), number, (64, 128))))
+    write(root / "train.csv", "\n".join([header, *(",".join(row) for row in rows)]).encode())
     return root
 
 

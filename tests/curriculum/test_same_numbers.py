@@ -3,24 +3,14 @@
 import shutil
 
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
-from toys import TINY, encoded, smooth, write
+from toys import TINY, UNDRAWN, class_folder, write
 
 from common.config import ROOT, setup
 from common.notebooks import run, select
-
-UNDRAWN = """
-import inspect
-from unittest.mock import MagicMock
-from common import plotting
-for name, function in inspect.getmembers(plotting, inspect.isfunction):
-    if name != "paint_parts":
-        setattr(plotting, name, MagicMock())
-"""  # figures take most of the time and decide nothing
 
 
 def same(one, other) -> bool:
@@ -50,18 +40,14 @@ def runs(tmp_path_factory):
     paths = select(["R1", "R3"])
     cells = [cell for path in paths for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     nbformat.write(new_notebook(cells=[new_code_cell(cell.source) for cell in cells]), root / paths[0].name)
-    for kind in range(6):
-        for number in range(10):
-            pixels = (smooth(kind, 32) // 2 + smooth(1000 + 20 * kind + number, 32) // 2).astype(np.uint8)
-            write(root / f"pictures/{kind}/{number}.png", encoded(pixels, "PNG"))
-    folders = []
+    folders, pictures = [], class_folder(root / "pictures", "abcdef", 10, kinship=0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONSTARTUP", str(write(root / "undrawn.py", UNDRAWN.encode())))
         patch.setenv("PYTHONPATH", str(ROOT))
         for name in ("one", "other"):
             places = dict(checkpoints=root / name / "checkpoints", cache=root / name / "cache")
             small = dict(image_size=32, epochs=1, backbone=TINY, device="cpu")
-            config = setup(dataset=f"folder:{root / 'pictures'}", **places, **small)
+            config = setup(dataset=f"folder:{pictures}", **places, **small)
             run(["R1"], config, output=root / name / "runs", root=root)
             folders.append(config.directory)
     return folders

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torchvision
 from PIL import Image
-from toys import REAL, class_folder, config, encoded, pack, smooth, write
+from toys import REAL, class_folder, config, encoded, faces, pack, persons, smooth, write
 
 from common.config import setup
 from common.datasets import decoding, load_images, readers
@@ -159,23 +159,6 @@ def test_caltech_is_downloaded_once_or_missed_by_name(load, tmp_path, serve, mon
 
 # --- faces and persons ---
 
-def framed(seed: int, size: tuple[int, int]) -> np.ndarray:
-    """A dark picture of this width and height with a white rim above and below, which cropping would take away."""
-    pixels = np.array(Image.fromarray(smooth(seed) // 4).resize(size))
-    pixels[:8] = pixels[-8:] = 255
-    return pixels
-
-
-def faces(root: Path, folders=("",)) -> Path:
-    """Three persons, two gray PGM pictures each; persons take turns over `folders`."""
-    for place, person in enumerate((1, 2, 10)):
-        for number in (1, 2):
-            pixels = framed(10 * person + number, (92, 112))[..., 0]
-            write(root / folders[place % len(folders)] / f"s{person}" / f"{number}.pgm", encoded(pixels, "PPM"))
-    write(root / "README", b"The ORL face database")
-    return root
-
-
 def test_both_layouts_of_the_faces_are_the_same_set(load, tmp_path):
     image_set = load("att_faces", faces(tmp_path / "orl"))
     assert image_set.class_names == ["s1", "s2", "s10"] and image_set.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -195,12 +178,9 @@ LONE = "0007_c2s1_000006_01.jpg"
 NOBODYS = ("0000_c4s1_000008_01.jpg", "-1_c1s1_000009_01.jpg", "0000_c4s1_000008_01.jpg")
 
 
-def persons(root: Path, rows=(GOOD, OTHER, NOBODYS), header=TABLE, more=()) -> Path:
+def three(root: Path, rows=(GOOD, OTHER, NOBODYS), header=TABLE, more=()) -> Path:
     """Three persons with two crops each, two crops of nobody, and `rows` in train.csv."""
-    for number, name in enumerate(dict.fromkeys([*GOOD, *OTHER, LONE, *NOBODYS[:2], *more])):
-        write(root / "train" / name, encoded(framed(number, (64, 128))))
-    write(root / "train.csv", "\n".join([header, *(",".join(row) for row in rows)]).encode())
-    return root
+    return persons(root, [*GOOD, *OTHER, LONE, *NOBODYS[:2], *more], rows, header)
 
 
 def rows_of(image_set) -> list[tuple]:
@@ -209,7 +189,7 @@ def rows_of(image_set) -> list[tuple]:
 
 
 def test_names_give_identity_and_camera_and_the_table_gives_triplets(load, tmp_path, capsys):
-    root = persons(tmp_path / "set")
+    root = three(tmp_path / "set")
     write(root / "train" / "Thumbs.db", b"x")
     packed = pack(tmp_path / "reid.zip", root, "inside/")
     for place in (root, packed, root):  # the last one out of the cache
@@ -221,15 +201,15 @@ def test_names_give_identity_and_camera_and_the_table_gives_triplets(load, tmp_p
             assert path.startswith(f"train/{image_set.class_names[label]}_c{camera}s")
         assert image_set.cameras.tolist() == [1, 3, 1, 2, 2, 6]
         assert image_set.triplets.dtype == np.int64 and rows_of(image_set) == [GOOD, OTHER]
-    persons(root, [(GOOD[0], GOOD[2], GOOD[1])], "Anchor,Positive,Negative")
+    three(root, [(GOOD[0], GOOD[2], GOOD[1])], "Anchor,Positive,Negative")
     assert rows_of(load("reid", root)) == [GOOD], "columns are found by name"
-    assert load("reid", persons(root, [])).triplets.shape == (0, 3)
+    assert load("reid", three(root, [])).triplets.shape == (0, 3)
     (root / "train.csv").unlink()
     assert load("reid", root).triplets is None
 
 
 def test_a_damaged_picture_takes_its_triplets_along_and_shifts_no_other(load, tmp_path, capsys):
-    root = persons(tmp_path / "set")
+    root = three(tmp_path / "set")
     write(root / "train" / GOOD[1], b"")  # only the first row needs it
     image_set = load("reid", root)
     output = capsys.readouterr().out
@@ -253,6 +233,6 @@ WRONG = [(GOOD[0], GOOD[2], GOOD[1]), (GOOD[0], GOOD[2], GOOD[2]), (GOOD[0], GOO
       for name in ("portrait.jpg", "0002_c1.jpg", "0002-c1s1_000451_03.jpg", "c1s1_000451_03.jpg")]])
 def test_a_wrong_row_header_or_name_is_named(load, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        load("reid", persons(tmp_path / "set", **options))
+        load("reid", three(tmp_path / "set", **options))
     with pytest.raises(FileNotFoundError, match=r"faces has no folder train"):
         load("reid", faces(tmp_path / "faces"))
