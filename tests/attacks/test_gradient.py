@@ -140,8 +140,7 @@ def test_the_path_starts_clean_and_takes_steps_of_the_protocol():
     model, (first, second, same) = Bilinear(), pairs_of_pictures(margin=0.2)
     path = pgd_path(model, first, second, same, EPS, steps=10)
     assert torch.equal(path[0].first, first)
-    largest = (path[1].first - path[0].first).abs().max().item()
-    assert largest == pytest.approx(0.25 * EPS, rel=1e-3)
+    assert (path[1].first - first).abs().max().item() == pytest.approx(0.25 * EPS, rel=1e-3)
     assert len(pgd_path(model, first, second, same, EPS, steps=0)) == 1
     assert all(torch.equal(point.second, second) for point in path)
 
@@ -180,15 +179,12 @@ def test_seeds_differ():
 
 
 def test_the_second_pictures_are_embedded_once():
-    model, pairs = Network(), pairs_of_pictures(count=5)
-    pgd(model, *pairs, EPS, steps=4, restarts=3)
-    assert model.embedded == 5 + 3 * 5 * 5, "the second once, the first at every point of each restart"
-    model.embedded = 0
-    square(model, *pairs, EPS, queries=7)
-    assert model.embedded == 5 + 8 * 5
-    model.embedded = 0
-    pgd(model, *pairs, EPS, steps=4, restarts=1, which="both")
-    assert model.embedded == 2 * 5 * 5
+    for attack, options, embedded in [
+        (pgd, dict(steps=4, restarts=3), 5 + 3 * 5 * 5),  # the second once, the first at every point of each restart
+        (square, dict(queries=7), 5 + 8 * 5), (pgd, dict(steps=4, restarts=1, which="both"), 2 * 5 * 5)]:
+        model = Network()
+        attack(model, *pairs_of_pictures(count=5), EPS, **options)
+        assert model.embedded == embedded
 
 
 def test_an_interrupted_attack_leaves_no_trace():

@@ -28,13 +28,11 @@ def complaints(path: Path) -> list[str]:
     notebook = nbformat.read(path, as_version=4)
     found = [*size(path, notebook), *story(notebook), *exercises(notebook)]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    counts = [cell.execution_count for cell in code]
-    if counts != list(range(1, len(code) + 1)):
+    if (counts := [cell.execution_count for cell in code]) != list(range(1, len(code) + 1)):
         found.append(f"execution counts {counts} are not 1, 2, 3, ...: run it from top to bottom")
     if not any(CHECKED.search(cell.source) for cell in code):
         found.append("no `# NBVAL_CHECK_OUTPUT` cell pins a stable fact")
-    cells = [(number, cell) for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    return found + [f"cell {number}: {complaint}" for number, cell in cells for complaint in outputs(cell)]
+    return found + [f"cell {notebook.cells.index(cell)}: {complaint}" for cell in code for complaint in outputs(cell)]
 
 
 def markdown(notebook) -> str:
@@ -139,16 +137,14 @@ def said(text, name="stdout"):
 def good_notebook():
     """A small notebook that keeps the form."""
     parts = [f"### Exercise {n}\nTry it. **Hint**: look.\n\n{SOLUTION}" for n in (1, 2)]
-    return new_notebook(
-        cells=[
-            new_markdown_cell("# R0: title\n[![Colab](badge)](https://colab.research.google.com/github/x)"),
-            new_markdown_cell("## What you will learn\n- one\n- two\n- three\n\nTime: a minute.\n\n- not one"),
-            executed("# NBVAL_CHECK_OUTPUT\n1 + 1", 1, new_output("execute_result", {"text/plain": "2"})),
-            executed("%time show()", 2, figure("A line that rises."), said("see https://x.org/home/page 1/tmp/3")),
-            new_markdown_cell("\n".join(["## Exercises", *parts])),
-            new_markdown_cell("## What flows forward\nEverything."),
-        ]
-    )
+    return new_notebook(cells=[
+        new_markdown_cell("# R0: title\n[![Colab](badge)](https://colab.research.google.com/github/x)"),
+        new_markdown_cell("## What you will learn\n- one\n- two\n- three\n\nTime: a minute.\n\n- not one"),
+        executed("# NBVAL_CHECK_OUTPUT\n1 + 1", 1, new_output("execute_result", {"text/plain": "2"})),
+        executed("%time show()", 2, figure("A line that rises."), said("see https://x.org/home/page 1/tmp/3")),
+        new_markdown_cell("\n".join(["## Exercises", *parts])),
+        new_markdown_cell("## What flows forward\nEverything."),
+    ])  # fmt: skip
 
 
 def drop(text, replacement=""):
