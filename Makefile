@@ -13,7 +13,7 @@ override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
 
 # Tests and committed outputs are about the offline default, whatever the user's own settings are.
 defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z_]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 \
-  PYTHONHASHSEED=0 PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
+  OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
 
 # $(call install,FILE): install FILE's requirements, unless the stamp inside the environment says that these very
 # requirements are there already.
