@@ -154,7 +154,7 @@ def _environment(config: Config) -> dict[str, str]:
     quiet = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads wait for a busy neighbor's core: training took four times longer
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin beside a busy neighbor make training slow
         "PYTHONHASHSEED": "0",  # the same order of sets, so the same outputs, in every run
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger notice from each kernel that starts
     }
