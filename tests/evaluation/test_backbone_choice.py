@@ -11,11 +11,9 @@ import pytest
 import timm
 import torch
 from torch import nn
-from toys import SEED
-from toys import image_set as made_up_images
-from toys import model as toy_model
+from toys import SEED, all_pairs, image_set, model
 
-from common.backbones import EmbeddingNet, new_model
+from common.backbones import new_model
 from common.config import setup
 from common.datasets.splits import make_splits
 from common.evaluation import backbone_choice as selection
@@ -51,36 +49,24 @@ def test_every_name_is_known_to_timm_and_every_figure_is_a_percentage():
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_efficientnet", "mobilenetv3_small_050"])
 def test_multiply_adds_agree_with_a_count_by_layer(name, quick):
-    model, counted = new_model(quick, name, 0), []
-    cost = selection.cost(model, 64)
+    net, counted = new_model(quick, name, 0), []
+    cost = selection.cost(net, 64)
 
     def count(layer, _, output):
         counted.append(output.numel() * layer.weight[0].numel())
 
-    for layer in model.backbone.modules():
+    for layer in net.backbone.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(count)
     with torch.no_grad():
-        model.eval().pooled(torch.zeros(1, 3, 64, 64))
+        net.eval().pooled(torch.zeros(1, 3, 64, 64))
     assert cost["multiply_adds"] == sum(counted) > 0
-    assert cost["parameters"] == sum(
-        parameter.numel() for parameter in timm.create_model(name, num_classes=0).parameters()
-    )
-
-
-@pytest.mark.parametrize("name, size", [("test_vit", 64), ("vit_tiny_patch16_224", 32)])
-def test_a_transformer_takes_the_size_it_is_made_for_and_can_be_rebuilt_from_its_arguments(name, size):
-    model = EmbeddingNet(name, embedding_size=8, classes=3, image_size=size).eval()
-    again = EmbeddingNet(**json.loads(json.dumps(model.arguments))).eval()
-    again.load_state_dict(model.state_dict())
-    pictures = torch.rand(2, 3, size, size)
-    with torch.no_grad():
-        assert model.pooled(pictures).shape == (2, model.features)
-        assert torch.equal(model(pictures), again(pictures))
+    backbone = timm.create_model(name, num_classes=0)
+    assert cost["parameters"] == sum(parameter.numel() for parameter in backbone.parameters())
 
 
 def test_speed_is_taken_in_evaluation_mode_and_leaves_the_model_as_it_was():
-    net, seen = toy_model().train(), []
+    net, seen = model().train(), []
     net.backbone.register_forward_hook(lambda module, given, _: seen.append((module.training, len(given[0]))))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     speed = selection.speed(net, 32)
@@ -89,21 +75,16 @@ def test_speed_is_taken_in_evaluation_mode_and_leaves_the_model_as_it_was():
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-def pairs_and_scores(noises, count=400):
-    """Pairs of 80 pictures, and for each noise scores that are as good as it is small; the noise is shared."""
-    generator = np.random.default_rng(1)
-    pairs = np.stack([generator.integers(0, 40, count), generator.integers(40, 80, count), np.arange(count) % 2], 1)
-    noise = generator.normal(size=count)
-    return pairs, [pairs[:, 2] + strength * noise for strength in noises]
-
-
-def runs(noises, **spent):
-    pairs, scores = pairs_and_scores(noises.values())
-    return pairs, {name: dict(scores=own, seconds=1.0, pictures=5, **spent) for name, own in zip(noises, scores)}
+def runs(noises):
+    """Fine-tuned candidates and their pairs: scores are as good as the noise, which they share, is small."""
+    pairs = all_pairs(np.arange(28) % 4)
+    noise = np.random.default_rng(1).normal(size=len(pairs))
+    scores = {name: pairs[:, 2] + strength * noise for name, strength in noises.items()}
+    return {name: dict(scores=own, seconds=1.0, pictures=5) for name, own in scores.items()}, pairs
 
 
 def test_compare_agrees_with_the_report_of_one_model():
-    pairs, tuned = runs({"bad": 1.0, "good": 0.3})
+    tuned, pairs = runs({"bad": 1.0, "good": 0.3})
     table = selection.compare(tuned, pairs)
     assert list(table.index) == ["good", "bad"]
     for name, row in table.iterrows():
@@ -115,25 +96,21 @@ def test_compare_agrees_with_the_report_of_one_model():
     assert 0 < table.loc["bad", "behind_low"] < table.loc["bad", "behind"]
 
 
-def choice(table, order, **columns):
-    return selection.choose(table.assign(**{name: pd.Series(values) for name, values in columns.items()}).loc[[*order]])
-
-
 def test_the_rule_takes_the_least_arithmetic_of_those_as_good_as_the_best():
     """No order of the rows and no clock changes it."""
-    table = selection.compare(*runs({"best": 0.5, "as good": 0.5001, "worse": 2.0})[::-1])
+    table = selection.compare(*runs({"best": 0.5, "as good": 0.5001, "worse": 2.0}))
     assert 0 <= table["behind"].nlargest(2).iloc[-1] <= selection.RESOLUTION < table["behind"].max()
     for order in permutations(table.index):
         for seconds in (dict(zip(table.index, (1.0, 9.0, 0.1))), dict(zip(table.index, (9.0, 1.0, 0.1)))):
-            cheaper = choice(table, order, multiply_adds={"best": 3, "as good": 2, "worse": 1}, seconds=seconds)
-            dearer = choice(table, order, multiply_adds={"best": 2, "as good": 3, "worse": 1}, seconds=seconds)
-            equal = choice(table, order, multiply_adds={"best": 2, "as good": 2, "worse": 1}, seconds=seconds)
-            assert (cheaper, dearer, equal) == ("as good", "best", "as good")
+            timed = table.assign(seconds=pd.Series(seconds)).loc[[*order]]
+            for best, as_good, chosen in ((3, 2, "as good"), (2, 3, "best"), (2, 2, "as good")):
+                counts = pd.Series({"best": best, "as good": as_good, "worse": 1})
+                assert selection.choose(timed.assign(multiply_adds=counts)) == chosen
 
 
 @pytest.fixture(scope="module")
 def trained(quick):
-    pictures = made_up_images()
+    pictures = image_set()
     splits = make_splits(pictures, quick)
     run = partial(selection.fine_tune, quick, "test_byobnet", pictures, splits, 96)
     return pictures, splits, run(), run()

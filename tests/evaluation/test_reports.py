@@ -1,7 +1,6 @@
 """Reports: every number equals its metric, intervals hold it, and no threshold can be fitted here."""
 
 import dataclasses
-import inspect
 
 import numpy as np
 import pandas as pd
@@ -11,18 +10,8 @@ from toys import TINY, all_pairs, config, image_set, model
 
 from common.backbones import EmbeddingNet, SiameseNet, embed, new_model
 from common.datasets.splits import make_splits
-from common.evaluation import reports
-from common.evaluation.metrics import (
-    Threshold,
-    accuracy,
-    accuracy_by_kind,
-    cosine_scores,
-    equal_error_rate,
-    fit_threshold,
-    interval,
-    precision_recall_f1,
-    roc_auc,
-)
+from common.evaluation import metrics, reports
+from common.evaluation.metrics import Threshold, accuracy, equal_error_rate, fit_threshold, roc_auc
 from common.evaluation.retrieval import cmc, retrieval
 
 COLUMNS = ["metric", "value", "low", "high", "n", "threshold_from"]
@@ -56,37 +45,18 @@ def judged(seed=0, shift=1.0):
 def test_verification_report():
     scores, pairs = judged()
     report = reports.verification_report(scores, pairs, THRESHOLD).set_index("metric")
-    same = pairs[:, 2]
-    by_kind = accuracy_by_kind(scores, same, THRESHOLD)
-    expected = dict(
-        roc_auc=roc_auc(scores, same), eer=equal_error_rate(scores, same), accuracy=accuracy(scores, same, THRESHOLD),
-        accuracy_same=by_kind[0], accuracy_different=by_kind[1],
-    )  # fmt: skip
+    expected = metrics.verification_rates(scores, pairs[:, 2], THRESHOLD)
     assert list(report.reset_index()) == COLUMNS and list(report.index) == list(expected)
     for metric, value in expected.items():
-        row = report.loc[metric]
-        assert row.value == pytest.approx(value)
-        assert 0 <= row.low < row.value < row.high <= 1
-        assert row.n == len(pairs)
-        assert row.threshold_from == ("validation" if metric.startswith("accuracy") else "")
-
-
-def test_intervals_of_reports_resample_pictures():
-    """A few bad pictures spoil many pairs: wider than if all pairs were independent."""
-    _, pairs = judged()
-    quality = np.random.default_rng(1).normal(size=1000)
-    scores = quality[pairs[:, 0]] + quality[pairs[:, 1]] + pairs[:, 2]
-    row = reports.verification_report(scores, pairs, THRESHOLD).iloc[0]
-    by_pairs = interval(lambda weights: roc_auc(scores, pairs[:, 2], weights), len(pairs))
-    assert row.high - row.low > 1.2 * (by_pairs["high"] - by_pairs["low"])
-
-
-def test_a_report_of_four_pictures():
-    pairs = all_pairs([0, 0, 1, 1])
-    report = reports.verification_report(np.array([0.9, 0.4, 0.3, 0.5, 0.2, 0.6]), pairs, THRESHOLD)
-    assert np.isfinite(report[["value", "low", "high"]].to_numpy()).all()
-    once = reports.verification_report(*judged(), THRESHOLD, rounds=1)
+        measure = lambda weights, m=metric: metrics.verification_rates(scores, pairs[:, 2], THRESHOLD, weights)[m]  # noqa: E731
+        by_pictures, row = metrics.pair_interval(measure, pairs), report.loc[metric]
+        assert row.value == pytest.approx(value) and 0 <= row.low < row.value < row.high <= 1
+        assert (row.low, row.high) == pytest.approx((by_pictures["low"], by_pictures["high"]))
+        assert row.n == len(pairs) and row.threshold_from == ("validation" if metric.startswith("accuracy") else "")
+    once = reports.verification_report(scores, pairs, THRESHOLD, rounds=1)
     assert once["low"].equals(once["high"]), "one resample has one value"
+    with pytest.raises(AttributeError):
+        reports.verification_report(scores, pairs, 0.4)  # a bare number bears no source
 
 
 def test_the_gap_of_two_approaches():
@@ -100,10 +70,9 @@ def test_the_gap_of_two_approaches():
     assert (back["value"], back["low"], back["high"]) == pytest.approx((-found["value"], -found["high"], -found["low"]))
     none = reports.difference(worse, worse, pairs)
     assert (none["value"], none["low"], none["high"]) == (0, 0, 0), "the same pictures are resampled for both"
-    other = reports.difference(better[:1], worse[:1], pairs, measure=lambda *case: -equal_error_rate(*case))
-    assert other["value"] == pytest.approx(
-        equal_error_rate(scores, pairs[:, 2]) - equal_error_rate(better[0], pairs[:, 2])
-    )
+    other = reports.difference(better[:1], worse[:1], pairs, measure=equal_error_rate)
+    errors = [equal_error_rate(one, pairs[:, 2]) for one in (better[0], scores)]
+    assert other["value"] == pytest.approx(errors[0] - errors[1])
 
 
 def test_the_gap_of_approaches_that_share_their_errors_is_narrow():
@@ -123,17 +92,20 @@ def test_seeds_widen_the_gap():
     assert several["low"] < 0 < several["high"]
 
 
-def test_retrieval_report():
-    generator = np.random.default_rng(0)
-    labels = np.append(np.arange(30) % 3, 9)  # the last picture is alone in its species
-    embeddings = generator.normal(size=(31, 5)) + 1.2 * np.eye(5)[labels % 3]
-    report = reports.retrieval_report(embeddings, labels).set_index("metric")
-    expected = retrieval(embeddings, labels)
-    assert list(report.reset_index()) == COLUMNS and list(report.index) == list(expected)
-    for metric, values in expected.items():
-        row = report.loc[metric]
-        assert row.value == pytest.approx(np.mean(values[:30])) and row.n == 30
-        assert 0 <= row.low < row.value < row.high <= 1 and row.threshold_from == ""
+def test_reports_of_a_search():
+    labels, cameras = np.append(np.arange(30) % 5, 9), np.append(np.arange(30) // 15, 0)  # the last one comes once
+    embeddings = np.random.default_rng(0).normal(size=(31, 5)) + 0.7 * np.eye(5)[labels % 5]
+    ranks = ["cmc_at_1", "cmc_at_5", "cmc_at_10", "map"]
+    for report, expected, names in (
+        (reports.retrieval_report(embeddings, labels), retrieval(embeddings, labels), [*retrieval(embeddings, labels)]),
+        (reports.reid_report(embeddings, labels, cameras), cmc(embeddings, labels, cameras), ranks),
+    ):
+        assert list(report) == COLUMNS and list(report["metric"]) == names
+        for row, values in zip(report.itertuples(), expected.values(), strict=True):
+            assert row.value == pytest.approx(np.mean(values[:30])) and row.n == 30 and row.threshold_from == ""
+            assert 0 <= row.low < row.value < row.high <= 1
+    with pytest.raises(ValueError, match="cmc_at_1 cannot be measured"):
+        reports.reid_report(embeddings, labels, labels)
 
 
 def test_retrieval_reports_take_the_similarity_of_a_model():
@@ -142,21 +114,6 @@ def test_retrieval_reports_take_the_similarity_of_a_model():
     for report in (reports.retrieval_report, reports.reid_report):
         assert report(embeddings, labels, similarity=near)["value"].eq(1).all()
         assert report(embeddings, labels)["value"].iloc[0] == 0
-
-
-def test_reid_report():
-    generator = np.random.default_rng(0)
-    people, cameras = np.append(np.arange(30) % 5, 9), np.append(np.arange(30) // 15, 0)  # the last person comes once
-    embeddings = generator.normal(size=(31, 5)) + 0.7 * np.eye(5)[people % 5]
-    report = reports.reid_report(embeddings, people, cameras).set_index("metric")
-    expected = cmc(embeddings, people, cameras)
-    assert list(report.reset_index()) == COLUMNS and list(report.index) == ["cmc_at_1", "cmc_at_5", "cmc_at_10", "map"]
-    for row, values in zip(report.itertuples(), expected.values(), strict=True):
-        assert row.value == pytest.approx(np.mean(values[:30])) and row.n == 30
-        assert 0 <= row.low <= row.value <= row.high <= 1 and row.threshold_from == ""
-    assert report.loc["map", "low"] < report.loc["map", "value"] < report.loc["map", "high"]
-    with pytest.raises(ValueError, match="cmc_at_1 cannot be measured"):
-        reports.reid_report(embeddings, people, people)
 
 
 def test_decision_report():
@@ -168,7 +125,7 @@ def test_decision_report():
     for row, (split, part) in zip(report.to_dict("records"), parts.items(), strict=True):
         same = pairs[part, 2]
         expected = dict(accuracy=accuracy(scores[part], same, THRESHOLD))
-        expected |= precision_recall_f1(scores[part], same, THRESHOLD)
+        expected |= metrics.precision_recall_f1(scores[part], same, THRESHOLD)
         assert row == dict(split=split, **expected, pairs=len(same), threshold_from="validation")
     assert report["f1"].nunique() == 3
     assert list(reports.decision_report({"test": scores[200:]}, by_split, THRESHOLD)["split"]) == ["test"]
@@ -190,37 +147,16 @@ def test_embed_all_fills_the_rows_asked_for():
     assert not embeddings[[0, 1, 3, 4, 6, 8, 9, 10, 11]].any()
 
 
-class Distance(torch.nn.Module):
-    """A model that scores by distance and notes how it is asked."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(2))
-        self.asked = []
-
-    def score_embeddings(self, first, second):
-        self.asked.append((self.training, len(first)))
-        return -((first - second) * self.weight).square().sum(-1)
-
-
 def test_pair_scores_are_those_of_the_model_in_evaluation_mode():
-    net, embeddings = Distance(), np.array([[0, 0], [3, 4], [1, 0]], np.float32)
+    net, asked, embeddings = torch.nn.Linear(2, 2), [], np.array([[0, 0], [3, 4], [1, 0]], np.float32)
+    net.score_embeddings = lambda a, b: asked.append((net.training, len(a))) or -(a - b).square().sum(-1)
     pairs = np.array([[0, 1, 0], [1, 1, 1], [2, 1, 0], [0, 2, 1], [2, 0, 1]] * 1000)
     scores = reports.pair_scores(net, embeddings, pairs)
     assert scores.tolist() == [-25, 0, -20, -1, -1] * 1000 and scores.dtype == np.float32
-    assert net.asked == [(False, 4096), (False, 904)], "a bounded number of pairs at a time"
+    assert asked == [(False, 4096), (False, 904)], "a bounded number of pairs at a time"
     assert net.training and net.eval() is net
     reports.pair_scores(net, embeddings, np.array([[0, 1]]))
     assert not net.training
-
-
-def test_a_report_is_given_its_threshold():
-    for name in ("verification_report", "decision_report"):
-        parameter = inspect.signature(getattr(reports, name)).parameters["threshold"]
-        assert parameter.annotation is Threshold and parameter.default is inspect.Parameter.empty
-    with pytest.raises(AttributeError):
-        reports.verification_report(*judged(), 0.4)  # a bare number bears no source
-    assert isinstance(reports.verification_report(*judged(), THRESHOLD), pd.DataFrame)
 
 
 def test_embeddings_are_named_by_the_classifier():
@@ -250,15 +186,13 @@ def test_evaluation_follows_the_protocol(run, pictures, splits, network):
     assert "cmc_at_1" not in report
 
 
-def test_an_evaluation_by_cosine_and_by_a_logit(run, pictures):
+def test_only_a_model_known_to_score_by_the_cosine_is_searched_by_it(run):
     cosine, logit = new_model(run, TINY, 0), new_model(run, TINY, 0, SiameseNet)
     assert reports.similarity_of(cosine) is None
-    with torch.no_grad():
-        logit.pair_head.weight[:, :8] = -3.0
     assert reports.similarity_of(logit) == logit.score_embeddings
     wrapped = torch.nn.Identity()
     wrapped.score_embeddings = cosine.score_embeddings
-    assert reports.similarity_of(wrapped) == cosine.score_embeddings, "not known to be the cosine"
+    assert reports.similarity_of(wrapped) == cosine.score_embeddings
 
 
 def test_pictures_by_several_cameras_are_reported_as_persons_are(run, pictures, splits):
@@ -290,9 +224,9 @@ def test_the_frozen_backbone_is_judged_by_its_pooled_features(run, pictures, spl
 
 def test_what_training_is_watched_by_is_asked_of_the_model(pictures, monkeypatch):
     net, pairs = model().eval(), all_pairs(pictures.labels, np.arange(0, 80, 4))
-    scores, same = cosine_scores(embed(net, pictures.images), pairs), pairs[:, 2]
+    scores, same = metrics.cosine_scores(embed(net, pictures.images), pairs), pairs[:, 2]
     expected = dict(validation=roc_auc(scores, same))
-    expected |= precision_recall_f1(scores, same, fit_threshold(scores, same, "validation"))
+    expected |= metrics.precision_recall_f1(scores, same, fit_threshold(scores, same, "validation"))
     assert expected["validation"] > 0.6
     for listed in (pairs, pairs[::-1]):
         assert reports.validation_report(net, pictures, listed) == pytest.approx(expected, abs=1e-6)
@@ -302,12 +236,8 @@ def test_what_training_is_watched_by_is_asked_of_the_model(pictures, monkeypatch
 
 
 def test_linear_probe_separates_and_never_sees_the_labels_it_is_asked_for():
-    generator = np.random.default_rng(0)
-    labels = np.repeat([3, 5, 9], 20)
-    features = generator.normal(size=(60, 4)) + 6 * (labels[:, None] == [3, 5, 9, 0])
-    train, test = np.arange(0, 60, 2), np.arange(1, 60, 2)
-    predicted = reports.linear_probe(features, labels, train, test)
-    assert (predicted == labels[test]).all()
-    hidden = labels.copy()
-    hidden[test] = -1
-    assert (reports.linear_probe(features, hidden, train, test) == predicted).all()
+    labels, train, test = np.repeat([3, 5, 9], 20), np.arange(0, 60, 2), np.arange(1, 60, 2)
+    features = np.random.default_rng(0).normal(size=(60, 4)) + 6 * (labels[:, None] == [3, 5, 9, 0])
+    hidden = np.where(np.arange(60) % 2, -1, labels)
+    for known in (labels, hidden):
+        assert (reports.linear_probe(features, known, train, test) == labels[test]).all()
