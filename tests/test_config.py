@@ -25,6 +25,16 @@ def test_profiles_give_their_numbers(profile):
     assert {name: getattr(config, name) for name in expected} == expected
 
 
+def test_quick_sums_come_out_alike_on_any_number_of_cores():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    setup("standard")
+    assert torch.get_num_threads() == 2
+    setup("quick")
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+
+
 def test_defaults(monkeypatch):
     for name in ("CHECKPOINTS", "CACHE"):
         monkeypatch.delenv(f"SIMILARITY_{name}")

@@ -40,6 +40,17 @@ def test_candidates_follow_what_is_at_hand(tmp_path, quick):
     assert selection.candidates(replace(standard, weights=tmp_path)) == ["mobilenetv2_100", "resnet18"]
 
 
+def test_attention_is_counted_alike_whatever_computes_it(quick):
+    """A fused kernel is no matrix product, so a counter may miss it, on some devices and not on others."""
+    counts, fused = [], timm.layers.use_fused_attn()
+    for one_kernel in (True, False):
+        timm.layers.set_fused_attn(one_kernel)
+        net = new_model(replace(quick, embedding_size=0, image_size=64), "test_vit", SEED)
+        counts.append(selection.cost(net, 64)["multiply_adds"])
+    timm.layers.set_fused_attn(bool(fused))
+    assert counts[0] == counts[1] > 5_000_000
+
+
 def test_every_name_is_known_to_timm_and_every_figure_is_a_percentage():
     names = {*selection.PUBLISHED, *selection.FROM_SCRATCH, *selection.FROM_HUB, *selection.LARGE}
     assert [name for name in names if not timm.is_model(name)] == []
