@@ -80,7 +80,7 @@ def retrieval_gallery(queries, found, right, titles: Sequence[Sequence[str]], ti
     """
     images = np.concatenate([np.asarray(queries)[:, None], found], axis=1)
     judged = np.concatenate([np.full((len(images), 1), None), right], axis=1).ravel()
-    return contact_sheet(np.concatenate(images), np.ravel(titles), images.shape[1], title, right=judged)
+    return contact_sheet(np.concatenate(images), np.ravel(titles), images.shape[1], title, cell=1.4, right=judged)
 
 
 def paint_parts(parts) -> np.ndarray:
