@@ -75,7 +75,8 @@ def leaderboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataF
     clean = results[results["attack"].isna() & (results["protocol"] == protocol)]
     table = _summary(clean, clean["metric"], [metric for metric in LEADERBOARD if metric in set(clean["metric"])])
     groups = clean.groupby(["approach", "variant"])
-    table = table.assign(train_seconds=groups["train_seconds"].mean().astype(float).round(1), seeds=groups["seed"].nunique())
+    seconds = groups["train_seconds"].mean().astype(float).round(1)  # of no rows pandas 2 makes objects
+    table = table.assign(train_seconds=seconds, seeds=groups["seed"].nunique())
     return _best_first(table, clean)
 
 
