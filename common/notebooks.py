@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+from asyncio import CancelledError
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -136,10 +137,12 @@ def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
             client.execute(env=_environment(config))
             bar.set_description(path.stem)
         except (CellExecutionError, DeadKernelError) as error:
+            if isinstance(error.__context__, CancelledError):  # Ctrl-C has taken the kernel from under nbclient
+                raise KeyboardInterrupt from None
             where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
             details = f"{strip_ansi(str(error))}\nWhat ran until then is kept in {copy}"
             raise NotebookError(f"{path.name} failed in {where}:\n\n{details}") from None
-        except AssertionError:  # nbclient's own, when Ctrl-C has taken the kernel from under it
+        except AssertionError:  # nbclient's own, a moment later
             if client.km is not None:
                 raise
             raise KeyboardInterrupt from None
