@@ -43,8 +43,7 @@ def save(config: Config, image_set: ImageSet, name: str, model, threshold: Thres
 def load(path: Path, image_set: ImageSet, device: str = "cpu"):
     """Rebuild a model in evaluation mode, its `Threshold` and the checkpoint's whole content, for use on `image_set`.
 
-    Raises:
-        ValueError: the file is no checkpoint, or was trained on other pictures.
+    Raises ValueError where the file is no checkpoint, or was trained on other pictures.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,11 +65,8 @@ def load(path: Path, image_set: ImageSet, device: str = "cpu"):
 def ensure(config: Config, name: str) -> Path:
     """Return the path of a file another notebook hands on, such as "splits.json" or "best_model_center_loss.pth".
 
-    If it is missing, that notebook (see `notebooks.OWNERS`) is run first, under the same configuration.
-
-    Raises:
-        ValueError: no notebook makes such a file.
-        FileNotFoundError: the notebook ran and did not make it.
+    If it is missing, that notebook (see `notebooks.OWNERS`) is run first, under the same configuration. Raises
+    ValueError where no notebook makes such a file, FileNotFoundError where it ran and did not.
     """
     path = config.directory / name
     if path.exists():

@@ -95,12 +95,8 @@ def fit(
         augmentation: strength of `augment`.
         terms: `terms(model, objective, images, labels)`, for trainings that change the pictures first.
 
-    Returns:
-        One row an epoch: epoch, each term, loss, what is watched, learning_rate, spread, validation, images, seconds.
-
-    Raises:
-        Collapse: see `check_collapse`.
-        ValueError: an unknown `keep`.
+    Returns a row an epoch: epoch, each term, loss, what is watched, learning_rate, spread, validation, images, seconds.
+    Raises Collapse as `check_collapse` does, and ValueError for an unknown `keep`.
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep is {keep!r}; choose 'best' or 'last'")
