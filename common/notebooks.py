@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import sys
-from asyncio import CancelledError
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -136,16 +135,15 @@ def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
         try:
             client.execute(env=_environment(config))
             bar.set_description(path.stem)
-        except (CellExecutionError, DeadKernelError) as error:
-            if isinstance(error.__context__, CancelledError):  # Ctrl-C has taken the kernel from under nbclient
+        except (CellExecutionError, DeadKernelError, AssertionError) as error:
+            # On Ctrl-C nbclient takes the kernel from under itself and fails in one way or the other; this is its mark.
+            if hasattr(client, "_async_cleanup_kernel_future"):
                 raise KeyboardInterrupt from None
+            if isinstance(error, AssertionError):
+                raise
             where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
             details = f"{strip_ansi(str(error))}\nWhat ran until then is kept in {copy}"
             raise NotebookError(f"{path.name} failed in {where}:\n\n{details}") from None
-        except AssertionError:  # nbclient's own, a moment later
-            if client.km is not None:
-                raise
-            raise KeyboardInterrupt from None
         finally:
             _write(copy, nbformat.writes(notebook) + "\n")
     return notebook
