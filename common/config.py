@@ -17,7 +17,7 @@ PROFILES = {
     ),
     # Real pictures and a pretrained backbone, still bearable on a CPU.
     "standard": dict(
-        dataset="flowers102", image_size=160, embedding_size=128, epochs=4, batch_size=32, learning_rate=1e-3,
+        dataset="flowers102", image_size=160, embedding_size=128, epochs=6, batch_size=32, learning_rate=1e-3,
         frozen_share=0.5, augmentation=1.0, seeds=3, pretrained=True,
     ),
     # The predecessor's scale, for a GPU.
@@ -132,7 +132,7 @@ def setup(
     for name in ("image_size", "epochs", "seeds", "embedding_size"):
         numbers[name] = _whole(name, _first(chosen[name], numbers[name]), least=1)
     if chosen["backbone"] == "small_cnn":
-        numbers["frozen_share"] = 0.0  # it has no pretrained stages that are worth keeping
+        numbers.update(pretrained=False, frozen_share=0.0)  # nobody has weights for it
     data = _existing("data", chosen["data"])
     config = Config(
         profile=profile,

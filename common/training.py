@@ -1,10 +1,12 @@
-"""The training loop, and the one budget under which every approach is trained."""
+"""The training loop, the one budget under which every approach is trained, and the way back to the pretrained start."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -12,43 +14,165 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from common.backbones import evaluation_mode
+from common.backbones import embed, evaluation_mode
 from common.config import Config, seed_everything
 from common.datasets.batches import as_float, augment
 from common.datasets.images import ImageSet
-from common.datasets.splits import Splits
-from common.evaluation.reports import validation_report
+from common.datasets.splits import Splits, make_pairs
+from common.evaluation.metrics import first_near_best, roc_auc
+from common.evaluation.reports import embed_all, pair_scores, similarity_of, validation_report
+from common.evaluation.retrieval import retrieval
+
+HEAD_EPOCHS = 8  # passes over features that are computed once, so they cost next to nothing
+POINTS = (0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the path from the start over the trained head to the end
 
 
 class Collapse(RuntimeError):
     """Training has ended in a state it does not leave: equal embeddings, or a loss stuck at chance."""
 
 
+class Trained(NamedTuple):
+    """A finished training: its model in evaluation mode, the history of `fit`, the path's qualities, the point kept."""
+
+    model: nn.Module
+    history: pd.DataFrame
+    path: pd.DataFrame
+    point: float
+
+    @property
+    def validation(self) -> float:
+        """ROC-AUC on validation at the point kept."""
+        return float(self.path.loc[self.point, "roc_auc"])
+
+
+def train_arm(config: Config, arm: Callable, image_set: ImageSet, splits: Splits, protocol: str, seed: int) -> Trained:
+    """Train one arm of a comparison, and keep as much of its training as validation supports.
+
+    From scratch that is all. From a pretrained backbone a training has two legs: first the head learns alone (Kumar et
+    al. 2022, "Fine-Tuning Can Distort Pretrained Features and Underperform Out-of-Distribution"), then everything.
+    On the straight lines between the start (0), the trained head (1) and the end (2) the model goes back (Wortsman et
+    al. 2022, "Robust Fine-Tuning of Zero-Shot Models") to the first of the `POINTS` whose mean of ROC-AUC and MAP@R is
+    near the best: in the closed set on the validation pictures, in the open set as `rehearse` expects it.
+
+    `arm(indices, seed)` makes the model, objective and loader that learn from the training pictures `indices`.
+    """
+    part, pairs = splits.parts[protocol], splits.pairs[protocol]["validation"]
+    validate = partial(validation_report, image_set=image_set, pairs=pairs)
+    model, history, corners = _walk(config, arm, part["train"], seed, validate)
+    if protocol == "open_set" and len(corners) > 1:
+        path = rehearse(config, arm, image_set, splits, seed)
+    else:
+        path = path_quality(model, corners, image_set, part["validation"], pairs)
+    point = first_near_best(path.mean(axis=1))
+    model.load_state_dict(between(corners, point))
+    return Trained(model.eval(), history, path, point)
+
+
+def rehearse(config: Config, arm: Callable, image_set: ImageSet, splits: Splits, seed: int) -> pd.DataFrame:
+    """The `path_quality` that an arm may expect on new species, in the open set: the mean of two rehearsals.
+
+    The species of train and validation are halved; each half is trained on once and judged once.
+    """
+    indices = np.concatenate([splits.parts["open_set"][name] for name in ("train", "validation")])
+    species, paths = np.random.default_rng(seed).permutation(np.unique(image_set.labels[indices])), []
+    for held in np.array_split(species, 2):
+        new = np.isin(image_set.labels[indices], held)
+        model, _, corners = _walk(config, arm, indices[~new], seed, validate=lambda model: 0.0)
+        pairs = make_pairs(image_set.labels, indices[new], config.pairs, seed)
+        paths.append(path_quality(model, corners, image_set, indices[new], pairs))
+    return sum(paths) / 2
+
+
+def _walk(config: Config, arm: Callable, indices, seed: int, validate: Callable):
+    """Train an arm all the way: its model, the history of `fit`, and the states at the corners of its path."""
+    model, objective, loader = arm(indices, seed)
+    corners = []
+    if config.pretrained and config.embedding_size:
+        corners.append(_state(model))
+        train_head(config, model, objective, loader, seed)
+        corners.append(_state(model))
+    history = train(config, model, objective, loader, validate, seed)
+    return model, history, [*corners, _state(model)]
+
+
+def path_quality(model: nn.Module, corners: list[dict], image_set: ImageSet, indices, pairs) -> pd.DataFrame:
+    """What a model is worth along its path: a row for each of the `POINTS`, roc_auc of `pairs`, map_at_r of `indices`.
+
+    A path of one corner is its end alone, where the model is left.
+    """
+    rows = {}
+    for point in POINTS if len(corners) > 1 else POINTS[-1:]:
+        model.load_state_dict(between(corners, point))
+        embeddings = embed_all(model, image_set, indices)
+        with evaluation_mode(model) as device:
+            gallery = torch.from_numpy(embeddings[indices]).to(device)
+            found = retrieval(gallery, image_set.labels[indices], similarity_of(model))
+        area = roc_auc(pair_scores(model, embeddings, pairs), pairs[:, 2])
+        rows[point] = {"roc_auc": area, "map_at_r": float(np.nanmean(found["map_at_r"]))}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")
+
+
+def between(corners: list[dict], point: float) -> dict[str, Tensor]:
+    """A model's state at a point of the lines between its states at the `corners`: 1.25 is a quarter of the second."""
+    if len(corners) == 1:
+        return corners[0]
+    leg = min(int(point), len(corners) - 2)
+    before, after = corners[leg : leg + 2]
+    return {
+        name: torch.lerp(before[name], value, point - leg) if value.is_floating_point() else value
+        for name, value in after.items()
+    }
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def train_head(config: Config, model: nn.Module, objective: nn.Module, loader: DataLoader, seed: int) -> None:
+    """Train all but the backbone: its pooled features of the loader's pictures, as they are, are computed once."""
+    seed_everything(seed)
+    model, objective, pictures = model.to(config.device), objective.to(config.device), loader.dataset
+    features = torch.from_numpy(embed(model, pictures.images[pictures.indices], pooled=True)).to(config.device)
+    labels = torch.as_tensor(pictures.labels, device=config.device)
+    learners = nn.ModuleList(child for name, child in model.named_children() if name != "backbone")
+    optimizers, schedulers = _optimizers(config, learners, objective, HEAD_EPOCHS * len(loader))
+    for _ in range(HEAD_EPOCHS):
+        for places in loader.batch_sampler:
+            loss = sum(objective(model.head(features[places]), labels[places]).values())
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for stepped in (*optimizers, *schedulers):
+                stepped.step()
+
+
 def train(
-    config: Config, model: nn.Module, objective: nn.Module, loader: DataLoader, image_set: ImageSet, splits: Splits,
-    protocol: str, seed: int, **options,
-) -> pd.DataFrame:  # fmt: skip
+    config: Config, model: nn.Module, objective: nn.Module, loader: DataLoader, validate: Callable, seed: int, **options
+) -> pd.DataFrame:
     """Train a model for one objective with the optimizers, schedules and epochs that all approaches share.
 
-    The model has AdamW, its learning rate rising and falling once over the training. An objective's own parameters,
-    such as centers, have plain gradient descent with a rate of 0.5 that falls to 0 (Wen et al. 2016). In the closed
-    set the best validated epoch is kept; in the open set the last, since a few species are too few to choose one by.
-
-    The seed is that of augmentation and of all that an objective draws: pairs, triplets, an attack's start. Model,
-    objective, loader and options, such as another `validate` or `terms`, are those of `fit`, whose history is returned.
+    The last epoch is kept: by then the learning rate has fallen to 0. The seed is that of augmentation and of all that
+    an objective draws: pairs, triplets, an attack's start. Model, objective, loader, `validate` and options, such as
+    other `terms`, are those of `fit`, whose history is returned.
     """
     seed_everything(seed)
-    steps = config.epochs * len(loader)
-    optimizer, scheduler = one_cycle(model, config.learning_rate, steps)
+    optimizers, schedulers = _optimizers(config, model, objective, config.epochs * len(loader))
+    budget = dict(schedulers=schedulers, keep="last", device=config.device, augmentation=config.augmentation)
+    return fit(model, objective, loader, optimizers, config.epochs, validate, seed=seed, **budget | options)
+
+
+def _optimizers(config: Config, learners: nn.Module, objective: nn.Module, steps: int) -> tuple[list, list]:
+    """The optimizers and schedulers of a training of so many steps, those of the model first.
+
+    The model has AdamW, its learning rate rising and falling once. An objective's own parameters, such as centers,
+    have plain gradient descent with a rate of 0.5 that falls to 0 (Wen et al. 2016).
+    """
+    optimizer, scheduler = one_cycle(learners, config.learning_rate, steps)
     optimizers, schedulers = [optimizer], [scheduler]
     if centers := [parameter for parameter in objective.parameters() if parameter.requires_grad]:
         optimizers.append(torch.optim.SGD(centers, lr=0.5))
         schedulers.append(torch.optim.lr_scheduler.CosineAnnealingLR(optimizers[-1], steps))
-    validate = partial(validation_report, image_set=image_set, pairs=splits.pairs[protocol]["validation"])
-    keep, patience = ("best", config.epochs // 2) if protocol == "closed_set" else ("last", None)
-    budget = dict(schedulers=schedulers, patience=patience, device=config.device, augmentation=config.augmentation)
-    options = {"validate": validate, **budget, **options}
-    return fit(model, objective, loader, optimizers, config.epochs, keep=keep, seed=seed, **options)
+    return optimizers, schedulers
 
 
 def one_cycle(model: nn.Module, learning_rate: float, steps: int):
@@ -74,9 +198,8 @@ def clean_terms(model: nn.Module, objective: nn.Module, images: Tensor, labels: 
 def fit(
     model: nn.Module, objective: nn.Module, loader: DataLoader, optimizers: Sequence[torch.optim.Optimizer],
     epochs: int, validate: Callable[[nn.Module], float | dict],
-    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (), patience: int | None = None, seed: int = 0,
-    device: str = "cpu", keep: str = "best", augmentation: float = 1.0,
-    terms: Callable[..., dict[str, Tensor]] = clean_terms,
+    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (), seed: int = 0, device: str = "cpu",
+    keep: str = "best", augmentation: float = 1.0, terms: Callable[..., dict[str, Tensor]] = clean_terms,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch, or its last.
 
@@ -88,7 +211,6 @@ def fit(
         loader: batches of pictures and labels; uint8 pictures become augmented floats.
         optimizers, schedulers: stepped after every batch.
         validate: measures the model after each epoch, higher is better; of a dict "validation" is what counts.
-        patience: stop after this many epochs without a better validation; None: never.
         seed: of augmentation.
         device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where it is a GPU.
         keep: "best" or "last"; the last trusts the schedule, for where validation is too small to choose by.
@@ -136,10 +258,8 @@ def fit(
         check_collapse(history, getattr(objective, "stuck_at", None))
         scores = [past["validation"] for past in history]
         if keep == "last" or scores[-1] >= max(scores):
-            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            best = _state(model)
         progress.set_postfix(loss=f"{means['loss']:.3f}", validation=f"{scores[-1]:.3f}")
-        if patience is not None and epoch - scores.index(max(scores)) >= patience:
-            break
     model.load_state_dict(best)
     model.eval()
     return pd.DataFrame(history)

@@ -15,7 +15,16 @@ from torch import nn
 from toys import SEED, TINY, config, image_set, model, pixels, ready, same_state, state_of
 
 from common import backbones
-from common.backbones import EmbeddingNet, SiameseNet, SmallCNN, create_backbone, embed, new_model, stages
+from common.backbones import (
+    EmbeddingNet,
+    SiameseNet,
+    SmallCNN,
+    create_backbone,
+    embed,
+    new_model,
+    principal_head,
+    stages,
+)  # fmt: skip
 from common.datasets.batches import as_float
 
 
@@ -267,6 +276,37 @@ def test_a_new_model_is_seeded_and_frozen_as_configured(tmp_path):
     assert isinstance(net, SiameseNet) and net.frozen and net.classify(torch.zeros(1, 8)).shape == (1, 5)
     assert not any(weight.requires_grad for weight in net.backbone.get_submodule(net.frozen[0]).parameters())
     assert same_state(state_of(net), state_of(again)) and not same_state(state_of(net), state_of(other))
+
+
+def test_a_pretrained_model_starts_from_the_principal_directions_of_its_pictures(tmp_path):
+    save_file(timm.create_model(TINY).state_dict(), tmp_path / f"{TINY}.safetensors")
+    run = dataclasses.replace(config(tmp_path), embedding_size=8, pretrained=True, weights=tmp_path)
+    images = image_set(size=32).images
+    net, blind = new_model(run, TINY, 0, SiameseNet, 5, images), new_model(run, TINY, 0)
+    expected = principal_head(torch.from_numpy(embed(net, images, pooled=True)), 8)
+    assert len(net.head) == 1 and torch.equal(net.head[0].weight, expected) and len(blind.head) == 2
+    scratch = new_model(dataclasses.replace(run, pretrained=False), TINY, 0, images=images)
+    assert same_state(state_of(scratch), state_of(new_model(dataclasses.replace(run, pretrained=False), TINY, 0)))
+    again = SiameseNet(**net.arguments)
+    again.load_state_dict(net.state_dict())  # as from a checkpoint
+
+
+@pytest.mark.parametrize("count, size", [(50, 4), (50, 12), (6, 8)])
+def test_a_principal_head_is_half_a_whitening(count, size):
+    """Its embeddings are uncorrelated, each dimension's energy the root of what it was; never more than there are."""
+    torch.manual_seed(SEED)
+    features = torch.rand(count, 10) @ torch.randn(10, 10) + 1
+    weight = principal_head(features, size)
+    found = min(count, size, 10)
+    assert weight.shape == (size, 10) and not weight[found:].any()
+    embeddings = features @ weight.T
+    energies = embeddings.T @ embeddings / count
+    strengths = torch.linalg.svdvals(features)[:found] / count**0.5
+    expected = torch.zeros(size)
+    expected[:found] = strengths * size / strengths.sum()
+    torch.testing.assert_close(energies, torch.diag(expected), atol=1e-3, rtol=1e-3)
+    assert embeddings.square().mean() == pytest.approx(1, abs=1e-4)
+    assert (weight[:found].sum(1) > 0).all(), "directions have no sign of their own; rounding must not choose it"
 
 
 @pytest.mark.parametrize("name", [TINY, "small_cnn"])

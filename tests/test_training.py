@@ -1,4 +1,4 @@
-"""Training: an ordinary loop that keeps the best epoch, repeats itself and stops on collapse, under one budget."""
+"""Training: an ordinary loop that repeats itself and stops on collapse, one budget, and the way back from its end."""
 
 import copy
 import dataclasses
@@ -7,18 +7,34 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import SEED, TINY, config, image_set
 
 from common import training
-from common.backbones import SiameseNet, new_model
+from common.backbones import EmbeddingNet, SiameseNet, embed, new_model
 from common.datasets.batches import Pictures, batches, species_batches
 from common.datasets.splits import make_splits
-from common.evaluation.reports import validation_report
+from common.evaluation.metrics import cosine_scores, roc_auc
+from common.evaluation.reports import pair_auc
+from common.evaluation.retrieval import retrieval
 from common.losses import Classification, PairJudgment, TripletJudgment
-from common.training import Collapse, check_collapse, fit, one_cycle, train
+from common.training import (
+    HEAD_EPOCHS,
+    POINTS,
+    Collapse,
+    between,
+    check_collapse,
+    fit,
+    one_cycle,
+    path_quality,
+    train,
+    train_arm,
+    train_head,
+)  # fmt: skip
 
 
 class Toy(nn.Module):
@@ -102,15 +118,6 @@ def test_the_best_epoch_is_restored_or_the_last(pictures, keep, epoch):
     assert not given["model"].training and history.validation.tolist() == [0.5, 0.9, 0.7, 0.8]
     with pytest.raises(ValueError, match=r"'first'.*'best' or 'last'"):
         fit(**given, validate=script, keep="first")
-
-
-@pytest.mark.parametrize("patience, scores, stops_after", [
-    (1, [0.5, 0.6, 0.6, 0.9, 0.9, 0.9], 3), (2, [0.5, 0.6, 0.4, 0.3, 0.9, 0.9], 4),
-    (2, [0.5, 0.4, 0.6, 0.5, 0.7, 0.6], 6), (None, [0.9, 0.5, 0.4, 0.3, 0.2, 0.1], 6),
-])  # fmt: skip
-def test_patience(pictures, patience, scores, stops_after):
-    history = fit(**arranged(pictures), validate=Script(*scores), patience=patience)
-    assert len(history) == stops_after
 
 
 def test_it_is_an_ordinary_loop_of_steps():
@@ -330,17 +337,15 @@ def test_a_healthy_training_is_left_alone():
 
 @pytest.fixture
 def budget(tmp_path):
-    """small(protocol, objective, ...) trains a tiny network under the common budget: model, history, and its pairs."""
+    """small(objective, ...) trains a tiny network under the common budget: the model and its history."""
     run = dataclasses.replace(config(tmp_path), embedding_size=8, epochs=3, batch_size=16, learning_rate=0.01)
     pictures = image_set()
-    splits = make_splits(pictures, run)
 
-    def small(protocol, objective, seed=SEED, drawn=0, **options):
+    def small(objective, seed=SEED, drawn=0, validate=lambda model: 0.5, **options):
         model = new_model(run, TINY, seed, SiameseNet)
         torch.rand(drawn)
-        loader = species_batches(Pictures(pictures, splits.parts[protocol]["train"]), 4, 4, seed)
-        history = train(run, model, objective, loader, pictures, splits, protocol, seed, **options)
-        return model, history, (pictures, splits.pairs[protocol]["validation"])
+        loader = species_batches(Pictures(pictures, np.arange(len(pictures))), 4, 4, seed)
+        return model, train(run, model, objective, loader, validate, seed, **options)
 
     small.run = run
     return small
@@ -348,50 +353,152 @@ def budget(tmp_path):
 
 def test_a_seed_alone_decides_a_training(budget):
     """Random triplets are drawn from torch's own generator, from which something may have been drawn before."""
-    (one, history, _), (again, repeated, _) = (
-        budget("closed_set", TripletJudgment("random"), drawn=drawn) for drawn in (0, 7)
-    )
+    (one, history), (again, repeated) = (budget(TripletJudgment("random"), drawn=drawn) for drawn in (0, 7))
     pd.testing.assert_series_equal(history["loss"], repeated["loss"])
     for name, weight in one.state_dict().items():
         torch.testing.assert_close(weight, again.state_dict()[name])
-    other, *_ = budget("closed_set", TripletJudgment("random"), seed=SEED + 1)
+    other, _ = budget(TripletJudgment("random"), seed=SEED + 1)
     assert not torch.equal(one.head[0].weight, other.head[0].weight)
 
 
-@pytest.mark.parametrize("protocol, epochs, kept", [("closed_set", 2, 0), ("open_set", 3, 2)])
-def test_a_noisy_validation_chooses_and_stops_in_the_closed_set_only(budget, protocol, epochs, kept):
-    script = Script(0.9, 0.5, 0.4)
-    model, history, _ = budget(protocol, TripletJudgment(), validate=script)
-    assert history["validation"].tolist() == [0.9, 0.5, 0.4][:epochs]
-    assert same_state(script.states[kept], model.state_dict())
-
-
-@pytest.mark.parametrize("protocol", ["closed_set", "open_set"])
-def test_validation_is_on_the_pairs_of_the_protocol(budget, protocol, monkeypatch):
-    asked = []
-
-    def watched(model, image_set, pairs):
-        asked.append((image_set, pairs))
-        return validation_report(model, image_set, pairs)
-
-    monkeypatch.setattr(training, "validation_report", watched)
-    _, history, (pictures, pairs) = budget(protocol, TripletJudgment())
-    assert len(asked) == len(history) and all(one is pictures and other is pairs for one, other in asked)
-    assert {"validation", "precision", "recall", "f1", "active_share"} <= set(history)
+def test_a_noisy_validation_chooses_no_epoch_unless_asked_to(budget):
+    for options, kept in ({}, 2), (dict(keep="best"), 0):
+        script = Script(0.9, 0.5, 0.4)
+        model, history = budget(TripletJudgment(), validate=script, **options)
+        assert history["validation"].tolist() == [0.9, 0.5, 0.4]
+        assert same_state(script.states[kept], model.state_dict())
 
 
 def test_centers_have_an_optimizer_and_a_schedule_of_their_own(budget, monkeypatch):
     given = {}
     monkeypatch.setattr("common.training.fit", lambda *arguments, **options: given.update(a=arguments, **options))
     objective, run, terms = PairJudgment(None, 8, 8, center_weight=0.1), budget.run, object()
-    budget("closed_set", objective, terms=terms)
-    (model, _, loader, (adam, descent), epochs), schedulers = given["a"], given["schedulers"]
+    budget(objective, terms=terms)
+    (model, _, loader, (adam, descent), epochs, _), schedulers = given["a"], given["schedulers"]
     assert epochs == run.epochs and len(schedulers) == 2
     assert isinstance(adam, torch.optim.AdamW) and isinstance(descent, torch.optim.SGD)
     assert descent.param_groups[0]["params"] == [objective.center_loss.centers]
     assert sum(len(group["params"]) for group in adam.param_groups) == len(list(model.parameters()))
     assert schedulers[0].total_steps == schedulers[1].T_max == run.epochs * len(loader)
-    assert (given["patience"], given["keep"]) == (run.epochs // 2, "best")
-    assert given["augmentation"] == run.augmentation and given["terms"] is terms
-    budget("closed_set", TripletJudgment())
+    assert given["keep"] == "last" and given["augmentation"] == run.augmentation and given["terms"] is terms
+    budget(TripletJudgment())
     assert len(given["a"][3]) == 1  # nothing of the objective's own to optimize
+
+
+@pytest.fixture
+def arm(tmp_path):
+    """A tiny pretrained arm: call it with indices and a seed. Has the run, its pictures and their splits."""
+    torch.manual_seed(3)
+    save_file(timm.create_model(TINY).state_dict(), tmp_path / f"{TINY}.safetensors")
+    small = dict(embedding_size=8, epochs=1, batch_size=16, learning_rate=0.01)
+    run = dataclasses.replace(config(tmp_path), pretrained=True, weights=tmp_path, **small)
+    pictures = image_set(species=12)
+
+    def build(indices, seed):
+        build.learned.append(np.unique(pictures.labels[indices]).tolist())
+        known, labels = np.unique(pictures.labels[indices], return_inverse=True)
+        model = new_model(build.run, TINY, seed, EmbeddingNet, len(known), pictures.images[indices])
+        objective = Classification(model.classify, len(known), 8, 0.1)
+        return model, objective, batches(Pictures(pictures, indices, labels), 16, True, seed)
+
+    build.run, build.pictures, build.splits, build.learned = run, pictures, make_splits(pictures, run), []
+    return build
+
+
+@pytest.mark.parametrize("protocol", ["closed_set", "open_set"])
+def test_an_arm_goes_back_to_the_first_point_near_the_best(arm, protocol, monkeypatch):
+    """Judged where the protocol says: on pictures that were not learned from, in the open set on other species."""
+    qualities, judged = dict(zip(POINTS, [0.5, 0.7, 0.72, 0.75, 0.7, 0.754, 0.6])), []
+
+    def planted(model, corners, image_set, indices, pairs):
+        judged.append((indices, set(image_set.labels[indices]), arm.learned[-1]))
+        assert np.isin(pairs[:, :2], indices).all()
+        return pd.DataFrame({"roc_auc": qualities, "map_at_r": qualities}).rename_axis("point")
+
+    monkeypatch.setattr(training, "path_quality", planted)
+    trained = train_arm(arm.run, arm, arm.pictures, arm.splits, protocol, SEED)
+    parts = arm.splits.parts[protocol]
+    assert trained.point == 1.25 and trained.validation == 0.75 and len(trained.history) == 1
+    assert not trained.model.training
+    if protocol == "closed_set":
+        assert len(judged) == 1 and set(judged[0][0]) == set(parts["validation"])
+    else:
+        known = set(arm.pictures.labels[np.concatenate([parts["train"], parts["validation"]])])
+        assert len(judged) == 2 and judged[0][1] | judged[1][1] == known and not judged[0][1] & judged[1][1]
+        assert all(set(learned) == known - new for _, new, learned in judged)
+    assert not any(np.isin(indices, parts["test"]).any() for indices, *_ in judged)
+
+
+def test_the_kept_model_lies_at_the_point_and_was_trained_by_leg(arm, monkeypatch):
+    """First the head alone, then all: the corners say which weights moved, the model what was kept."""
+    seen = {}
+
+    def planted(model, corners, *_):
+        seen["corners"] = corners
+        return pd.DataFrame({"roc_auc": {1.5: 1.0}, "map_at_r": {1.5: 1.0}})
+
+    monkeypatch.setattr(training, "path_quality", planted)
+    kept = train_arm(arm.run, arm, arm.pictures, arm.splits, "closed_set", SEED).model.state_dict()
+    start, head, end = seen["corners"]
+    backbone = [name for name in start if name.startswith("backbone.")]
+    assert all(torch.equal(start[name], head[name]) for name in backbone)
+    assert not torch.equal(start["head.0.weight"], head["head.0.weight"])
+    assert not torch.equal(head["backbone.conv1.0.weight"], end["backbone.conv1.0.weight"])
+    for name, value in kept.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (head[name] + end[name]) / 2)
+        else:
+            assert torch.equal(value, end[name])
+
+
+def test_from_scratch_the_whole_training_is_kept(arm, monkeypatch):
+    arm.run = dataclasses.replace(arm.run, pretrained=False)
+    monkeypatch.setattr(training, "train_head", None)
+    for protocol in ("closed_set", "open_set"):
+        arm.learned.clear()
+        trained = train_arm(arm.run, arm, arm.pictures, arm.splits, protocol, SEED)
+        assert trained.path.index.tolist() == [2.0] and trained.point == 2.0 and len(arm.learned) == 1
+        pairs, embeddings = arm.splits.pairs[protocol]["validation"], embed(trained.model, arm.pictures.images)
+        assert trained.validation == pytest.approx(roc_auc(cosine_scores(embeddings, pairs), pairs[:, 2]), abs=1e-3)
+
+
+def test_the_quality_of_a_path_is_that_of_its_models(arm):
+    part, pairs = (getattr(arm.splits, name)["closed_set"]["validation"] for name in ("parts", "pairs"))
+    corners = [new_model(arm.run, TINY, seed, SiameseNet).state_dict() for seed in range(3)]
+    model = new_model(arm.run, TINY, 9, SiameseNet)
+    path = path_quality(model, copy.deepcopy(corners), arm.pictures, part, pairs)
+    assert path.index.tolist() == list(POINTS) and same_state(corners[2], model.state_dict())
+    for point, corner in zip((0.0, 1.0, 2.0), corners):
+        model.load_state_dict(corner)
+        assert path.loc[point, "roc_auc"] == pytest.approx(pair_auc(model, arm.pictures, pairs))
+        embeddings = torch.from_numpy(embed(model, arm.pictures.images[part]))
+        with torch.no_grad():
+            found = retrieval(embeddings, arm.pictures.labels[part], model.score_embeddings)
+        assert path.loc[point, "map_at_r"] == pytest.approx(found["map_at_r"].mean())
+
+
+def test_between_corners_lie_straight_lines():
+    corners = [{"weight": torch.tensor([float(corner)]), "count": torch.tensor(corner)} for corner in (0, 4, 6)]
+    found = {point: between(corners, point)["weight"].item() for point in (0.0, 0.5, 1.0, 1.25, 2.0)}
+    assert found == {0.0: 0, 0.5: 2, 1.0: 4, 1.25: 4.5, 2.0: 6}
+    assert between(corners, 0.5)["count"] == 4 and between(corners[:1], 2.0) is corners[0]
+
+
+def test_the_head_learns_from_the_features_of_the_pictures_as_they_are(arm):
+    """Against the loop everybody writes by hand; nothing else moves."""
+    indices = arm.splits.parts["closed_set"]["train"]
+    (model, objective, loader), (twin, its, order) = (arm(indices, SEED) for _ in range(2))
+    train_head(arm.run, model, objective, loader, SEED)
+    features = torch.from_numpy(embed(twin, arm.pictures.images[indices], pooled=True))
+    labels = torch.as_tensor(loader.dataset.labels)
+    learners = nn.ModuleList([twin.head, twin.classifier])
+    adam, cycle = one_cycle(learners, arm.run.learning_rate, HEAD_EPOCHS * len(loader))
+    descent = torch.optim.SGD(its.center_loss.parameters(), lr=0.5)
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(descent, HEAD_EPOCHS * len(loader))
+    for _ in range(HEAD_EPOCHS):
+        for places in order.batch_sampler:
+            adam.zero_grad(), descent.zero_grad()
+            sum(its(twin.head(features[places]), labels[places]).values()).backward()
+            adam.step(), descent.step(), cycle.step(), slower.step()
+    assert all(torch.allclose(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
+    assert torch.allclose(objective.center_loss.centers, its.center_loss.centers)

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from common.datasets.files import save_json
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits
 from common.evaluation.metrics import RESOLUTION, cosine_scores, first_near_best, pair_interval, roc_auc
-from common.evaluation.reports import embed_all, linear_probe
+from common.evaluation.reports import embed_all, linear_probe, pair_auc
 from common.evaluation.retrieval import retrieval
 from common.losses import Classification
 from common.training import train
@@ -103,16 +104,17 @@ def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
 def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
     """Train a candidate with cross-entropy for about `pictures` pictures, and measure it on the validation pairs.
 
-    The best epoch is kept, chosen on the pairs that the candidates are then ranked by: all of them profit alike. Gives
-    "scores" (P,) of the validation pairs, "seconds" of training, "pictures" seen.
+    Gives "scores" (P,) of the validation pairs, "seconds" of training, "pictures" seen.
     """
     part, pairs = splits.parts["closed_set"], splits.pairs["closed_set"]["validation"]
     species, labels = np.unique(image_set.labels[part["train"]], return_inverse=True)
-    model = new_model(config, name, config.seed, classes=len(species))
+    images = image_set.images[part["train"]]
+    model = new_model(config, name, config.seed, EmbeddingNet, len(species), images)
     objective = Classification(model.classify, len(species), config.embedding_size)
     loader = batches(Pictures(image_set, part["train"], labels), config.batch_size, shuffle=True, seed=config.seed)
     budget = replace(config, epochs=max(1, round(pictures / len(part["train"]))))
-    history = train(budget, model, objective, loader, image_set, splits, "closed_set", config.seed, patience=None)
+    validate = partial(pair_auc, image_set=image_set, pairs=pairs)
+    history = train(budget, model, objective, loader, validate, config.seed)
     scores = cosine_scores(embed_all(model, image_set, part["validation"]), pairs)
     return {"scores": scores, "seconds": history["seconds"].iloc[-1], "pictures": int(history["images"].iloc[-1])}
 

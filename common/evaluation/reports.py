@@ -79,7 +79,7 @@ def decision_report(scores_by_split: dict, pairs_by_split: dict, threshold: metr
     return pd.DataFrame(rows)
 
 
-def difference(first, second, pairs, measure=metrics.roc_auc) -> dict[str, float]:
+def difference(first, second, pairs, measure=metrics.roc_auc, rounds: int = 1000) -> dict[str, float]:
     """How much more one approach scores than another: value, low, high of the mean over seeds of the measure's gap.
 
     `first` and `second` are the scores (S, P) of S seeds each; `measure` takes scores, same and weights. Pictures and
@@ -90,8 +90,17 @@ def difference(first, second, pairs, measure=metrics.roc_auc) -> dict[str, float
     def gap(weights, some) -> float:
         return float(np.mean([measure(first[s], same, weights) - measure(second[s], same, weights) for s in some]))
 
-    found = metrics.pair_interval(lambda weights: gap(weights, generator.choice(seeds, len(seeds))), pairs)
+    found = metrics.pair_interval(lambda weights: gap(weights, generator.choice(seeds, len(seeds))), pairs, rounds)
     return {"value": gap(None, seeds), "low": found["low"], "high": found["high"]}
+
+
+def search_difference(first, second, rounds: int = 1000) -> dict[str, float]:
+    """As `difference`, for what a search measures of each query, such as MAP@R: `first` and `second` are (S, Q)."""
+    gaps, generator = np.subtract(first, second), np.random.default_rng(0)
+    gaps = gaps[:, np.isfinite(gaps).all(0)]
+    again = lambda weights: np.average(generator.choice(gaps, len(gaps)).mean(0), weights=weights)  # noqa: E731
+    found = metrics.interval(again, gaps.shape[1], rounds)
+    return {"value": float(gaps.mean()), "low": found["low"], "high": found["high"]}
 
 
 def retrieval_report(embeddings, labels, similarity=None) -> pd.DataFrame:
