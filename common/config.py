@@ -30,7 +30,7 @@ DATASETS = ("rendered", "flowers102", "caltech101", "att_faces", "reid", "folder
 # What may be chosen beside the profile, and how it stands in a run's name where it is not the profile's own.
 CHOICES = {
     "backbone": "{}", "epochs": "epochs{}", "image_size": "size{}", "embedding_size": "embedding{}",
-    "seeds": "seeds{}", "grayscale": "grayscale",
+    "seeds": "seeds{}", "seed": "seed{}", "grayscale": "grayscale",
 }  # fmt: skip
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,13 +87,13 @@ class Config:
 
     def environment(self) -> dict[str, str]:
         """The `SIMILARITY_*` variables that make `setup()` return this configuration in another process."""
-        names = ("profile", "dataset", "data", "weights", "checkpoints", "cache", "seed", "device")
+        names = ("profile", "dataset", "data", "weights", "checkpoints", "cache", "device")
         values = {name: getattr(self, name) for name in names} | self._changed()
         return {f"SIMILARITY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
     def _changed(self) -> dict:
         """Those of `CHOICES` in which this run differs from its profile."""
-        usual = {"backbone": None, "grayscale": False, **PROFILES[self.profile]}
+        usual = {"backbone": None, "grayscale": False, "seed": 0, **PROFILES[self.profile]}
         return {name: getattr(self, name) for name in CHOICES if getattr(self, name) != usual[name]}
 
 

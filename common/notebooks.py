@@ -128,7 +128,7 @@ def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
 
         client = NotebookClient(
             notebook, timeout=None, startup_timeout=180, kernel_name="python3", record_timing=False,
-            coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}},
+            coalesce_streams=True, shutdown_kernel="immediate", resources={"metadata": {"path": str(path.parent)}},
             extra_arguments=["--log-level=ERROR"],  # a kernel's own notices would break the progress bar
             on_cell_execute=announce, on_cell_executed=lambda **_: bar.update(),
         )  # fmt: skip
