@@ -38,7 +38,7 @@ endef
 check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
   echo 'make: $(subst ",,$(1)) is not Python 3.10 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 
-.PHONY: help run test notebooks lint clean
+.PHONY: help run test notebooks results lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): ## /  make \1\t/p' Makefile
@@ -71,6 +71,12 @@ test: ## lint, unit tests, then every notebook again with its checked outputs co
 notebooks: ## refresh the committed outputs, on the offline default
 	@$(call install,requirements.txt)
 	@$(defaults); $(python) -m common.notebooks --in-place $(NOTEBOOKS)
+
+results: ## measure every approach on photographs again: DATA=folder of the data sets (an hour or more)
+	@$(call install,requirements.txt)
+	@$(python) -m benchmarks.results "$(or $(SIMILARITY_DATA),$(error make results needs DATA=folder))"
+	@$(python) -m benchmarks.backbones "$(SIMILARITY_DATA)"
+	@$(python) -m benchmarks.readme_tables
 
 lint: ## ruff, the notebooks included
 	@$(call install,requirements-dev.txt)

@@ -1,17 +1,19 @@
-"""What does an attack cost, and do independent attackers agree with it? Prints two tables.
+"""What does an attack cost, and do independent attackers agree with it?
 
-    python -m benchmarks.attacks                                          cost of a step, as ratios
-    python -m benchmarks.attacks --checkpoint robust_model_triplet_loss.pth   accuracy under every attacker
+    python -m benchmarks.attacks               prints the cost of a step, as ratios
+    python -m benchmarks.attacks --attackers   writes attackers.csv: each robust model's accuracy under every attacker
 
-The second form takes the run that SIMILARITY_* names and needs foolbox and torchattacks (its pin of requests is out
-of date: `pip install --no-deps torchattacks`).
+The second form takes the run that SIMILARITY_* names, about two minutes a model on one core, and needs foolbox and
+torchattacks (its pin of requests is out of date: `pip install --no-deps torchattacks`).
 """
 
 import argparse
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ from common.datasets.splits import read_splits, some_pairs
 from common.evaluation.metrics import accuracy
 
 EPS = 4 / 255
+CHECKPOINTS = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}
 
 
 class TwoLogits(nn.Module):
@@ -153,37 +156,42 @@ def step_ratios(repeats: int = 7, size: int = 64, pairs: int = 32, steps: int = 
     return {name: statistics.median(values) for name, values in ratios.items()}
 
 
-def attackers(name: str, count: int) -> None:
-    """Balanced accuracy of a checkpoint under every attacker, on `count` test pairs."""
-    config = setup()
+def attackers(count: int) -> pd.DataFrame:
+    """Balanced accuracy of the run's robust models under every attacker, on the first `count` test pairs, as R6 has it.
+
+    Rows of approach, attacker, accuracy, pairs.
+    """
+    config, rows = setup(), []
     pictures = load_images(config)
-    pairs = read_splits(ensure(config, "splits.json"), pictures).pairs["closed_set"]["test"]
-    pairs = some_pairs(pairs, count)
-    model, threshold, _ = load(ensure(config, name), pictures, config.device)
-    rivals = {
-        "none": partial(noise, eps=0.0, draws=1),
-        "PGD-20 x 3": partial(pgd, eps=EPS),
-        "PGD-100 x 5": partial(pgd, eps=EPS, steps=100, restarts=5),
-        "foolbox PGD-20": partial(foolbox_pgd, eps=EPS),
-        "torchattacks PGD-20": partial(torchattacks_pgd, eps=EPS),
-        "APGD-CE, 100 steps": partial(apgd, eps=EPS, threshold=threshold.value),
-        "Square, 1000 queries": partial(full_square, eps=EPS, threshold=threshold.value),
-        "our Square, 1000 queries": partial(square, eps=EPS, queries=1000),
-        "noise, 10 draws": partial(noise, eps=EPS),
-    }
-    print(f"{name} on {len(pairs)} test pairs, query attacked at 4/255, threshold {threshold.value:.3f}")
-    for attacker, attack in rivals.items():
-        scores = attacked_scores(model, pictures, pairs, attack)
-        print(f"{attacker:26} accuracy {accuracy(scores, pairs[:, 2], threshold):.3f}", flush=True)
+    pairs = some_pairs(read_splits(ensure(config, "splits.json"), pictures).pairs["closed_set"]["test"], count)
+    for approach, name in CHECKPOINTS.items():
+        path = ensure(config, f"robust_model_{name}.pth")
+        model, threshold, _ = load(path, pictures, config.device)
+        rivals = {
+            "none": partial(noise, eps=0.0, draws=1),
+            "noise, worst of 10": partial(noise, eps=EPS),
+            "ours: Square, 1,000 queries": partial(square, eps=EPS, queries=1000),
+            "torchattacks: Square, 1,000 queries": partial(full_square, eps=EPS, threshold=threshold.value),
+            "ours: PGD-20, 3 starts": partial(pgd, eps=EPS),
+            "ours: PGD-100, 5 starts": partial(pgd, eps=EPS, steps=100, restarts=5),
+            "foolbox: PGD-20": partial(foolbox_pgd, eps=EPS),
+            "torchattacks: PGD-20": partial(torchattacks_pgd, eps=EPS),
+            "torchattacks: APGD-CE, 100 steps": partial(apgd, eps=EPS, threshold=threshold.value),
+        }
+        for attacker, attack in rivals.items():
+            right = accuracy(attacked_scores(model, pictures, pairs, attack), pairs[:, 2], threshold)
+            rows.append(dict(approach=approach, attacker=attacker, accuracy=round(right, 4), pairs=len(pairs)))
+            print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="name of a checkpoint of the run")
-    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--attackers", action="store_true", help="write attackers.csv")
+    parser.add_argument("--pairs", type=int, default=64)
     arguments = parser.parse_args()
-    if arguments.checkpoint:
-        attackers(arguments.checkpoint, arguments.pairs)
+    if arguments.attackers:
+        attackers(arguments.pairs).to_csv(Path(__file__).with_name("attackers.csv"), index=False)
     else:
         torch.set_num_threads(1)
         print("one PGD step on 32 pairs, the first picture attacked, costs")

@@ -8,18 +8,21 @@ from common.config import ROOT
 from common.datasets.files import write_whole
 from common.ledger import leaderboard, robustness
 
-LEDGER = ROOT / "benchmarks" / "results.csv"
+LEDGER, GAPS = (ROOT / "benchmarks" / name for name in ("results.csv", "differences.csv"))
 START, END = "<!-- results -->", "<!-- end of results -->"
 
 
-def tables(ledger: Path = LEDGER) -> str:
-    """Of every run in a ledger and both protocols: the leaderboard, and ROC-AUC under attack; as Markdown."""
-    results = pd.read_csv(ledger)
+def tables(ledger: Path = LEDGER, gaps: Path = GAPS) -> str:
+    """Of every run and protocol: the leaderboard, paired differences, and ROC-AUC under attack; as Markdown."""
+    results, differences = pd.read_csv(ledger), pd.read_csv(gaps)
     parts = []
     for (dataset, profile), rows in results.groupby(["dataset", "profile"], sort=False):
         for protocol in rows["protocol"].unique():
             title = f"{dataset}, {profile}, {protocol.replace('_', ' ')}"
             parts += [f"**{title}**", "", *_lines(leaderboard(rows, protocol)), ""]
+            measured = differences.query("dataset == @dataset and protocol == @protocol")
+            if len(measured) and profile == "standard":
+                parts += [f"**{title}: paired differences**", "", *gap_lines(measured), ""]
             attacked = robustness(rows, protocol)
             if len(attacked):
                 parts += [f"**{title}: ROC-AUC under PGD**", "", *_lines(attacked), ""]
@@ -33,6 +36,15 @@ def _lines(table: pd.DataFrame) -> list[str]:
     table.insert(0, "approach", names)
     header = [column.replace("_", " ") for column in table]
     return ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *table.to_numpy().tolist())]
+
+
+def gap_lines(gaps: pd.DataFrame) -> list[str]:
+    """Rows of differences.csv as the lines of a Markdown table: each approach, what it is held against, two metrics."""
+    texts = [f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" for gap in gaps.itertuples()]
+    table = gaps.assign(text=texts).pivot(index=["approach", "against"], columns="metric", values="text")
+    names = [f"{approach} - {against}" for approach, against in table.index]
+    lines = [f"| {name} | {row['roc_auc']} | {row['map_at_r']} |" for name, (_, row) in zip(names, table.iterrows())]
+    return ["| difference | roc auc | map at r |", "| --- | --- | --- |", *lines]
 
 
 def fill(readme: str, content: str) -> str:

@@ -2,8 +2,8 @@
 
 The folder holds archives or folders of the data sets, named as in `FILES`, and perhaps `weights`. Every approach is
 trained as its notebook trains it (profile `standard`), then the test is read once. Rows go into results.csv, the
-quality along every training's path into paths.csv, and the paired differences to the frozen backbone and to
-cross-entropy into differences.csv, in place of what stood there of the same data set.
+quality along every training's path into paths.csv, and the paired differences to the frozen backbone, cross-entropy
+and the siamese network into differences.csv, in place of what stood there of the same data set.
 """
 
 import argparse
@@ -78,13 +78,13 @@ def arms(config: Config, backbone: str, image_set) -> dict:
         "cross_entropy": partial(classification, *given, 0.0),
         "center_loss": partial(classification, *given, 0.01),
         "siamese": partial(comparison, *given, SiameseNet, pairs),
-        "contrastive": partial(comparison, *given, EmbeddingNet, contrastive),
+        "contrastive": partial(comparison, *given, SiameseNet, contrastive),
         "triplet": partial(comparison, *given, EmbeddingNet, triplets),
     }
 
 
-def measure(config: Config, backbone: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Train and test every approach on one data set: rows of the ledger, of paths, and of differences.
+def measure(config: Config, backbone: str, approaches) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Train and test `approaches` on one data set: rows of the ledger, of paths, and of differences.
 
     The first seed's models of the first protocol are saved as their notebooks save them.
     """
@@ -96,7 +96,8 @@ def measure(config: Config, backbone: str) -> tuple[pd.DataFrame, pd.DataFrame, 
     for protocol in splits.protocols:
         test, found = splits.parts[protocol]["test"], {}
         found["frozen_backbone"] = [tested(untrained, image_set, splits, protocol)] * config.seeds
-        for (approach, arm), seed in product(arms(config, backbone, image_set).items(), config.seed_list):
+        chosen = [(name, arm) for name, arm in arms(config, backbone, image_set).items() if name in approaches]
+        for (approach, arm), seed in product(chosen, config.seed_list):
             names_species = NOTEBOOKS[approach] == "R3"
             if names_species and "closed_set" not in splits.protocols:
                 continue
@@ -133,10 +134,10 @@ def tested(model, image_set, splits, protocol: str):
 
 
 def differences(found: dict, pairs) -> pd.DataFrame:
-    """Of each approach to the frozen backbone and to cross-entropy, in three metrics, with paired intervals."""
+    """Of approaches to the frozen backbone, cross-entropy and siamese network, in three metrics, with intervals."""
     rows = []
     for against, approach in combinations([name for name in NOTEBOOKS if name in found], 2):
-        if against in ("frozen_backbone", "cross_entropy"):
+        if against in ("frozen_backbone", "cross_entropy", "siamese"):
             both, seeds = (found[approach], found[against]), len(found[approach])
             gaps = {"roc_auc": difference(*([test.scores["test"] for test, _ in runs] for runs in both), pairs)}
             for metric in ("precision_at_1", "map_at_r"):
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("datasets", nargs="*", default=list(FILES), help=f"of {', '.join(FILES)}; default all")
     parser.add_argument("--backbone", default="mobilenetv2_100", help="any timm name")
+    parser.add_argument("--approaches", nargs="*", default=list(NOTEBOOKS), help="default all")
     parser.add_argument("--seeds", type=int, default=3)
     chosen = parser.parse_args()
     weights = chosen.data / "weights"
@@ -172,7 +174,7 @@ def main() -> None:
             continue
         config = setup("standard", name, place, weights=weights if weights.exists() else None, backbone=chosen.backbone,
                        seeds=chosen.seeds, **settings)
-        rows, paths, gaps = measure(config, chosen.backbone)
+        rows, paths, gaps = measure(config, chosen.backbone, chosen.approaches)
         folder = ROOT / "benchmarks"
         replace_rows(folder / "results.csv", rows, ["dataset", "profile", "approach", "variant", "protocol"])
         replace_rows(folder / "paths.csv", paths, ["dataset", "approach", "protocol"])

@@ -99,7 +99,8 @@ class Classification(nn.Module):
 class PairJudgment(nn.Module):
     """Judge the pairs of a batch, same and different ones counting half each; joined with center loss by a weight.
 
-    A batch of B pictures gives up to B (B - 1) / 2 pairs for the price of B embeddings.
+    A batch of B pictures gives up to B (B - 1) / 2 pairs for the price of B embeddings. Each kind is averaged over its
+    pairs; different ones of the contrastive loss over those inside the margin, or the others would drown them.
     """
 
     def __init__(
@@ -146,19 +147,21 @@ class PairJudgment(nn.Module):
             first, second, same = mining.balanced_pairs(labels, scores)
         if self.loss == "contrastive":
             losses = contrastive_loss(pairwise_distances(embeddings)[first, second], same, self.margin)
+            active = losses.detach() > 0
         else:
             logits = self.score(embeddings[first], embeddings[second])
             losses = F.binary_cross_entropy_with_logits(logits, same.to(logits), reduction="none")
+            active = torch.ones_like(same)
         # A batch without one of the kinds has nothing to say about it: 0, not the mean of nothing.
-        kinds = (losses[kind].sum() / kind.sum().clamp(min=1) for kind in (same, ~same))
+        kinds = (losses[kind].sum() / kind.sum().clamp(min=1) for kind in (same, ~same & active))
         return sum(kinds) / 2
 
 
 class TripletJudgment(nn.Module):
     """Ask the triplets of a batch to have their negative farther than their positive, by a margin.
 
-    `watched` holds, of the latest batch that had a triplet, the share that still violates the margin and the mean
-    distances to positives and negatives.
+    `watched` holds, of the latest batch that had a triplet, how many and which share still violate the margin, and the
+    mean distances to positives and negatives.
     """
 
     MINING = ("random", "batch_all", "batch_hard", "semi_hard", "given")
@@ -194,9 +197,9 @@ class TripletJudgment(nn.Module):
         active = (to_positive - to_negative + (self.margin or 0) > 0).sum()
         count = active if self.mining == "batch_all" and self.margin is not None else len(losses)
         if len(losses):
-            means = active / len(losses), to_positive.mean(), to_negative.mean()
-            names = ("active_share", "distance_to_positive", "distance_to_negative")
-            self.watched = {name: value.detach() for name, value in zip(names, means, strict=True)}
+            seen = active, active / len(losses), to_positive.mean(), to_negative.mean()
+            names = ("active_triplets", "active_share", "distance_to_positive", "distance_to_negative")
+            self.watched = {name: value.detach() for name, value in zip(names, seen, strict=True)}
         return {"triplet": losses.sum() / max(int(count), 1)}
 
     def _mine(self, labels: Tensor, distances: Tensor) -> tuple[Tensor, ...]:

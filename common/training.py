@@ -40,9 +40,9 @@ class Trained(NamedTuple):
     point: float
 
     @property
-    def validation(self) -> float:
-        """ROC-AUC on validation at the point kept."""
-        return float(self.path.loc[self.point, "roc_auc"])
+    def quality(self) -> float:
+        """What arms are compared by: the mean of ROC-AUC and MAP@R on validation, at the point kept."""
+        return float(self.path.loc[self.point].mean())
 
 
 def train_arm(config: Config, arm: Callable, image_set: ImageSet, splits: Splits, protocol: str, seed: int) -> Trained:

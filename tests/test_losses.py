@@ -287,9 +287,14 @@ def slow_pairs(labels, loss, margin=1.0):
     return pairs
 
 
-def half_each(pairs):
-    """The mean loss of same pairs and that of different pairs, half each; no pairs, no loss."""
-    return sum(sum(value for _, value, *_ in kind) / max(len(kind), 1) for kind in pairs.values()) / 2
+def half_each(pairs, loss):
+    """The mean loss of same pairs and that of different pairs, half each; no pairs, no loss.
+
+    Different pairs of the contrastive loss count only where they cost anything.
+    """
+    active = [pair for pair in pairs[False] if loss == "cross_entropy" or pair[1] > 0]
+    means = [sum(value for _, value, *_ in kind) / max(len(kind), 1) for kind in (pairs[True], active)]
+    return sum(means) / 2
 
 
 def hardest_of_each_anchor(pairs, labels):
@@ -301,7 +306,7 @@ def hardest_of_each_anchor(pairs, labels):
     return chosen
 
 
-@pytest.mark.parametrize("loss, margin", [("cross_entropy", 1.0), ("contrastive", 1.0), ("contrastive", 0.4)])
+@pytest.mark.parametrize("loss, margin", [("cross_entropy", 1.0), ("contrastive", 1.0), ("contrastive", 0.9)])
 def test_same_and_different_pairs_count_half_each_be_it_all_or_the_hardest_of_each_anchor(loss, margin):
     found, hard = (
         pair_judgment(loss=loss, margin=margin, negatives=negatives)(embedded(), LABELS)["pairs"].item()
@@ -309,8 +314,11 @@ def test_same_and_different_pairs_count_half_each_be_it_all_or_the_hardest_of_ea
     )
     pairs = slow_pairs(LABELS, loss, margin)
     assert (len(pairs[True]), len(pairs[False])) == (5, 23)
-    assert found == pytest.approx(half_each(pairs)) and found > 0
-    assert hard == pytest.approx(half_each({True: pairs[True], False: hardest_of_each_anchor(pairs, LABELS)}))
+    hardest = hardest_of_each_anchor(pairs, LABELS)
+    if loss == "contrastive":
+        assert 0 < sum(value > 0 for _, value, *_ in hardest) < len(hardest), "with pairs beyond the margin"
+    assert found == pytest.approx(half_each(pairs, loss)) and found > 0
+    assert hard == pytest.approx(half_each({True: pairs[True], False: hardest}, loss))
     assert hard > found
 
 
@@ -323,7 +331,7 @@ def test_random_negatives_are_as_many_as_there_are_same_pairs():
     by_pair = {pair[2:]: pair for kind in slow_pairs(LABELS, "cross_entropy").values() for pair in kind}
     pairs = {kind: [by_pair[min(i, j), max(i, j)] for i, j, same in chosen if same == kind] for kind in (True, False)}
     assert len(pairs[True]) == len(pairs[False]) == 10
-    assert found == pytest.approx(half_each(pairs))
+    assert found == pytest.approx(half_each(pairs, "cross_entropy"))
     assert found != pytest.approx(objective(embedded(), LABELS)["pairs"].item()), "others the next time"
 
 
@@ -360,7 +368,7 @@ def test_a_batch_without_a_kind_of_pair_asks_nothing_of_it(options, labels):
     pairs = slow_pairs(labels, options["loss"], 1.0)
     if options["negatives"] != "all":
         pairs[False] = hardest_of_each_anchor(pairs, labels)
-    assert found.item() == pytest.approx(half_each(pairs))
+    assert found.item() == pytest.approx(half_each(pairs, options["loss"]))
     assert embeddings.grad.isfinite().all() and embeddings.grad.eq(0).all() == (found.item() == 0)
 
 
@@ -378,8 +386,8 @@ def slow_triplet_numbers(labels, mining, margin, squared):
     losses = [math.log(1 + math.exp(gap)) if margin is None else max(0.0, gap + margin) for gap in gaps]
     active = sum(gap + (margin or 0) > 0 for gap in gaps)
     divisor = active if mining == "batch_all" and margin is not None else len(losses)
-    watched = [float(sum(values)) / len(triplets) for values in ([active], to_positive, to_negative)]
-    return sum(losses) / divisor, watched
+    means = [float(sum(values)) / len(triplets) for values in ([active], to_positive, to_negative)]
+    return sum(losses) / divisor, [active, *means]
 
 
 @pytest.mark.parametrize("options", TRIPLET_OPTIONS, ids=str)
@@ -391,7 +399,8 @@ def test_triplet_judgment_is_the_mean_over_its_triplets(options):
     torch.manual_seed(3)
     value, watched = slow_triplet_numbers(LABELS, **options)
     assert terms["triplet"].item() == pytest.approx(value)
-    assert list(objective.watched) == ["active_share", "distance_to_positive", "distance_to_negative"]
+    names = ["active_triplets", "active_share", "distance_to_positive", "distance_to_negative"]
+    assert list(objective.watched) == names
     assert [number.item() for number in objective.watched.values()] == pytest.approx(watched)
     assert not any(number.requires_grad for number in objective.watched.values())
 

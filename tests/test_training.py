@@ -418,7 +418,7 @@ def test_an_arm_goes_back_to_the_first_point_near_the_best(arm, protocol, monkey
     monkeypatch.setattr(training, "path_quality", planted)
     trained = train_arm(arm.run, arm, arm.pictures, arm.splits, protocol, SEED)
     parts = arm.splits.parts[protocol]
-    assert trained.point == 1.25 and trained.validation == 0.75 and len(trained.history) == 1
+    assert trained.point == 1.25 and trained.quality == 0.75 and len(trained.history) == 1
     assert not trained.model.training
     if protocol == "closed_set":
         assert len(judged) == 1 and set(judged[0][0]) == set(parts["validation"])
@@ -459,7 +459,9 @@ def test_from_scratch_the_whole_training_is_kept(arm, monkeypatch):
         trained = train_arm(arm.run, arm, arm.pictures, arm.splits, protocol, SEED)
         assert trained.path.index.tolist() == [2.0] and trained.point == 2.0 and len(arm.learned) == 1
         pairs, embeddings = arm.splits.pairs[protocol]["validation"], embed(trained.model, arm.pictures.images)
-        assert trained.validation == pytest.approx(roc_auc(cosine_scores(embeddings, pairs), pairs[:, 2]), abs=1e-3)
+        area = roc_auc(cosine_scores(embeddings, pairs), pairs[:, 2])
+        assert trained.path.loc[2.0, "roc_auc"] == pytest.approx(area, abs=1e-3)
+        assert trained.quality == pytest.approx(trained.path.loc[2.0].mean())
 
 
 def test_the_quality_of_a_path_is_that_of_its_models(arm):

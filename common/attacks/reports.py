@@ -28,43 +28,35 @@ def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean)
     return np.concatenate(found)
 
 
-def transfer_table(models: dict, first, second, same, attack: Callable) -> pd.DataFrame:
-    """ROC-AUC of each model, a column, on what `attack` made to hurt each, a row; the first row, "none", is clean.
+def scores_under_pgd(
+    model, image_set: ImageSet, pairs, eps: Sequence[float] = RADII, steps: int = 20, restarts: int = 3,
+    which: str = "first",
+) -> dict[float, np.ndarray]:  # fmt: skip
+    """Scores of pairs by radius, 0 without attack and each of `eps` under PGD (protocol rules 12 and 13).
 
-    `models` maps names to models; `attack` is called as in `attacked_scores`.
+    If the clean AUC is below 0.80, the clean ones alone, and a warning.
     """
-    shown = {"none": (first, second)}
-    shown |= {name: attack(model, first, second, same)[:2] for name, model in models.items()}
-    table = pd.DataFrame(index=[*shown], columns=[*models], dtype=float)
-    for judge, model in models.items():
-        with evaluation_mode(model):
-            scores = [model.score(*pictures).float().cpu().numpy() for pictures in shown.values()]
-        table[judge] = [roc_auc(found, same.cpu().numpy()) for found in scores]
-    return table
-
-
-def robust_report(
-    model, image_set: ImageSet, pairs, threshold: Threshold, eps: Sequence[float] = RADII, steps: int = 20,
-    restarts: int = 3, which: str = "first",
-) -> pd.DataFrame:  # fmt: skip
-    """Pair metrics without attack and under PGD, at the model's own frozen threshold (protocol rules 12 and 13).
-
-    Returns the rows of `verification_report` for each radius in `eps`, with the ledger's columns attack ("pgd",
-    "pgd_both" or, without attack, none) and eps_255. If the clean AUC is below 0.80, the clean rows alone, and a
-    warning.
-    """
-    scores = attacked_scores(model, image_set, pairs)
-    reports = [verification_report(scores, pairs, threshold).assign(attack=None, eps_255=0.0)]
-    area = roc_auc(scores, pairs[:, 2])
+    found = {0.0: attacked_scores(model, image_set, pairs)}
+    area = roc_auc(found[0.0], pairs[:, 2])
     if area < GATE:
         warnings.warn(
             f"the clean AUC is {area:.3f}, below {GATE:.2f}: no robustness is reported for this model; train it longer",
             stacklevel=2,
         )
-        return reports[0]
+        return found
     for radius in eps:
         attack = partial(pgd, eps=radius, steps=steps, restarts=restarts, which=which)
-        report = verification_report(attacked_scores(model, image_set, pairs, attack), pairs, threshold)
-        name = "pgd" if which == "first" else "pgd_both"
-        reports.append(report.assign(attack=name, eps_255=round(radius * 255, 3)))
+        found[radius] = attacked_scores(model, image_set, pairs, attack)
+    return found
+
+
+def robust_report(scores: dict[float, np.ndarray], pairs, threshold: Threshold, attack: str = "pgd") -> pd.DataFrame:
+    """The rows of `verification_report` for each radius of `scores_under_pgd`, at the model's own frozen threshold.
+
+    With the ledger's columns attack (as given, "pgd" or "pgd_both"; without attack, none) and eps_255.
+    """
+    reports = []
+    for radius, found in scores.items():
+        named = dict(attack=attack if radius else None, eps_255=round(radius * 255, 3))
+        reports.append(verification_report(found, pairs, threshold).assign(**named))
     return pd.concat(reports, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Scores of pairs under attack, the report behind its gate, and who is hurt by what was made for whom."""
+"""Scores of pairs under attack, and the report behind its gate."""
 
 import warnings
 from functools import partial
@@ -9,7 +9,7 @@ import torch
 from toys import Colors, Network, all_pairs, image_set
 
 from common.attacks.gradient import pgd, transfer
-from common.attacks.reports import BATCH, attacked_scores, robust_report, transfer_table
+from common.attacks.reports import BATCH, attacked_scores, robust_report, scores_under_pgd
 from common.datasets.batches import pair_batch
 from common.evaluation.metrics import Threshold, accuracy_by_kind, roc_auc
 from common.ledger import ALLOWED, COLUMNS
@@ -42,11 +42,13 @@ def test_attacked_scores_are_those_of_batches(pictures):
 def test_robust_report(pictures):
     model, pairs = Colors(), all_pairs(pictures.labels)[::9]
     eps = (2 / 255, 8 / 255)
-    report = robust_report(model, pictures, pairs, THRESHOLD, eps, steps=4, restarts=2)
-    assert report.eps_255.unique().tolist() == [0, 2, 8]
+    found = scores_under_pgd(model, pictures, pairs, eps, steps=4, restarts=2)
+    report = robust_report(found, pairs, THRESHOLD)
+    assert list(found) == [0, *eps] and report.eps_255.unique().tolist() == [0, 2, 8]
     assert set(report) <= set(COLUMNS) and set(report.attack.dropna()) <= set(ALLOWED["attack"].split())
     for radius in (0.0, *eps):
         scores = attacked_scores(model, pictures, pairs, partial(pgd, eps=radius, steps=4, restarts=2))
+        np.testing.assert_allclose(found[radius], scores)
         rows = report[np.isclose(report.eps_255, radius * 255)].set_index("metric")
         expected = [roc_auc(scores, pairs[:, 2]), *accuracy_by_kind(scores, pairs[:, 2], THRESHOLD)]
         measured = rows.value[["roc_auc", "accuracy_same", "accuracy_different"]]
@@ -54,7 +56,7 @@ def test_robust_report(pictures):
         assert rows.attack.isna().all() if radius == 0 else (rows.attack == "pgd").all()
     areas = report[report.metric == "roc_auc"].value.tolist()
     assert areas == sorted(areas, reverse=True) and areas[0] > areas[2]
-    both = robust_report(model, pictures, pairs, THRESHOLD, eps[1:], 4, 2, "both")
+    both = robust_report(scores_under_pgd(model, pictures, pairs, eps[1:], 4, 2, "both"), pairs, THRESHOLD, "pgd_both")
     assert set(both.attack.dropna()) == {"pgd_both"}
     assert both[both.metric == "roc_auc"].value.iloc[1] <= areas[2]
 
@@ -64,28 +66,9 @@ def test_nothing_is_reported_behind_the_gate(pictures):
     labels = np.random.default_rng(0).permutation(pairs[:, 2])
     lost = np.column_stack([pairs[:, :2], labels])
     with pytest.warns(UserWarning, match=r"clean AUC is 0\.\d+, below 0\.80: no robustness is reported"):
-        report = robust_report(model, pictures, lost, THRESHOLD, steps=1, restarts=1)
+        found = scores_under_pgd(model, pictures, lost, steps=1, restarts=1)
+    report = robust_report(found, lost, THRESHOLD)
     assert report.attack.isna().all() and (report.eps_255 == 0).all() and len(report) == 5
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        robust_report(model, pictures, pairs, THRESHOLD, (EPS,), steps=1, restarts=1)
-
-
-def test_transfer_is_judged_by_each_model_on_what_was_made_for_each(pictures):
-    models = {"one": Network(dimensions=2), "two": Network(dimensions=16)}
-    pairs = all_pairs(pictures.labels, np.arange(0, 48, 5))
-    first, second, same = pair_batch(pictures, pairs)
-    attack = partial(pgd, eps=EPS / 3, steps=3, restarts=1)
-    table = transfer_table(models, first, second, same, attack)
-    assert table.index.tolist() == ["none", *table.columns] == ["none", "one", "two"]
-    with torch.no_grad():
-        clean = roc_auc(models["two"].eval().score(first, second).numpy(), pairs[:, 2])
-    assert table.loc["none", "two"] == pytest.approx(clean)
-    for source in models:
-        made = attack(models[source], first, second, same)
-        for target in models:
-            options = dict(eps=EPS / 3, steps=3, restarts=1)
-            found = transfer(models[source], models[target], first, second, same, **options)
-            assert table.loc[source, target] == pytest.approx(roc_auc(found.scores.numpy(), pairs[:, 2]))
-        assert table.loc[source, source] == pytest.approx(roc_auc(made.scores.numpy(), pairs[:, 2]))
-    assert table.loc["one", "two"] != table.loc["two", "one"]
+        scores_under_pgd(model, pictures, pairs, (EPS,), steps=1, restarts=1)

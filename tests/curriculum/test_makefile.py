@@ -45,6 +45,14 @@ def make(project, *arguments, fail="nothing at all", active=True, **variables):
     return done.returncode, log.read_text().splitlines() if log.exists() else [], done.stdout + done.stderr
 
 
+def test_results_are_measured_on_a_folder_that_must_be_named(project):
+    status, calls, _ = make(project, "results", "DATA=my data")
+    assert status == 0 and [call.split(" |")[0] for call in calls[-3:]] == [
+        "-m benchmarks.results my data", "-m benchmarks.backbones my data", "-m benchmarks.readme_tables"]  # fmt: skip
+    status, calls, said = make(project, "results")
+    assert status and not calls and "DATA=folder" in said
+
+
 def test_run_installs_once_passes_on_what_is_given_and_ends_with_the_leaderboard(project):
     status, calls, _ = make(project, "run", "NOTEBOOKS=R1 R3", "DATASET=folder:my roses", "SEED=4", DATA="stray")
     assert status == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.readme_tables import END, LEDGER, START, fill, tables
+from benchmarks.readme_tables import END, LEDGER, START, fill, gap_lines, tables
 from common.config import ROOT
 from common.ledger import COLUMNS
 
@@ -59,3 +59,9 @@ def test_a_changed_value_changes_the_table_and_nothing_else(tmp_path):
     assert fill(f"a{START}old{END}z", "new") == f"a{START}\nnew\n{END}z"
     with pytest.raises(ValueError):
         fill("no markers", "new")
+
+
+def test_differences_stand_in_the_table_with_their_signs_and_intervals():
+    gap = dict(approach="triplet", against="frozen_backbone", value=0.0512, low=-0.01, high=0.1)
+    lines = gap_lines(pd.DataFrame([{**gap, "metric": metric} for metric in ("roc_auc", "map_at_r")]))
+    assert lines[2:] == ["| triplet - frozen_backbone" + 2 * " | +0.051 [-0.010, +0.100]" + " |"]
