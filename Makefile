@@ -9,6 +9,9 @@ python = "$(ENVIRONMENT)/bin/python"
 SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE GRAYSCALE IMAGE_SIZE EPOCHS SEEDS EMBEDDING_SIZE
 $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),\
   $(eval export SIMILARITY_$(name) = $$($(name)))))
+given = $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
+unknown = $(filter-out $(SETTINGS) NOTEBOOKS PYTHON,$(given))
+$(if $(unknown),$(error there is no setting $(unknown); there are: NOTEBOOKS $(SETTINGS) PYTHON))
 override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
 
 # Tests and committed outputs are about the offline default, whatever the user's own settings are.

@@ -1,5 +1,6 @@
 """What flows forward: checkpoints that rebuild a model, made by the notebook that owns them."""
 
+import io
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -35,8 +36,9 @@ def save(config: Config, image_set: ImageSet, name: str, model, threshold: Thres
         "versions": {package: version(package) for package in ("torch", "timm", "numpy")},
         **json.loads(json.dumps(more)),  # plain types only, or it could not be loaded again
     }
-    path = config.directory / name
-    write_whole(path, lambda temporary: torch.save(content, temporary))
+    path, packed = config.directory / name, io.BytesIO()
+    torch.save(content, packed)  # in memory first, since on a full disk torch fails in riddles
+    write_whole(path, lambda temporary: temporary.write_bytes(packed.getbuffer()))
     return path
 
 

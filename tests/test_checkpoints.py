@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -130,18 +131,19 @@ def test_what_is_no_checkpoint_is_named_with_a_remedy(run, pictures, damage):
         load(path, pictures)
 
 
-def test_an_interruption_while_saving_leaves_the_old_checkpoint(run, pictures, monkeypatch):
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["Ctrl-C", "full"])
+def test_a_fault_while_saving_leaves_the_old_checkpoint(run, pictures, monkeypatch, fault):
     _, path = saved(run, pictures, note="old")
-    write = torch.save
+    write = Path.write_bytes
 
-    def half(content, temporary):
-        write(content, temporary)
-        temporary.write_bytes(temporary.read_bytes()[:1000])
-        raise KeyboardInterrupt
+    def half(place, content):
+        write(place, bytes(content)[:1000])
+        raise fault
 
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(type(fault)) as raised:
         saved(run, pictures, note="new")
+    assert raised.value is fault, "not what torch makes of it"
     assert load(path, pictures)[2]["note"] == "old"
     assert list(run.directory.iterdir()) == [path]
 

@@ -45,6 +45,12 @@ def make(project, *arguments, fail="nothing at all", active=True, **variables):
     return done.returncode, log.read_text().splitlines() if log.exists() else [], done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("wrong", ["EPOCH=1", "profile=standard", "DATSET=reid"])
+def test_a_misspelt_setting_is_refused_before_anything_runs(project, wrong):
+    status, calls, said = make(project, "run", wrong, "NOTEBOOKS=R1 R3", "DATA=my roses")
+    assert status and not calls and f"no setting {wrong.split('=')[0]};" in said and "EPOCHS" in said
+
+
 def test_results_are_measured_on_a_folder_that_must_be_named(project):
     status, calls, _ = make(project, "results", "DATA=my data")
     assert status == 0 and [call.split(" |")[0] for call in calls[-3:]] == [
