@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,6 +53,10 @@ def load(path: Path, image_set: ImageSet, device: str = "cpu"):
         model = MODELS[content["model"]](**content["arguments"])
         model.load_state_dict(content["state_dict"])
         threshold, dataset, fingerprint = Threshold(**content["threshold"]), content["dataset"], content["fingerprint"]
+        if threshold.fitted_on not in ("train", "validation") or not math.isfinite(threshold.value):
+            raise ValueError(f"its {threshold} is none that validation gave")
+        if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{broken[0]} is not finite")
     except FileNotFoundError:
         raise
     except Exception as error:

@@ -109,7 +109,16 @@ def test_a_pickle_bomb_does_not_go_off(run, pictures, tmp_path, write):
     assert (tmp_path / "boom").exists(), "the bomb itself was armed"
 
 
+def altered(path, place, name, value):
+    content = torch.load(path)
+    content[place][name] = value
+    torch.save(content, path)
+
+
 DAMAGES = {
+    "weights that are not finite": lambda path: altered(path, "state_dict", "head.0.weight", torch.full((8, 96), np.nan)),
+    "threshold that is not finite": lambda path: altered(path, "threshold", "value", np.nan),
+    "threshold fitted on test": lambda path: altered(path, "threshold", "fitted_on", "test"),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "empty": lambda path: path.write_bytes(b""),
     "html": lambda path: path.write_text("<html>404</html>"),
