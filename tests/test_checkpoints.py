@@ -116,8 +116,8 @@ def altered(path, place, name, value):
 
 
 DAMAGES = {
-    "weights that are not finite": lambda path: altered(path, "state_dict", "head.0.weight", torch.full((8, 96), np.nan)),
-    "threshold that is not finite": lambda path: altered(path, "threshold", "value", np.nan),
+    "weights not finite": lambda path: altered(path, "state_dict", "head.0.weight", torch.full((8, 96), np.nan)),
+    "threshold not finite": lambda path: altered(path, "threshold", "value", np.nan),
     "threshold fitted on test": lambda path: altered(path, "threshold", "fitted_on", "test"),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "empty": lambda path: path.write_bytes(b""),
