@@ -64,12 +64,12 @@ def loss_of(recipe: str, model: Predecessor, centers: CenterLoss, images, others
 
 
 def partners_of(recipe: str, labels, generator) -> np.ndarray:
-    """Partners of the pictures with these labels, as positions: half same and half different; or both, for triplets."""
+    """Partners of the pictures with these labels, as positions: same or different at random; or both, for triplets."""
     def draw(label, same):
         return generator.choice(np.flatnonzero((labels == label) == same))
 
     if recipe == "siamese":
-        return np.array([draw(label, number % 2 == 0) for number, label in enumerate(labels)])
+        return np.array([draw(label, generator.random() < 0.5) for label in labels])
     return np.array([draw(label, same) for same in (True, False) for label in labels])
 
 
@@ -99,6 +99,7 @@ def main() -> None:
     """Command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("recipes", nargs="*", default=list(OURS), help="default all")
     parser.add_argument("--backbone", default="mobilenetv2_100")
     chosen = parser.parse_args()
     place = next(chosen.data / file for file in FILES["flowers102"][0] if (chosen.data / file).exists())
@@ -107,7 +108,7 @@ def main() -> None:
     splits = make_splits(image_set, config, keep_one(image_set, find_duplicates(image_set)))
     train, rows = splits.parts["closed_set"]["train"], []
     known_arms = arms(config, chosen.backbone, image_set)
-    for recipe, approach in OURS.items():
+    for recipe, approach in ((recipe, OURS[recipe]) for recipe in chosen.recipes):
         old, seconds = train_predecessor(recipe, config, chosen.backbone, image_set, train)
         started = time.perf_counter()
         ours = train_arm(config, known_arms[approach], image_set, splits, "closed_set", config.seed)
