@@ -165,8 +165,21 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
             raise ValueError("some similarities are not finite: look for NaN or infinity in the embeddings")
         if excluded is not None:
             values[torch.as_tensor(excluded(rows), device=values.device)] = -torch.inf
-        ranked, order = values.sort(dim=1, descending=True, stable=True)  # unlike topk, which breaks ties as it likes
-        yield rows, order[:, :k].cpu().numpy(), ranked[:, :k].cpu().numpy()
+        ranked, order = _best(values, k)
+        yield rows, order.cpu().numpy(), ranked.cpu().numpy()
+
+
+def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns; of equal ones the first columns, which `topk` does not promise."""
+    if 2 * k > values.shape[1]:
+        ranked, order = values.sort(dim=1, descending=True, stable=True)
+        return ranked[:, :k], order[:, :k]
+    columns = values.topk(k).indices.sort(dim=1).values
+    ranked, places = values.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    order, last = columns.gather(1, places), ranked[:, -1:]
+    cut = (values == last).sum(1) > (ranked == last).sum(1)  # as good as the last, yet left out: perhaps an earlier one
+    order[cut] = values[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return ranked, order
 
 
 def _tensor(embeddings) -> Tensor:

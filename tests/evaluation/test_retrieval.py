@@ -74,6 +74,16 @@ def test_ties_keep_the_order_of_the_gallery(values, chunk):
     assert indices.tolist() == [sorted(range(len(values)), key=lambda row: -values[row])] * 2
 
 
+@given(st.integers(0, 999), st.integers(1, 12), st.integers(2, 5))
+def test_of_equal_similarities_the_first_of_the_gallery_come(seed, k, kinds):
+    """Also where the k-th has equals that are left out; compared with sorting by similarity and place."""
+    values = torch.randint(kinds, (6, 40), generator=torch.Generator().manual_seed(seed)).float()
+    found, similarities = nearest(torch.eye(6), torch.eye(40, 6), k, lambda one, _: one[:, 0] @ values)
+    expected = [sorted(range(40), key=lambda place: (-row[place], place))[:k] for row in values.tolist()]
+    assert found.tolist() == expected
+    np.testing.assert_array_equal(similarities, np.take_along_axis(values.numpy(), found, 1))
+
+
 def test_equal_pictures_are_equally_near_in_any_chunk():
     one = np.random.default_rng(0).normal(size=(1, 37))
     gallery = np.repeat(one, 70, axis=0) * np.linspace(0.1, 9, 70)[:, None]  # cosine 1 with each other
