@@ -49,6 +49,10 @@ def own_folder(config: Config) -> ImageSet:
         root = below[0]  # archives often have one folder at their top
     paths = files_below(root)
     classes = {path: path.parts[0] for path in paths if is_picture(path) and len(path.parts) > 1}
+    if classes and all(len(path.parts) > 2 for path in classes):  # train/rose/1.jpg: the class would be "train"
+        groups = ", ".join(sorted(set(classes.values()))[:NAMED])
+        raise ValueError(f"{source} holds folders of folders ({groups}), not a folder for each class: give the folder "
+                         f"whose own sub-folders are the classes, such as {source / min(classes).parts[0]}")
     ignored = [str(path) for path in paths if path not in classes]
     if ignored:
         named = ignored[:NAMED] + ["..."] * (len(ignored) > NAMED)

@@ -236,3 +236,12 @@ def test_a_wrong_row_header_or_name_is_named(load, tmp_path, options, message):
         load("reid", three(tmp_path / "set", **options))
     with pytest.raises(FileNotFoundError, match=r"faces has no folder train"):
         load("reid", faces(tmp_path / "faces"))
+
+
+def test_folders_of_folders_are_no_classes(tmp_path, load):
+    """A picture under train/ and one under test/ would otherwise be of two classes of that name."""
+    for part in ("train", "test"):
+        class_folder(tmp_path / "flowers" / part)
+    with pytest.raises(ValueError, match=r"folders of folders \(test, train\).*such as .*flowers.test"):
+        load(f"folder:{tmp_path / 'flowers'}")
+    assert load(f"folder:{tmp_path / 'flowers' / 'train'}").class_names == ["iris", "rose"]
