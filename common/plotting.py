@@ -167,11 +167,12 @@ def bars(values: pd.Series, title: str, xlabel: str, ylabel: str) -> Figure:
 
 
 def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
-    """Dots with intervals, one for each row of a table with columns value, low, high; where 0 is among them, a line."""
+    """Dots with intervals, one for each row of a table with columns value, low, high; a line at 0 where 0 is near."""
     figure, axis = _axis(title, xlabel, ylabel, height=0.4 * len(table) + 1.4)
     errors = np.abs(table[["low", "high"]].to_numpy().T - table["value"].to_numpy())
     axis.errorbar(table["value"], table.index.astype(str), xerr=errors, fmt="o", capsize=4)
-    if table["low"].min() < 0 < table["high"].max():
+    low, high = table["low"].min(), table["high"].max()
+    if 2 * low - high < 0 < 2 * high - low:  # among them, or no farther away than they spread
         axis.axvline(0, color="black", linestyle="--", zorder=0)
     axis.invert_yaxis()
     axis.margins(y=0.2)

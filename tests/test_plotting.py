@@ -127,7 +127,7 @@ def test_bars_and_intervals_show_their_numbers():
     (axis,) = FIGURES["bars"]().axes
     assert [patch.get_width() for patch in axis.patches] == [3, 5]
     assert words(axis.get_yticklabels()) == ["iris", "rose"] and axis.yaxis_inverted()
-    for shift, dashed in ((0, []), (-0.6, [[0, 0]])):  # differences have a line at 0
+    for shift, dashed in ((2, []), (-2, []), (0, [[0, 0]]), (-0.6, [[0, 0]])):  # differences have a line at 0
         (axis,) = plotting.intervals(RANGES + shift, TITLE, "ROC-AUC").axes
         (segments,) = (collection.get_segments() for collection in axis.collections)
         np.testing.assert_allclose(np.array(segments)[:, :, 0].astype(float), RANGES[["low", "high"]] + shift)
