@@ -38,7 +38,7 @@ def show(figure: Figure, caption: str) -> None:
     picture = Pixels.open(drawn).convert("RGB")
     picture.quantize(256, dither=Pixels.Dither.NONE).save(buffer, "png", optimize=True)  # a third of the bytes
     plt.close(figure)
-    width = round(picture.width * SHOWN / DOTS)
+    width = picture.width * SHOWN // DOTS
     display(Image(buffer.getvalue()), metadata={"image/png": {"alt": caption, "width": width}})
     display(Markdown(f"*{caption}*"))
 
