@@ -1,5 +1,6 @@
 """What flows forward: checkpoints that rebuild a model, made by the notebook that owns them."""
 
+import hashlib
 import io
 import json
 import math
@@ -22,9 +23,11 @@ MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}
 def save(config: Config, image_set: ImageSet, name: str, model, threshold: Threshold, history, **more) -> Path:
     """Write a checkpoint that stands on its own, whole or not at all, and return its path.
 
-    It notes the settings, the pictures' fingerprint, the history of `fit`, and `more` of JSON types, such as metrics or
-    the species trained on. The model is an `EmbeddingNet` or a `SiameseNet`.
+    It notes the settings, how pictures are prepared, the names of the classes, what tells these pictures and their
+    split from others, the history of `fit`, and `more` of JSON types, such as metrics or the species trained on. The
+    model is an `EmbeddingNet` or a `SiameseNet`.
     """
+    path, packed = config.directory / name, io.BytesIO()
     content = {
         "model": type(model).__name__,
         "arguments": model.arguments,
@@ -34,19 +37,27 @@ def save(config: Config, image_set: ImageSet, name: str, model, threshold: Thres
         "config": describe(config),
         "dataset": image_set.name,
         "fingerprint": image_set.fingerprint,
+        "pictures": len(image_set),
+        "class_names": image_set.class_names,
+        "image_size": image_set.images.shape[-1],
+        "grayscale": config.grayscale,
+        "squeeze": image_set.disjoint,
+        "split": _split(path),
         "versions": {package: version(package) for package in ("torch", "timm", "numpy")},
         **json.loads(json.dumps(more)),  # plain types only, or it could not be loaded again
     }
-    path, packed = config.directory / name, io.BytesIO()
     torch.save(content, packed)  # in memory first, since on a full disk torch fails in riddles
     write_whole(path, lambda temporary: temporary.write_bytes(packed.getbuffer()))
     return path
 
 
-def load(path: Path, image_set: ImageSet, device: str = "cpu"):
-    """Rebuild a model in evaluation mode, its `Threshold` and the checkpoint's whole content, for use on `image_set`.
+def load(path: Path, image_set: ImageSet | None = None, device: str = "cpu"):
+    """Rebuild a model in evaluation mode, its `Threshold` and the checkpoint's whole content.
 
-    Raises ValueError where the file is no checkpoint, or was trained on other pictures.
+    The content tells how a picture is prepared for the model ("image_size", "grayscale", "squeeze") and what it learned
+    ("class_names"), so it needs none of its pictures. Whoever measures it gives `image_set`: then it must have been
+    trained on these very pictures, and on the split that lies beside it, or test pictures may have been its training.
+    Raises ValueError where that is not so, and where the file is no checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -60,13 +71,38 @@ def load(path: Path, image_set: ImageSet, device: str = "cpu"):
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({error}); delete it and run its notebook") from error
-    if fingerprint != image_set.fingerprint:
         raise ValueError(
-            f"{path} was trained on {dataset!r} ({fingerprint}), but the pictures here are "
-            f"{image_set.name!r} ({image_set.fingerprint}); use that data set or delete {Path(path).parent}"
+            f"{path} cannot be read as a checkpoint ({error}); move it away and run its notebook, which makes it anew"
+        ) from error
+    if image_set is not None and fingerprint != image_set.fingerprint:
+        raise ValueError(
+            f"{path} was trained on other pictures ({dataset!r}, {fingerprint}) than those here ({image_set.name!r}, "
+            f"{image_set.fingerprint}): {_difference(content, image_set)}. Use its settings, or another folder as "
+            "SIMILARITY_CHECKPOINTS, where models of these pictures are then made"
+        )
+    if image_set is not None and content.get("split") not in (None, _split(Path(path))):
+        raise ValueError(
+            f"{path} was trained on another split (seed {content['config']['seed']}) than the splits.json beside it: "
+            "pictures that this one tests with may have trained it. Bring its own splits.json back, or set "
+            "SIMILARITY_CHECKPOINTS to another folder, where all is made anew"
         )
     return model.to(device).eval(), threshold, content
+
+
+def _split(path: Path) -> str | None:
+    """Digits that stand for the splits beside a checkpoint, where there are any."""
+    file = path.parent / "splits.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else None
+
+
+def _difference(content: dict, image_set: ImageSet) -> str:
+    """In what the pictures of a checkpoint differ from others."""
+    here = {"dataset": image_set.name, "image_size": image_set.images.shape[-1], "pictures": len(image_set)}
+    other = {name: content.get(name) for name in here}
+    told = [f"{name} {other[name]} there, {here[name]} here" for name in here if other[name] != here[name]]
+    if odd := sorted(set(content.get("class_names", ())) ^ set(image_set.class_names)):
+        told.append(f"classes that only one of them has, such as {odd[0]!r}")
+    return "; ".join(told) or "the files' own pixels (changed files, another seed of drawn flowers, or grayscale)"
 
 
 def ensure(config: Config, name: str) -> Path:

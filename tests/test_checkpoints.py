@@ -79,13 +79,49 @@ def test_numbers_of_numpy_do_not_make_a_checkpoint_unreadable(run, pictures):
     assert load(path, pictures)[2]["metrics"] == {"roc_auc": 0.9}, "the old file stands"
 
 
-def test_other_pictures_are_refused_with_both_names(run, pictures):
+def test_a_model_needs_no_pictures_and_says_how_to_prepare_others(run, pictures):
+    gray = dataclasses.replace(run, grayscale=True)
+    _, path = saved(gray, dataclasses.replace(pictures, disjoint=True))
+    again, threshold, content = load(path)
+    assert isinstance(again, EmbeddingNet) and threshold.fitted_on == "validation"
+    assert {name: content[name] for name in ("image_size", "grayscale", "squeeze", "class_names", "pictures")} == dict(
+        image_size=32, grayscale=True, squeeze=True, class_names=pictures.class_names, pictures=6
+    )
+
+
+OTHERS = {
+    "size": (image_set(3, 2, size=48), "image_size 32 there, 48 here"),
+    "number": (image_set(3, 3), "pictures 6 there, 9 here"),
+    "classes": (image_set(3, 2, class_names=["x", "y", "z"]), "classes that only one of them has, such as 'species 0'"),
+    "name": (image_set(3, 2, name="others"), "dataset made-up there, others here"),
+    "pixels": (image_set(3, 2, seed=1), "the files' own pixels"),
+}
+
+
+@pytest.mark.parametrize("other, difference", OTHERS.values(), ids=OTHERS.keys())
+def test_other_pictures_are_refused_and_what_differs_is_named(run, pictures, other, difference):
     _, path = saved(run, pictures)
-    other = dataclasses.replace(pictures, name="others", fingerprint="feedfeedfeedfeed")
-    with pytest.raises(ValueError) as raised:
+    other = dataclasses.replace(other, fingerprint="feedfeedfeedfeed")
+    with pytest.raises(ValueError, match=difference) as raised:
         load(path, other)
-    for part in (str(path), "'made-up'", pictures.fingerprint, "'others'", "feedfeedfeedfeed", "delete"):
+    for part in (str(path), "'made-up'", pictures.fingerprint, f"{other.name!r}", "feedfeedfeedfeed"):
         assert part in str(raised.value)
+    assert "delete" not in str(raised.value) and load(path), "nobody is told to give up a trained model"
+
+
+def test_a_model_of_another_split_is_refused(run, pictures):
+    """Else it would be judged on pictures that it learned from."""
+    splits = run.directory / "splits.json"
+    splits.parent.mkdir(parents=True)
+    splits.write_text("of seed 0")
+    _, path = saved(run, pictures)
+    assert load(path, pictures)[2]["split"]
+    for fault in (lambda: splits.write_text("of seed 1"), splits.unlink):
+        fault()
+        with pytest.raises(ValueError, match=r"another split \(seed 0\).*Bring its own splits.json back") as raised:
+            load(path, pictures)
+        assert "delete" not in str(raised.value)
+        assert load(path), "whoever does not measure it needs no split"
 
 
 class Bomb:
@@ -133,7 +169,7 @@ DAMAGES = {
 def test_what_is_no_checkpoint_is_named_with_a_remedy(run, pictures, damage):
     _, path = saved(run, pictures)
     damage(path)
-    with pytest.raises(ValueError, match=f"(?s){NAME} cannot be read.*delete it"):
+    with pytest.raises(ValueError, match=f"(?s){NAME} cannot be read.*move it away and run its notebook"):
         load(path, pictures)
     path.unlink()
     with pytest.raises(FileNotFoundError):
