@@ -1,0 +1,23 @@
+"""Diagrams are drawn and say their words."""
+
+import numpy as np
+
+from common import diagrams
+
+
+def words(figure) -> str:
+    return " ".join(text.get_text() for text in figure.axes[0].texts)
+
+
+def test_two_towers_show_both_pictures_and_the_numbers_given():
+    first, second = np.zeros((3, 8, 8), np.uint8), np.full((3, 8, 8), 255, np.uint8)
+    figure = diagrams.two_towers(first, second, {"s": "9.65", "P": "0.9999"})
+    assert [image.get_array().max() for image in figure.axes[0].images] == [0, 255]
+    assert "9.65" in words(figure) and "0.9999" in words(figure)
+    assert "9.65" not in words(diagrams.two_towers(first, second))
+
+
+def test_the_margin_circle_has_an_arrow_for_all_but_the_point_outside():
+    figure = diagrams.margin_circle(0.5)
+    arrows = [text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None)]
+    assert len(arrows) == 5 and "0.5" in words(figure)
