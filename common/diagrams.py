@@ -7,6 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+BLUE, ORANGE = "#0173b2", "#de8f05"
+WHITE = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1)  # behind words that lie on lines
+
 
 def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
     """An anchor, a ring through its positive, a ring a margin farther out, and three negatives with their losses.
@@ -100,4 +103,90 @@ def margin_circle(margin: float = 1.0) -> Figure:
         axis.text(x * margin, y * margin, words, fontsize=14, ha="center", va="center", color=color)
     axis.set(xlim=(-2.3 * margin, 2.4 * margin), ylim=(-1.1 * margin, 1.25 * margin), aspect="equal")
     axis.axis("off")
+    return figure
+
+
+def pull_to_centers(pull: float = 0.7) -> Figure:
+    """Two species of points: separated, then pulled to their centers, then there; one query and its nearest neighbor.
+
+    `pull` is the share of the way that every point goes. No point lies on the wrong side of the boundary; the titles
+    say what share of the points has a nearest neighbor of its own species.
+    """
+    generator, species = np.random.default_rng(4), np.repeat([0, 1], 18)
+    across = 0.08 + 2.2 * generator.uniform(0, 1, 36) ** 2.6
+    wide = np.column_stack([(2 * species - 1) * across, generator.uniform(-1.7, 1.7, 36)])
+    centers = np.array([wide[species == j].mean(0) for j in (0, 1)])
+    tight = wide + pull * (centers[species] - wide)
+    query = None
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), layout="constrained", sharex=True, sharey=True)
+    panels = (wide, "separated: no point is on the wrong side"), (wide, "the pull"), (tight, "gathered")
+    for axis, (points, title) in zip(axes, panels, strict=True):
+        axis.axvline(0, color="black", linestyle="--")
+        for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
+            axis.plot(*points[species == j].T, marker, markersize=10, color=color, markeredgecolor="white")
+        if title == "the pull":
+            for start, way in zip(points, tight - points, strict=True):
+                axis.annotate("", start + way, start, arrowprops=dict(arrowstyle="->", color="dimgray"))
+        else:
+            distances = np.linalg.norm(points[:, None] - points, axis=2) + np.diag(np.full(len(points), np.inf))
+            nearest = distances.argmin(1)
+            right = species[nearest] == species
+            title += f"\nnearest neighbor right: {right.mean():.0%}"
+            query = np.flatnonzero(~right)[0] if query is None else query
+            color = "tab:green" if right[query] else "tab:red"
+            axis.plot(*points[[query, nearest[query]]].T, color=color, linewidth=5, zorder=1)
+            axis.annotate("query", points[query], (-2.3, -1.85), fontsize=15, color=color, weight="bold",
+                          arrowprops=dict(arrowstyle="-", color=color, linewidth=2))
+        if axis is not axes[0]:
+            axis.plot(*centers.T, "X", color="black", markersize=15, markeredgecolor="white")
+            for j, x in enumerate(centers[:, 0]):
+                axis.text(x + 1.4 * j - 0.7, 0.75, f"$c_{j + 1}$", fontsize=20, ha="center", bbox=WHITE)
+        axis.set_title(title, fontsize=14)
+        axis.set(xlim=(-2.5, 2.5), ylim=(-2, 1.9), xticks=[], yticks=[])
+    return figure
+
+
+def principal_start() -> Figure:
+    """Two species in two directions of their features, a loud one that they share and a faint one that parts them.
+
+    Beside it the same points after the untrained head: each direction is divided by the root of its strength. The
+    titles give the mean cosines.
+    """
+    generator, species = np.random.default_rng(0), np.repeat([0, 1], 40)
+    features = np.column_stack([5 + generator.normal(0, 1, 80), (2 * species - 1) * 0.6 + generator.normal(0, 0.3, 80)])
+    strengths = np.sqrt((features**2).mean(0))
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.2), layout="constrained", width_ratios=(1.75, 1))
+    panels = (features, "features"), (features / strengths**0.5, "after the untrained head")
+    for axis, (points, title) in zip(axes, panels, strict=True):
+        unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+        cosines, same = unit @ unit.T, species[:, None] == species
+        title += f"\ncosine: same species {cosines[same].mean():.2f}, different {cosines[~same].mean():.2f}"
+        for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
+            axis.plot(*points[species == j].T, marker, color=color, markersize=8, markeredgecolor="white")
+            mean = unit[species == j].mean(0) * np.linalg.norm(points, axis=1).max()
+            axis.plot(*np.stack([[0, 0], mean]).T, color=color, linewidth=3, zorder=0)
+        axis.plot(0, 0, "o", color="black", markersize=8)
+        axis.set_title(title, fontsize=14)
+        axis.set(aspect="equal", xticks=[], yticks=[], xlabel="along $v_1$, loud", ylabel="along $v_2$, faint")
+        axis.set_ylim(*(1.25 * np.abs(points[:, 1]).max() * np.array([-1, 1])))
+    return figure
+
+
+def part_of_the_way() -> Figure:
+    """Two losses over the same weights: the end of a training suits known species, a point before it new ones."""
+    figure, axis = plt.subplots(figsize=(9.5, 4.6), layout="constrained")
+    x, y = np.meshgrid(np.linspace(-1.2, 3.8, 200), np.linspace(-1.1, 1.5, 200))
+    start, end, new = np.array([0, -0.2]), np.array([2.6, 0.5]), np.array([0.6, 0.25])
+    for bottom, color, style, name in ((end, BLUE, "solid", "known"), (new, ORANGE, "dashed", "new")):
+        height = (x - bottom[0]) ** 2 + 2.2 * (y - bottom[1]) ** 2
+        axis.contour(x, y, height, [0.15, 0.6, 1.4, 2.6], colors=[color], linestyles=style, linewidths=2)
+        words = dict(color=color, fontsize=14, ha="center", weight="bold", bbox=WHITE)
+        axis.text(bottom[0], bottom[1] + 0.45, f"loss on {name} species", **words)
+    axis.plot(*np.stack([start, end]).T, color="black", linewidth=2)
+    points = (0, "o", r"start $\theta_0$"), (0.3, "*", r"kept $\theta(t)$"), (1, "o", r"end $\theta_1$")
+    for t, marker, words in points:
+        point = start + t * (end - start)
+        axis.plot(*point, marker, color="black", markersize=20 if marker == "*" else 11)
+        axis.annotate(words, point, (10, -26), textcoords="offset points", fontsize=15, bbox=WHITE)
+    axis.set(xticks=[], yticks=[], xlabel="one direction of the weights", ylabel="another", aspect="equal")
     return figure

@@ -21,3 +21,18 @@ def test_the_margin_circle_has_an_arrow_for_all_but_the_point_outside():
     figure = diagrams.margin_circle(0.5)
     arrows = [text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None)]
     assert len(arrows) == 5 and "0.5" in words(figure)
+
+
+def test_the_pull_gathers_what_was_only_separated():
+    titles = [axis.get_title() for axis in diagrams.pull_to_centers().axes]
+    assert "89%" in titles[0] and "100%" in titles[2]
+
+
+def test_the_principal_start_parts_the_cosines_of_same_and_different():
+    titles = [axis.get_title() for axis in diagrams.principal_start().axes]
+    gaps = [float(title.split("same species ")[1][:4]) - float(title[-4:]) for title in titles]
+    assert 0 < 2 * gaps[0] < gaps[1]
+
+
+def test_part_of_the_way_lies_between_start_and_end():
+    assert [text for text in ("start", "kept", "end") if text not in words(diagrams.part_of_the_way())] == []
