@@ -21,7 +21,6 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -38,8 +37,7 @@ from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, make_splits
 from common.evaluation.baselines import color_histogram, raw_pixels
-from common.evaluation.metrics import interval
-from common.evaluation.reports import linear_probe, named
+from common.evaluation.reports import linear_probe, named, search_difference
 from common.evaluation.retrieval import retrieval
 from common.flowers.painting import disc_pattern, pattern
 from common.flowers.rendering import render
@@ -169,10 +167,8 @@ def pretraining(arguments, size: int = 64, epochs: int = 12) -> None:
     for measure in ("nearest neighbor, P@1", "linear probe, accuracy"):
         by_arm = {name: np.stack([run[measure] for run in runs]) for name, runs in hits.items()}  # seeds x pictures
         means = ", ".join(f"{name} {runs.mean():.3f} {np.round(runs.mean(1), 3)}" for name, runs in by_arm.items())
-        gaps, generator = by_arm["pretrained"] - by_arm["random"], np.random.default_rng(0)
-        again = partial(generator.choice, gaps, len(gaps))  # seeds are resampled too
-        found = interval(lambda weights: np.average(again().mean(0), weights=weights), gaps.shape[1], 1000)  # noqa: B023
-        print(f"{measure}: {means}; gap {gaps.mean():.3f} [{found['low']:.3f}, {found['high']:.3f}]")
+        gap = search_difference(by_arm["pretrained"], by_arm["random"])
+        print(f"{measure}: {means}; gap {gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]")
 
 
 def judge(model: EmbeddingNet, real: ImageSet) -> dict[str, np.ndarray]:

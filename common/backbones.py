@@ -131,7 +131,19 @@ class SiameseNet(EmbeddingNet):
     def score_embeddings(self, first: Tensor, second: Tensor) -> Tensor:
         """Logit (...) that two embeddings (..., D) belong to one class; above 0 means more likely than not."""
         first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+        if first.ndim == 3 and first.shape[1] == 1 and second.shape[0] == 1:
+            return self._table(first[:, 0], second[0])
         return self.pair_head(torch.cat([(first - second).abs(), first * second], dim=-1)).squeeze(-1)
+
+    def _table(self, first: Tensor, second: Tensor) -> Tensor:
+        """The logits (A, B) of all unit-length (A, D) with all (B, D), without a tensor of A * B * D numbers.
+
+        The products are a matrix product; weighted differences are city block distances of what the weights have
+        scaled, those of positive weights less those of negative ones.
+        """
+        on_difference, on_product = self.pair_head.weight[0].chunk(2)
+        apart = [torch.cdist(first * w, second * w, p=1) for w in (F.relu(on_difference), F.relu(-on_difference))]
+        return (first * on_product) @ second.T + apart[0] - apart[1] + self.pair_head.bias
 
 
 def new_model(

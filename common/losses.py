@@ -143,7 +143,7 @@ class PairJudgment(nn.Module):
             first, second, same = mining.all_pairs(labels)
         else:
             hard = self.negatives == "hard"
-            scores = self.score(embeddings[:, None], embeddings).detach() if hard else None
+            scores = self.score(embeddings[:, None], embeddings[None]).detach() if hard else None
             first, second, same = mining.balanced_pairs(labels, scores)
         if self.loss == "contrastive":
             losses = contrastive_loss(pairwise_distances(embeddings)[first, second], same, self.margin)

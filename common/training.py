@@ -19,7 +19,7 @@ from common.config import Config, seed_everything
 from common.datasets.batches import as_float, augment
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, make_pairs
-from common.evaluation.metrics import first_near_best, roc_auc
+from common.evaluation.metrics import first_near_best, roc_auc, spread
 from common.evaluation.reports import embed_all, pair_scores, similarity_of, validation_report
 from common.evaluation.retrieval import retrieval
 
@@ -210,14 +210,15 @@ def fit(
             that learned nothing (ln C, ln 2, the margin); `watched`, more of the latest batch for the history.
         loader: batches of pictures and labels; uint8 pictures become augmented floats.
         optimizers, schedulers: stepped after every batch.
-        validate: measures the model after each epoch, higher is better; of a dict "validation" is what counts.
+        validate: measures the model after each epoch, higher is better; of a dict "validation" is what counts, and
+            "spread", which is taken from the last batch otherwise, tells a collapse.
         seed: of augmentation.
         device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where it is a GPU.
         keep: "best" or "last"; the last trusts the schedule, for where validation is too small to choose by.
         augmentation: strength of `augment`.
         terms: `terms(model, objective, images, labels)`, for trainings that change the pictures first.
 
-    Returns a row an epoch: epoch, each term, loss, what is watched, learning_rate, spread, validation, images, seconds.
+    Returns a row an epoch: epoch, each term, loss, what is watched, @@
     Raises Collapse as `check_collapse` does, and ValueError for an unknown `keep`.
     """
     if keep not in ("best", "last"):
@@ -253,8 +254,10 @@ def fit(
         found = found if isinstance(found, dict) else {"validation": found}
         seen, seconds = seen + count, seconds + time.perf_counter() - started
         found = {name: float(value) for name, value in found.items()} | {"images": seen, "seconds": seconds}
-        spread = _spread(model, images)
-        history.append({"epoch": epoch + 1, **means, "learning_rate": rate, "spread": spread, **found})
+        if "spread" not in found:
+            with evaluation_mode(model):
+                found["spread"] = spread(model(images[:64]).float().cpu())
+        history.append({"epoch": epoch + 1, **means, "learning_rate": rate, "spread": found["spread"], **found})
         check_collapse(history, getattr(objective, "stuck_at", None))
         scores = [past["validation"] for past in history]
         if keep == "last" or scores[-1] >= max(scores):
@@ -295,10 +298,3 @@ def check_collapse(history: list[dict], stuck_at: dict | None) -> None:
                 f"{term} has stayed at {value:.3f}, as of a model that learned nothing, for 4 epochs; "
                 "try another learning rate, unfreeze more of the backbone, or check the labels"
             )
-
-
-def _spread(model: nn.Module, images: Tensor) -> float:
-    """Standard deviation of unit-length embeddings over a batch, mean over dimensions times their square root."""
-    with evaluation_mode(model):
-        embeddings = nn.functional.normalize(model(images[:64]).float())
-    return float(embeddings.std(0).mean() * embeddings.shape[1] ** 0.5)

@@ -147,4 +147,4 @@ def augment(images: Tensor, generator: torch.Generator | None = None, strength: 
     varied = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     contrast, brightness = (uniform(*bounds)[:, None, None, None] for bounds in ((-0.2, 0.2, 1.0), (-0.1, 0.1)))
     mean = varied.mean(dim=(1, 2, 3), keepdim=True)
-    return ((varied - mean) * contrast + mean + brightness).clamp(0, 1)
+    return varied.sub_(mean).mul_(contrast).add_(mean).add_(brightness).clamp_(0, 1)  # in place, half as slow

@@ -129,11 +129,11 @@ def compare(tuned: dict[str, dict], pairs) -> pd.DataFrame:
     names = sorted(tuned)
 
     def areas(weights=None) -> np.ndarray:
-        return np.array([roc_auc(tuned[name]["scores"], pairs[:, 2], weights) for name in names])
+        return np.stack([roc_auc(tuned[name]["scores"], pairs[:, 2], weights) for name in names], -1)
 
     def areas_and_gaps(weights) -> np.ndarray:
         found = areas(weights)
-        return np.stack([found, found[best] - found])
+        return np.stack([found, found[:, [best]] - found], 1)
 
     best = int(np.argmax(areas()))
     found = pair_interval(areas_and_gaps, pairs)

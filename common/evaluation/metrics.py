@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support, roc_curve
 
+CHUNK = 50  # rounds of a bootstrap measured at a time, which bounds memory
 RESOLUTION = 0.005  # of ROC-AUC: what the lists of pairs are made to resolve (protocol rule 3)
 
 
@@ -29,11 +30,20 @@ def cosine_scores(embeddings, pairs) -> np.ndarray:
     return np.einsum("pd,pd->p", unit[pairs[:, 0]], unit[pairs[:, 1]])
 
 
+def spread(embeddings) -> float:
+    """Standard deviation of embeddings (N, D) at unit length, mean over dimensions times their square root.
+
+    Near 1 where they point everywhere, 0 where all are equal.
+    """
+    unit = normalize(embeddings)
+    return float(unit.std(0, ddof=1).mean() * unit.shape[1] ** 0.5)
+
+
 def roc_auc(scores, same, weights=None) -> float:
     """Probability that a same pair outscores a different pair, ties counted half.
 
     `same` is (P,) of 1 and 0. `weights`, float (P,), say how often each pair counts; where they leave only one kind
-    of pair, the result is NaN.
+    of pair, the result is NaN. Of a matrix of weights (R, P), here and below, each row gives one result: (R,).
 
     Raises:
         ValueError: scores that are not finite, or only one kind of pair.
@@ -73,19 +83,19 @@ def first_near_best(areas):
 
 def accuracy(scores, same, threshold: Threshold, weights=None) -> float:
     """Balanced share of pairs judged rightly: the mean of the shares on same and on different pairs."""
-    return float(np.mean(accuracy_by_kind(scores, same, threshold, weights)))
+    return sum(accuracy_by_kind(scores, same, threshold, weights)) / 2
 
 
 def accuracy_by_kind(scores, same, threshold: Threshold, weights=None) -> tuple[float, float]:
     """Shares of same pairs and of different pairs judged rightly at a threshold fitted elsewhere."""
     _check_pairs(scores, same)
     scores, same = np.asarray(scores, float), np.asarray(same).astype(bool)
-    if _one_sided(same, weights):
-        return float("nan"), float("nan")
     right = (scores >= threshold.value) == same
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)
-    by_kind = (np.average(right[kind], weights=weights[kind]) for kind in (same, ~same))
-    return tuple(map(float, by_kind))
+    counts = [weights @ kind.astype(float) for kind in (same, ~same)]
+    some = (counts[0] > 0) & (counts[1] > 0)  # else nothing can be measured
+    found = ((weights @ (right & kind).astype(float)) / np.where(some, n, 1) for kind, n in zip((same, ~same), counts))
+    return tuple(np.where(some, share, np.nan)[()] for share in found)
 
 
 def precision_recall_f1(scores, same, threshold: Threshold) -> dict[str, float]:
@@ -111,19 +121,22 @@ def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict
 def precision_at_1(hits) -> np.ndarray:
     """Whether the closest picture is of the query's class (Recall@1 in most papers).
 
-    Here and below hits is bool (Q, N), from the most similar picture of the whole gallery on, one or more in each row.
+    Here and below hits is bool (Q, N), from the most similar picture on: of the whole gallery, one or more in each row,
+    or of its first N, where R, int (Q,), says how many there are of the query's class in all, N at most.
     """
     return hits[:, 0]
 
 
-def r_precision(hits) -> np.ndarray:
+def r_precision(hits, R=None) -> np.ndarray:
     """Share of the query's class among the R closest, where R is the number of its class in the gallery: (Q,)."""
-    return _within_r(hits).sum(1) / hits.sum(1)
+    R = hits.sum(1) if R is None else R
+    return _within(hits, R).sum(1) / R
 
 
-def map_at_r(hits) -> np.ndarray:
+def map_at_r(hits, R=None) -> np.ndarray:
     """Mean over the R closest of the precision at each hit (Musgrave et al. 2020, A Metric Learning Reality Check)."""
-    return _sum_of_precisions(_within_r(hits)) / hits.sum(1)
+    R = hits.sum(1) if R is None else R
+    return _sum_of_precisions(_within(hits, R)) / R
 
 
 def average_precision(hits) -> np.ndarray:
@@ -135,9 +148,9 @@ def _sum_of_precisions(hits) -> np.ndarray:
     return (np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1) * hits).sum(1)
 
 
-def _within_r(hits) -> np.ndarray:
-    depth = np.arange(hits.sum(1).max(initial=0))
-    return hits[:, depth] & (depth < hits.sum(1, keepdims=True))
+def _within(hits, R) -> np.ndarray:
+    depth = np.arange(R.max(initial=0))
+    return hits[:, depth] & (depth < R[:, None])
 
 
 def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> dict:
@@ -146,17 +159,19 @@ def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0)
     Equal seeds resample equal pictures, which pairs two approaches.
 
     Args:
-        measure: takes float weights (N,), how often each picture counts; returns a number, or an array of them.
+        measure: takes float weights (R, N), how often each picture counts in each of R rounds; returns a number, or
+            an array of them, for each: (R, ...).
         pictures: N.
 
     Returns:
         "value", where every picture counts once; "low" and "high", the 2.5 % and 97.5 % quantiles over the resamples,
-        without those where the measure is NaN; "n", the pictures. The first three are shaped as the measure is.
+        without those where the measure is NaN; "n", the pictures. The first three are shaped as one round's measure.
     """
     generator, share = np.random.default_rng(seed), np.full(pictures, 1 / pictures)
-    values = [measure(generator.multinomial(pictures, share).astype(float)) for _ in range(rounds)]
-    low, high = np.nanquantile(values, [0.025, 0.975], axis=0)
-    return {"value": measure(np.ones(pictures)), "low": low, "high": high, "n": pictures}
+    chunks = [min(CHUNK, rounds - start) for start in range(0, rounds, CHUNK)]
+    values = [measure(generator.multinomial(pictures, share, size).astype(float)) for size in chunks]
+    low, high = np.nanquantile(np.concatenate(values), [0.025, 0.975], axis=0)
+    return {"value": measure(np.ones((1, pictures)))[0], "low": low, "high": high, "n": pictures}
 
 
 def mean_interval(values, rounds: int = 200, seed: int = 0) -> dict:
@@ -165,43 +180,39 @@ def mean_interval(values, rounds: int = 200, seed: int = 0) -> dict:
     values = values[np.isfinite(values)]
     if not len(values):
         raise ValueError("no value is finite: there is nothing to average")
-    return interval(lambda weights: float(np.average(values, weights=weights)), len(values), rounds, seed)
+    return interval(lambda weights: weights @ values / len(values), len(values), rounds, seed)
 
 
 def pair_interval(measure: Callable, pairs, rounds: int = 200, seed: int = 0) -> dict:
-    """`interval` of a measure of weights (P,) of pairs; "n" counts the pairs.
+    """`interval` of a measure of weights (R, P) of pairs; "n" counts the pairs.
 
     Pictures are resampled, not pairs, since pairs that share a picture are not independent. A pair counts as often as
     its two pictures meet: the product of their weights.
     """
     pictures, places = np.unique(pairs[:, :2], return_inverse=True)
     first, second = places.reshape(-1, 2).T
-    found = interval(lambda weights: measure(weights[first] * weights[second]), len(pictures), rounds, seed)
+    found = interval(lambda weights: measure(weights[:, first] * weights[:, second]), len(pictures), rounds, seed)
     return {**found, "n": len(pairs)}
-
-
-def _one_sided(same, weights) -> bool:
-    """Whether the weights leave same pairs only or different pairs only, so that nothing can be measured."""
-    return weights is not None and not all(np.asarray(weights)[np.equal(same, kind)].any() for kind in (0, 1))
 
 
 def _auc_and_eer(scores, same, weights) -> tuple[float, float]:
     """Both from one ROC curve, by hand: an interval takes hundreds, and scikit-learn's checks most of the time."""
     _check_pairs(scores, same)
-    if _one_sided(same, weights):
-        return float("nan"), float("nan")
     scores, same = np.asarray(scores, float), np.asarray(same, float)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # equal scores are accepted together
-    accepts, hits = (np.cumsum((weights * kind)[order])[ends] for kind in (1 - same, same))
-    accepts, hits = (np.concatenate([[0.0], counts / counts[-1]]) for counts in (accepts, hits))
-    area = float(np.sum(np.diff(accepts) * (hits[1:] + hits[:-1])) / 2)
-    rejects = 1 - hits
-    crossed = int(np.argmax(accepts >= rejects))  # from here on false accepts are no rarer than false rejects
-    before, after = (rejects - accepts)[crossed - 1], (accepts - rejects)[crossed]
-    error = accepts[crossed - 1] + before / (before + after) * (accepts[crossed] - accepts[crossed - 1])
-    return area, float(error)
+    accepts, hits = (np.cumsum((weights * kind)[..., order], -1)[..., ends] for kind in (1 - same, same))
+    some = (accepts[..., -1:] > 0) & (hits[..., -1:] > 0)  # with one kind only nothing can be measured
+    start = np.zeros((*weights.shape[:-1], 1))
+    accepts, hits = (np.concatenate([start, n / np.where(some, n[..., -1:], 1)], -1) for n in (accepts, hits))
+    area = np.sum(np.diff(accepts) * (hits[..., 1:] + hits[..., :-1]), -1) / 2
+    behind = accepts - (1 - hits)  # false accepts less false rejects: from -1 up to 1
+    crossed = np.argmax(behind >= 0, -1)[..., None]  # from here on false accepts are no rarer than false rejects
+    before, after = (np.take_along_axis(behind, crossed - shift, -1) for shift in (1, 0))
+    lower, upper = (np.take_along_axis(accepts, crossed - shift, -1) for shift in (1, 0))
+    error = lower - before / np.where(some, after - before, 1) * (upper - lower)
+    return tuple(np.where(some[..., 0], found, np.nan)[()] for found in (area, error[..., 0]))
 
 
 def _check_pairs(scores, same) -> None:

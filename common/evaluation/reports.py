@@ -40,25 +40,27 @@ def pair_scores(model, embeddings, pairs) -> np.ndarray:
 
 def pair_auc(model, image_set: ImageSet, pairs) -> float:
     """ROC-AUC of a model's own scores."""
-    return metrics.roc_auc(_scores(model, image_set, pairs), pairs[:, 2])
+    return metrics.roc_auc(pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs), pairs[:, 2])
 
 
 def validation_report(model, image_set: ImageSet, pairs) -> dict[str, float]:
-    """What a training is watched by: ROC-AUC as "validation", and precision, recall, f1 at the pairs' own threshold."""
-    scores, same = _scores(model, image_set, pairs), pairs[:, 2]
+    """What a training is watched by: ROC-AUC as "validation", and precision, recall, f1 at the pairs' own threshold.
+
+    "spread" is that of the pairs' embeddings.
+    """
+    embeddings, same = embed_all(model, image_set, pairs[:, :2]), pairs[:, 2]
+    scores = pair_scores(model, embeddings, pairs)
     threshold = metrics.fit_threshold(scores, same, "validation")
-    return {"validation": metrics.roc_auc(scores, same), **metrics.precision_recall_f1(scores, same, threshold)}
-
-
-def _scores(model, image_set, pairs) -> np.ndarray:
-    return pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs)
+    rates = metrics.precision_recall_f1(scores, same, threshold)
+    spread = metrics.spread(embeddings[np.unique(pairs[:, :2])])
+    return {"validation": metrics.roc_auc(scores, same), **rates, "spread": spread}
 
 
 def verification_report(scores, pairs, threshold: metrics.Threshold, rounds: int = 200) -> pd.DataFrame:
     """ROC-AUC, EER and accuracies of pair scores, by a threshold fitted on another split; n counts pairs."""
     same = pairs[:, 2]
     names = list(metrics.verification_rates(scores, same, threshold))
-    rates = lambda weights: np.array([*metrics.verification_rates(scores, same, threshold, weights).values()])  # noqa: E731
+    rates = lambda weights: np.stack([*metrics.verification_rates(scores, same, threshold, weights).values()], -1)  # noqa: E731
     report = pd.DataFrame({"metric": names, **metrics.pair_interval(rates, pairs, rounds)})
     judged = report["metric"].str.startswith("accuracy")
     return report.assign(threshold_from=np.where(judged, threshold.fitted_on, ""))
@@ -85,21 +87,30 @@ def difference(first, second, pairs, measure=metrics.roc_auc, rounds: int = 1000
     `first` and `second` are the scores (S, P) of S seeds each; `measure` takes scores, same and weights. Pictures and
     seeds are resampled, the same ones for both. An interval that holds 0 means: no difference seen (protocol rule 8).
     """
-    same, seeds, generator = pairs[:, 2], np.arange(len(first)), np.random.default_rng(0)
+    same, generator = pairs[:, 2], np.random.default_rng(0)
 
-    def gap(weights, some) -> float:
-        return float(np.mean([measure(first[s], same, weights) - measure(second[s], same, weights) for s in some]))
+    def gaps(weights) -> np.ndarray:  # of each round and seed
+        both = zip(first, second, strict=True)
+        return np.stack([measure(one, same, weights) - measure(two, same, weights) for one, two in both], -1)
 
-    found = metrics.pair_interval(lambda weights: gap(weights, generator.choice(seeds, len(seeds))), pairs, rounds)
-    return {"value": gap(None, seeds), "low": found["low"], "high": found["high"]}
+    def resampled(weights) -> np.ndarray:
+        seeds = generator.choice(len(first), (len(weights), len(first)))
+        return np.take_along_axis(gaps(weights), seeds, 1).mean(1)
+
+    found = metrics.pair_interval(resampled, pairs, rounds)
+    return {"value": float(gaps(None).mean()), "low": found["low"], "high": found["high"]}
 
 
 def search_difference(first, second, rounds: int = 1000) -> dict[str, float]:
     """As `difference`, for what a search measures of each query, such as MAP@R: `first` and `second` are (S, Q)."""
     gaps, generator = np.subtract(first, second), np.random.default_rng(0)
     gaps = gaps[:, np.isfinite(gaps).all(0)]
-    again = lambda weights: np.average(generator.choice(gaps, len(gaps)).mean(0), weights=weights)  # noqa: E731
-    found = metrics.interval(again, gaps.shape[1], rounds)
+
+    def resampled(weights) -> np.ndarray:
+        seeds = generator.choice(len(gaps), (len(weights), len(gaps)))
+        return np.take_along_axis(weights @ gaps.T, seeds, 1).mean(1) / gaps.shape[1]
+
+    found = metrics.interval(resampled, gaps.shape[1], rounds)
     return {"value": float(gaps.mean()), "low": found["low"], "high": found["high"]}
 
 

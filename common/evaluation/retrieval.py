@@ -55,11 +55,12 @@ def retrieval(embeddings, labels, similarity: Callable | None = None) -> dict[st
     Returns:
         "precision_at_1", "r_precision", "map_at_r" -> float (N,), NaN for a query that is alone in its class.
     """
-    rates = {"precision_at_1": precision_at_1, "r_precision": r_precision, "map_at_r": map_at_r}
-    found = {name: np.full(len(labels), np.nan) for name in rates}
-    for rows, hits in _hits(embeddings, labels, None, similarity):
-        for name, rate in rates.items():
-            found[name][rows] = rate(hits)
+    found = {name: np.full(len(labels), np.nan) for name in ("precision_at_1", "r_precision", "map_at_r")}
+    _, kinds, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    for rows, hits in _hits(embeddings, labels, None, similarity, counts.max(initial=1)):
+        found["precision_at_1"][rows] = precision_at_1(hits)
+        for name, rate in (("r_precision", r_precision), ("map_at_r", map_at_r)):
+            found[name][rows] = rate(hits, counts[kinds[rows]] - 1)
     return found
 
 
@@ -76,7 +77,7 @@ def cmc(embeddings, labels, cameras=None, similarity: Callable | None = None) ->
         for a query whose identity is nowhere else in the gallery.
     """
     found = {name: np.full(len(labels), np.nan) for name in [*(f"cmc_at_{k}" for k in RANKS), "average_precision"]}
-    for rows, hits in _hits(embeddings, labels, cameras, similarity):
+    for rows, hits in _hits(embeddings, labels, cameras, similarity, len(labels)):
         for k in RANKS:
             found[f"cmc_at_{k}"][rows] = hits[:, :k].any(1)
         found["average_precision"][rows] = average_precision(hits)
@@ -155,30 +156,36 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
     queries = _tensor(queries).to(gallery.device)
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} must be (Q, D) and (G, D)")
+    if not (queries.isfinite().all() and gallery.isfinite().all()):
+        raise ValueError("some embeddings are not finite: look for NaN or infinity in them")
     if similarity is None:  # rounded from float64, equal pictures are equally similar, whatever the chunk
         queries, gallery = F.normalize(queries.double()), F.normalize(gallery.double())
     for start in range(0, len(queries), CHUNK):
         part = queries[start : start + CHUNK]
         rows = np.arange(start, start + len(part))
         values = _similarities(part, gallery, similarity).float()
-        if not values.isfinite().all():
-            raise ValueError("some similarities are not finite: look for NaN or infinity in the embeddings")
+        if similarity is not None and not values.isfinite().all():
+            raise ValueError("some similarities are not finite: look for NaN or infinity in the similarity")
         if excluded is not None:
             values[torch.as_tensor(excluded(rows), device=values.device)] = -torch.inf
-        ranked, order = _best(values, k)
-        yield rows, order.cpu().numpy(), ranked.cpu().numpy()
+        ranked, order = _best(values.cpu().numpy(), k)
+        yield rows, order, ranked
 
 
-def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their columns; of equal ones the first columns, which `topk` does not promise."""
-    if 2 * k > values.shape[1]:
-        ranked, order = values.sort(dim=1, descending=True, stable=True)
-        return ranked[:, :k], order[:, :k]
-    columns = values.topk(k).indices.sort(dim=1).values
-    ranked, places = values.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    order, last = columns.gather(1, places), ranked[:, -1:]
-    cut = (values == last).sum(1) > (ranked == last).sum(1)  # as good as the last, yet left out: perhaps an earlier one
-    order[cut] = values[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
+def _best(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest of each row and their columns; of equal ones the first columns."""
+    worse = values.shape[1] - k  # how many are left out
+    if worse <= k:
+        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(values, order, 1), order
+    columns = np.argpartition(values, (worse - 1, worse), axis=1)[:, worse - 1 :]  # the best left out is the first
+    left_out = np.take_along_axis(values, columns[:, :1], 1)[:, 0]
+    columns = np.sort(columns[:, 1:], axis=1)
+    found = np.take_along_axis(values, columns, 1)
+    places = np.argsort(-found, axis=1, kind="stable")
+    ranked, order = np.take_along_axis(found, places, 1), np.take_along_axis(columns, places, 1)
+    cut = ranked[:, -1] == left_out  # as good as the last, yet left out: perhaps an earlier one
+    order[cut] = np.argsort(-values[cut], axis=1, kind="stable")[:, :k]
     return ranked, order
 
 
@@ -193,10 +200,10 @@ def _similarities(queries: Tensor, gallery: Tensor, similarity) -> Tensor:
     return torch.cat([similarity(queries[:, None].float(), part[None]) for part in parts], dim=1)
 
 
-def _hits(embeddings, labels, cameras, similarity) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _hits(embeddings, labels, cameras, similarity, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Whether what is ranked is of the query's class, for the queries that have another picture to be found.
 
-    A chunk at a time: numbers of the queries (C,), and hits (C, N) from the most similar on. What is of the query's
+    A chunk at a time: numbers of the queries (C,), and hits (C, k) from the most similar on. What is of the query's
     class and camera, without cameras the query itself, is taken out.
     """
     labels = np.asarray(labels)
@@ -204,7 +211,7 @@ def _hits(embeddings, labels, cameras, similarity) -> Iterator[tuple[np.ndarray,
     if not labels.shape == cameras.shape == (len(embeddings),):
         raise ValueError(f"labels {labels.shape} and cameras {cameras.shape} must be ({len(embeddings)},)")
     excluded = lambda rows: (labels[rows, None] == labels) & (cameras[rows, None] == cameras)  # noqa: E731
-    for rows, order, values in _rankings(embeddings, embeddings, len(labels), similarity, excluded):
+    for rows, order, values in _rankings(embeddings, embeddings, k, similarity, excluded):
         hits = (labels[order] == labels[rows, None]) & np.isfinite(values)
-        known = hits.any(1)
+        known = ((labels[rows, None] == labels) & (cameras[rows, None] != cameras)).any(1)
         yield rows[known], hits[known]

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
-from sklearn.metrics import auc
 from torch import Tensor, nn
 
 from common.backbones import evaluation_mode, stages
@@ -45,11 +45,12 @@ def area(curves, insert: bool, weights=None) -> float:
     """Area under the mean of curves (B, STEPS + 1), scaled: 1 is the whole picture's score, 0 the blurred picture's.
 
     High is good for insertion, low for deletion. The means are scaled, not each curve: a single picture that
-    blurring hardly changes would outweigh all others. `weights` (B,) say how often each picture counts.
+    blurring hardly changes would outweigh all others. `weights` (R, B) say how often each picture counts, and give
+    an area each.
     """
-    mean = np.average(curves, axis=0, weights=weights)
-    empty, whole = (mean[0], mean[-1]) if insert else (mean[-1], mean[0])
-    return float((auc(np.linspace(0, 1, len(mean)), mean) - empty) / (whole - empty))
+    means = np.mean(curves, 0) if weights is None else weights @ curves / weights.sum(1, keepdims=True)
+    empty, whole = (means[..., 0], means[..., -1]) if insert else (means[..., -1], means[..., 0])
+    return (trapezoid(means, dx=1 / (means.shape[-1] - 1)) - empty) / (whole - empty)
 
 
 def max_sensitivity(explain: Callable, images: Tensor, radius: float = 0.02, draws: int = 10) -> np.ndarray:

@@ -87,19 +87,22 @@ def part_mass(maps, parts) -> np.ndarray:
 def rank_agreement(effects: pd.DataFrame, mass, weights=None) -> float:
     """Whether the parts a map names are those the score hangs on: Spearman's correlation of drop with mass on the part.
 
-    Of `intervention_effects` and `part_mass`; `weights` are whole numbers (N,), how often each picture counts.
+    Of `intervention_effects` and `part_mass`; `weights` are whole numbers (R, N), how often each picture counts, and
+    give a correlation each.
     """
     parts, pictures = effects["part"].map(PARTS.index).to_numpy(), effects["picture"].to_numpy()
-    times = 1 if weights is None else np.asarray(weights, int)[pictures]
-    rows = np.repeat(np.arange(len(effects)), times)
-    return float(spearmanr(effects["drop"].to_numpy()[rows], np.asarray(mass)[pictures, parts][rows])[0])
+    drop, on_part = effects["drop"].to_numpy(), np.asarray(mass)[pictures, parts]
+    if weights is None:
+        return float(spearmanr(drop, on_part)[0])
+    repeated = [np.repeat(np.arange(len(effects)), times) for times in np.asarray(weights, int)[:, pictures]]
+    return np.array([spearmanr(drop[rows], on_part[rows])[0] for rows in repeated])
 
 
 def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=(), maps=None) -> dict[str, Callable]:
     """Rate maps (N, H, W) of the first pictures (default: integrated gradients) by all that is known of these.
 
     Returns:
-        Metric -> measure, which takes how often each picture counts, whole numbers (N,): "insertion_area" and
+        Metric -> measure of how often each picture counts, whole numbers (R, N): "insertion_area" and
         "deletion_area"; "relevance_mass" on the flower, if part masks (N, H, W) of the first pictures are given; and
         "intervention_agreement", if also their `flowers` are, as of `flowers_of`.
     """
@@ -111,7 +114,7 @@ def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=
     }
     if parts is not None:
         mass = relevance_mass(maps, np.asarray(parts) >= PETAL)  # from there on a mask's values are the flower
-        found["relevance_mass"] = lambda weights: float(np.average(mass, weights=weights))
+        found["relevance_mass"] = lambda weights: weights @ mass / weights.sum(1)
     if len(flowers):
         effects = intervention_effects(model, flowers, second)
         found["intervention_agreement"] = partial(rank_agreement, effects, part_mass(maps, parts))

@@ -93,6 +93,12 @@ def test_weights_count_as_repetitions(case, data):
     assert roc_auc(scores, same, weights) == pytest.approx(roc_auc_score(same, scores, sample_weight=weights))
 
 
+def test_spread_is_0_where_all_are_equal_and_1_where_they_point_everywhere():
+    assert metrics.spread(np.outer([1.0, 2, 3], [1, 2])) == pytest.approx(0, abs=1e-7)
+    assert metrics.spread(np.random.default_rng(0).normal(size=(2000, 50))) == pytest.approx(1, abs=0.02)
+    assert metrics.spread([[1, 0], [0, 1]]) == pytest.approx(2**0.5 * 0.5**0.5)
+
+
 @slow
 @given(judged(), st.data())
 def test_all_rates_at_once_are_those_measured_apart(case, data):
@@ -107,6 +113,18 @@ def test_all_rates_at_once_are_those_measured_apart(case, data):
         by_kind = metrics.accuracy_by_kind(scores, same, threshold, weights)
         expected |= dict(zip(("accuracy_same", "accuracy_different"), by_kind, strict=True))
         assert metrics.verification_rates(scores, same, threshold, weights) == pytest.approx(expected, nan_ok=True)
+
+
+@given(judged(), st.data())
+def test_a_matrix_of_weights_gives_what_its_rows_give(case, data):
+    scores, same = case
+    row = st.lists(st.integers(0, 3), min_size=len(scores), max_size=len(scores))
+    weights = np.array(data.draw(st.lists(row, min_size=1, max_size=4)), float)
+    threshold = Threshold(data.draw(SCORE), "validation")
+    for name, values in metrics.verification_rates(scores, same, threshold, weights).items():
+        rows = [metrics.verification_rates(scores, same, threshold, one)[name] for one in weights]
+        assert values.shape == (len(weights),)
+        np.testing.assert_allclose(values, rows, rtol=0, atol=1e-12)
 
 
 def test_worked_verification_cases():
@@ -222,15 +240,15 @@ def test_the_interval_of_a_mean_is_as_wide_as_statistics_say():
 
 def test_an_interval_is_seeded_and_resamples_as_many_as_there_are():
     seen = []
-    first = interval(lambda weights: seen.append(weights) or weights[0], 9, rounds=50, seed=1)
+    first = interval(lambda weights: seen.extend(weights) or weights[:, 0], 9, rounds=120, seed=1)
     resampled = [weights for weights in seen if (weights != 1).any()]
-    assert len(seen) == 51 and len(resampled) >= 49, "once with every picture, and fifty times resampled"
+    assert len(seen) == 121 and len(resampled) >= 119, "once with every picture, the other times resampled"
     assert all(weights.sum() == 9 and (weights == weights.round()).all() for weights in seen)
-    assert len({weights.tobytes() for weights in seen}) > 40
+    assert len({weights.tobytes() for weights in seen}) > 100
     np.random.seed(5)
-    assert interval(lambda weights: weights[0], 9, rounds=50, seed=1) == first
+    assert interval(lambda weights: weights[:, 0], 9, rounds=120, seed=1) == first
     again = []
-    interval(lambda weights: again.append(weights) or 0.0, 9, rounds=50, seed=2)
+    interval(lambda weights: again.extend(weights) or weights[:, 0], 9, rounds=120, seed=2)
     assert not np.array_equal(seen, again)
     assert first["value"] == 1 and list(first) == ["value", "low", "high", "n"]
 
@@ -238,10 +256,10 @@ def test_an_interval_is_seeded_and_resamples_as_many_as_there_are():
 def test_several_measures_share_their_resamples():
     values = np.random.default_rng(0).normal(size=(2, 30))
     apart = [metrics.mean_interval(row, rounds=50) for row in values]
-    joined = interval(lambda weights: np.average(values, axis=1, weights=np.stack([weights] * 2)), 30, rounds=50)
+    joined = interval(lambda weights: weights @ values.T / 30, 30, rounds=50)
     for name in ("value", "low", "high"):
         np.testing.assert_allclose(joined[name], [one[name] for one in apart])
-    lame = interval(lambda weights: [np.nan if weights[0] else 1.0, weights[0]], 30, rounds=50)
+    lame = interval(lambda weights: np.array([[np.nan if w[0] else 1.0, w[0]] for w in weights]), 30, rounds=50)
     assert lame["low"][0] == lame["high"][0] == 1.0 and lame["high"][1] > 1, "NaN is left out of that measure only"
 
 
@@ -259,8 +277,8 @@ def test_pictures_are_resampled_not_pairs():
 
 def test_a_pair_counts_as_often_as_its_pictures_meet():
     seen, pictures, pairs = [], [], np.array([[40, 10, 1], [40, 70, 0], [10, 70, 0]])
-    metrics.pair_interval(lambda weights: seen.append(weights) or 0.0, pairs, 30, seed=3)
-    interval(lambda weights: pictures.append(weights) or 0.0, 3, 30, seed=3)  # in order: 10, 40, 70
+    metrics.pair_interval(lambda weights: seen.extend(weights) or weights[:, 0], pairs, 30, seed=3)
+    interval(lambda weights: pictures.extend(weights) or weights[:, 0], 3, 30, seed=3)  # in order: 10, 40, 70
     np.testing.assert_array_equal(seen, [[b * a, b * c, a * c] for a, b, c in pictures])
 
 

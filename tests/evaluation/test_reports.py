@@ -228,6 +228,7 @@ def test_what_training_is_watched_by_is_asked_of_the_model(pictures, monkeypatch
     expected = dict(validation=roc_auc(scores, same))
     expected |= metrics.precision_recall_f1(scores, same, fit_threshold(scores, same, "validation"))
     assert expected["validation"] > 0.6
+    expected["spread"] = metrics.spread(embed(net, pictures.images)[np.arange(0, 80, 4)])
     for listed in (pairs, pairs[::-1]):
         assert reports.validation_report(net, pictures, listed) == pytest.approx(expected, abs=1e-6)
         assert reports.pair_auc(net, pictures, listed) == pytest.approx(expected["validation"], abs=1e-6)

@@ -55,10 +55,11 @@ def test_curves_are_those_of_the_loops(insert):
 def test_area_worked_by_hand():
     up, down = np.array([[1.0, 2.0, 3.0], [1.0, 4.0, 3.0]]), np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 1.0]])
     assert area(up, True) == pytest.approx(((1 + 3) / 2 * 0.5 + (3 + 3) / 2 * 0.5 - 1) / 2)
-    assert area(up, True, [1, 0]) == pytest.approx(0.5), "a straight line from 0 to 1"
-    assert area(down, False, [1, 0]) == pytest.approx(0.5)
-    assert area(down, False, [0, 1]) == pytest.approx(0.25), "all gone after the first half"
-    assert area(-up, True, [0, 1]) == pytest.approx(area(up, True, [0, 1])), "a negative score has the same area"
+    assert area(up, True, np.array([[1, 0]])) == pytest.approx(0.5), "a straight line from 0 to 1"
+    assert area(down, False, np.array([[1, 0]])) == pytest.approx(0.5)
+    assert area(down, False, np.array([[0, 1]])) == pytest.approx(0.25), "all gone after the first half"
+    for sign in (1, -1):
+        assert area(sign * up, True, np.array([[0, 1]])) == pytest.approx(1.0), "a negative score has the same area"
 
 
 def test_the_truth_is_inserted_and_deleted_faster_than_noise():
