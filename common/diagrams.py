@@ -1,11 +1,14 @@
 """Diagrams that explain an idea before it is defined: nothing is measured here, everything is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Arc, Circle
 
 BLUE, ORANGE = "#0173b2", "#de8f05"
 WHITE = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1)  # behind words that lie on lines
@@ -189,4 +192,70 @@ def part_of_the_way() -> Figure:
         axis.plot(*point, marker, color="black", markersize=20 if marker == "*" else 11)
         axis.annotate(words, point, (10, -26), textcoords="offset points", fontsize=15, bbox=WHITE)
     axis.set(xticks=[], yticks=[], xlabel="one direction of the weights", ylabel="another", aspect="equal")
+    return figure
+
+
+def split_map(parts: Mapping[str, Mapping], labels) -> Figure:
+    """Which picture is in which part: each class a row, each picture a cell, one panel a protocol.
+
+    `parts` is protocol -> part -> indices, as `Splits` holds it; the cells of pictures that are left out stay white.
+    """
+    figure, axes = plt.subplots(1, len(parts), figsize=(5.5 * len(parts), 5), squeeze=False, layout="constrained")
+    labels, colors = np.asarray(labels), [BLUE, ORANGE, "#029e73", "white"]
+    for axis, (protocol, members) in zip(axes.flat, parts.items(), strict=True):
+        part = np.full(len(labels), 3)
+        for number, (name, indices) in enumerate(members.items()):
+            part[indices] = number
+            box = dict(boxstyle="round", color=colors[number])
+            place = dict(x=0.17 + 0.33 * number, y=1.04, transform=axis.transAxes, ha="center", va="bottom", bbox=box)
+            axis.text(s=f"{name}: {len(indices)}", color="white", fontsize=12, **place)
+        cells = np.full((labels.max() + 1, np.bincount(labels).max()), 3)
+        for label, row in enumerate(cells):
+            row[: (labels == label).sum()] = np.sort(part[labels == label])
+        shades = dict(cmap=ListedColormap(colors), vmin=0, vmax=3, linewidth=0.5 if cells.size < 4000 else 0)
+        axis.pcolormesh(cells, edgecolors="white", **shades)
+        axis.set(xlabel="pictures of the class", ylabel="class")
+        axis.set_title(protocol.replace("_", " "), pad=38)
+        axis.invert_yaxis()
+    return figure
+
+
+def hues(pictures, shares, titles: Sequence[str]) -> Figure:
+    """Pictures uint8 (N, 3, H, W), and below each the shares (N, K) of its pixels by hue, in bars of that hue."""
+    size = dict(figsize=(3.4 * len(pictures), 5), height_ratios=(2, 1))
+    figure, axes = plt.subplots(2, len(pictures), squeeze=False, sharey="row", layout="constrained", **size)
+    for (above, below), picture, share, title in zip(axes.T, pictures, shares, titles, strict=True):
+        above.imshow(np.moveaxis(picture, 0, -1))
+        above.set_title(title, fontsize=13)
+        above.axis("off")
+        below.bar(np.arange(len(share)), share, width=1, color=plt.cm.hsv(np.arange(len(share)) / len(share)))
+        below.set(xlabel="hue", xticks=[])
+    axes[1, 0].set_ylabel("share of pixels")
+    return figure
+
+
+def arrows(vectors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    """Vectors of two numbers, 0 to 1, as arrows with their names, and an arc between neighbors."""
+    figure, axis = plt.subplots(figsize=(5.5, 5.2), layout="constrained")
+    for name, end in vectors.items():
+        axis.annotate("", end, (0, 0), arrowprops=dict(arrowstyle="-|>", linewidth=3, color=BLUE, shrinkB=0))
+        axis.text(*(np.asarray(end) * 1.06), name, fontsize=16, ha="center", va="center")
+    angles = sorted(np.degrees(np.arctan2(y, x)) for x, y in vectors.values())
+    for radius, (low, high) in zip((0.45, 0.55, 0.65), pairwise(angles)):
+        axis.add_patch(Arc((0, 0), 2 * radius, 2 * radius, theta1=low, theta2=high, linewidth=2, color=ORANGE))
+        middle = np.radians((low + high) / 2)
+        place = (radius + 0.02) * np.array([np.cos(middle), np.sin(middle)])
+        axis.text(*place, f"{high - low:.0f}°", fontsize=13, color=ORANGE, ha="left", va="bottom")
+    axis.set(xlim=(0, 1.15), ylim=(0, 1.15), aspect="equal", xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def picture_map(images, places) -> Figure:
+    """Pictures uint8 (N, 3, H, W) at their places (N, 2), such as those of t-SNE; near ones cover one another."""
+    figure, axis = plt.subplots(figsize=(9, 7), layout="constrained")
+    axis.scatter(*np.asarray(places).T, s=0)
+    axis.axis("off")
+    for image, place in zip(images, places, strict=True):
+        small = OffsetImage(np.moveaxis(image, 0, -1), zoom=32 / image.shape[-1])
+        axis.add_artist(AnnotationBbox(small, place, frameon=False))
     return figure

@@ -36,3 +36,22 @@ def test_the_principal_start_parts_the_cosines_of_same_and_different():
 
 def test_part_of_the_way_lies_between_start_and_end():
     assert [text for text in ("start", "kept", "end") if text not in words(diagrams.part_of_the_way())] == []
+
+
+def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
+    parts = {"closed_set": {"train": [0, 3], "validation": [1, 4], "test": [5]}}
+    figure = diagrams.split_map(parts, [0, 0, 0, 1, 1, 1])
+    assert figure.axes[0].collections[0].get_array().tolist() == [[0, 1, 3], [0, 1, 2]], "3 is left out"
+    assert "train: 2" in words(figure) and "test: 1" in words(figure)
+
+
+def test_arrows_say_the_angles_between_them():
+    said = words(diagrams.arrows({"A": (1, 0), "B": (0.5, 0.5), "C": (0, 1)}, "x", "y"))
+    assert said.count("45°") == 2 and "B" in said
+
+
+def test_hues_and_maps_show_every_picture():
+    pictures = np.zeros((3, 3, 8, 8), np.uint8)
+    figure = diagrams.hues(pictures, np.full((3, 4), 0.25), "abc")
+    assert [len(axis.patches) for axis in figure.axes[3:]] == [4] * 3
+    assert len(diagrams.picture_map(pictures, np.eye(3)[:, :2]).axes[0].artists) == 3
