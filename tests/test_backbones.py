@@ -21,6 +21,7 @@ from common.backbones import (
     SmallCNN,
     create_backbone,
     embed,
+    folded,
     new_model,
     principal_head,
     stages,
@@ -30,6 +31,17 @@ from common.datasets.batches import as_float
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "mobilenetv2_050", "small_cnn"])
+def test_a_folded_model_embeds_alike_without_its_batch_norms(name):
+    net, pictures = EmbeddingNet(name, 8), torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        net(pictures)  # in training mode, so that BatchNorm has averages of its own
+    twin, count = folded(net), lambda model: sum(isinstance(one, nn.BatchNorm2d) for one in model.modules())
+    assert net.training and not twin.training
+    assert count(twin) == 0 and (count(net) > 0) == (name != "test_convnext")
+    torch.testing.assert_close(twin(pictures), net.eval()(pictures), rtol=1e-4, atol=1e-4)
 
 
 def test_normalization_happens_inside():

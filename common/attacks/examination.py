@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.attacks.gradient import fgsm, input_gradient, noise, pgd, transfer
 from common.attacks.square import square
-from common.backbones import evaluation_mode
+from common.backbones import evaluation_mode, folded
 from common.evaluation.metrics import Threshold, accuracy
 
 
@@ -31,6 +31,7 @@ def sanity_suite(
 
     Returns one row a check: check, value, bound, passed ("PASS" or "FAIL").
     """
+    model, others = folded(model), [folded(other) for other in others]
     sides = []  # (changed, clean, how far it may have moved), of both sides of all that was ever made
     side, radii = 2 * same.cpu().numpy() - 1.0, [min(times * eps, 1.0) for times in (1, 2, 4)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from common.attacks.gradient import pgd
-from common.backbones import evaluation_mode
+from common.backbones import evaluation_mode, folded
 from common.datasets.batches import pair_batch
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import Threshold, roc_auc
@@ -22,6 +22,7 @@ clean = partial(pgd, eps=0.0, steps=0, restarts=1)
 
 def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean) -> np.ndarray:
     """Scores of pairs under attack(model, first, second, same), such as `partial(pgd, eps=4 / 255)`; default: none."""
+    model = folded(model)
     with evaluation_mode(model) as device:
         chunks = (pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH))
         found = [attack(model, *pair_batch(image_set, chunk, device)).scores.float().cpu() for chunk in chunks]
