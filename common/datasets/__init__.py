@@ -1,5 +1,7 @@
 """Data sets by name: drawn flowers, published photographs, or a folder of your own pictures."""
 
+import numpy as np
+
 from common.config import Config
 from common.datasets.decoding import Picture
 from common.datasets.images import ImageSet, cached
@@ -45,3 +47,19 @@ def rendered(config: Config) -> ImageSet:
     pictures = (draw(species, instance) for species in table for instance in range(each))
     key = {"version": VERSION, "drawing": (config.species, each, size, config.seed)}
     return cached(config, key, [species.name for species in table], pictures, len(table) * each)
+
+
+def images_to_show(image_set: ImageSet, indices, size: int = 192) -> np.ndarray:
+    """Pictures uint8 (n, 3, H, W) for the eye: drawn flowers are drawn again from their factors, `size` pixels wide.
+
+    Other pictures, drawn ones that were changed since (their stored bytes are not the drawing's), and those that are no
+    smaller are taken as they are.
+    """
+    stored = image_set.images[indices]
+    if image_set.name != "rendered" or stored.shape[-1] >= size:
+        return stored
+    rows = image_set.factors.iloc[indices]
+    table = {seed: species_table(int(rows["label"].max()) + 1, int(seed)) for seed in rows["seed"].unique()}
+    plants = [(table[row.seed][row.label], int(row.instance)) for row in rows.itertuples()]
+    small, large = (np.stack([render(*plant, wide).image for plant in plants]) for wide in (stored.shape[-1], size))
+    return large if np.array_equal(small, stored) else stored
