@@ -1,11 +1,14 @@
 """Every figure: arrays and tables in, a matplotlib Figure out; `show` puts it into the notebook.
 
-First pictures and what lies over them, then tables, then what a training and a model give.
+First pictures and what lies over them, then tables, then what a training and a model give. Letters are 11 points or
+more at the size shown, no figure is wider than a page. In names of pictures, classes and rows a `$` is a dollar; titles
+of figures, words at axes and names of lines may hold formulas.
 """
 
 import inspect
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +16,11 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Code, Image, Markdown, display
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch, Patch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
+from matplotlib.ticker import FixedLocator
 from PIL import Image as Pixels
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import PrecisionRecallDisplay, roc_curve
@@ -23,24 +29,52 @@ from common.evaluation.metrics import Threshold, accuracy_by_kind, equal_error_r
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 DOTS, SHOWN = 144, 96  # dots of an inch of a figure, and the pixels it takes on a screen
-RIGHT, WRONG = "tab:green", "tab:red"
-MEASURES = {"validation": "validation ROC-AUC", "f1": "validation F1"}  # columns of a history, and what an axis says
+WIDEST, LETTERS = 10.0, 11  # inches of the widest figure, points of the smallest letters
+RIGHT, WRONG = "#1a7f37", "#c62828"
+FOR, AGAINST = np.array([178, 24, 43]), np.array([33, 102, 172])  # what a map colors red and blue
+COLORS, MARKERS = sns.color_palette("colorblind", 8), "osD^vPX*"
+MEASURES = {  # columns of a history, and what an axis says
+    "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
+}  # fmt: skip
 PART_COLORS = np.array([[70, 70, 70], [70, 160, 70], [220, 90, 160], [250, 210, 70]], np.uint8)  # by mask value
 
 
-def show(figure: Figure, caption: str) -> None:
-    """Display a figure as PNG with its caption below; the caption is its alternative text too.
+def show(figure: Figure, caption: str, alt: str | None = None) -> None:
+    """Display a figure and its caption below; `alt` is its alternative text, made by `describe` if not given.
 
     It is drawn sharp enough for a projector, and shown at the width that lets its smallest letters be read.
     """
-    drawn, buffer = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DOTS, bbox_inches="tight")
-    picture = Pixels.open(drawn).convert("RGB")
-    picture.quantize(256, dither=Pixels.Dither.NONE).save(buffer, "png", optimize=True)  # a third of the bytes
+    kind = "jpeg" if any(axis.images for axis in figure.axes) else "png"  # of pictures a third of the bytes
+    drawn, looks = io.BytesIO(), {"quality": 90, "subsampling": 0} if kind == "jpeg" else {}
+    figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
     plt.close(figure)
-    width = picture.width * SHOWN // DOTS
-    display(Image(buffer.getvalue()), metadata={"image/png": {"alt": caption, "width": width}})
+    told = {"alt": alt or describe(figure), "width": Pixels.open(drawn).width * SHOWN // DOTS}
+    display(Image(drawn.getvalue(), format=kind), metadata={f"image/{kind}": told})
     display(Markdown(f"*{caption}*"))
+
+
+def describe(figure: Figure, most: int = 8) -> str:
+    """What a figure shows, in its own words: its title, its panels, axes and names, and how many pictures it holds."""
+    panels = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+    names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    for axis in panels:
+        texts = [text.get_text() for text in axis.texts]
+        if isinstance(axis.yaxis.get_major_locator(), FixedLocator) and axis.axison:  # rows with names
+            rows = [label.get_text() for label in axis.get_yticklabels()]
+            names += map(" ".join, zip(rows, texts, strict=True)) if len(rows) == len(texts) else rows
+        legend = axis.get_legend()
+        names += texts if axis.images else axis.get_legend_handles_labels()[1]
+        names += [text.get_text() for text in legend.get_texts()] if legend else []
+
+    def few(words) -> str:
+        words = [*dict.fromkeys(" ".join(word.replace(r"\$", "$").split()) for word in words if word.strip())]
+        return ", ".join(words[:most]) + f" and {len(words) - most} more" * (len(words) > most)
+
+    up, across = few(axis.get_ylabel() for axis in panels), few(axis.get_xlabel() for axis in panels)
+    shown = few(image.get_label().replace("_image", "picture ") for axis in panels for image in axis.images)
+    said = [figure.get_suptitle(), shown, few(axis.get_title() for axis in panels)]
+    said += [f"{up} against {across}" if up and across else up or across]
+    return ". ".join(one for one in [*said, few(names)] if one) + "."
 
 
 def show_source(thing) -> None:
@@ -48,35 +82,61 @@ def show_source(thing) -> None:
     display(Code(inspect.getsource(thing), language="python"))
 
 
-def contact_sheet(images, titles=(), columns: int = 6, title: str = "", cell: float = 1.6, right=()) -> Figure:
-    """Lay pictures out in rows, `cell` inches high each; a picture may also be (H, W), with any values.
+def contact_sheet(
+    images, titles: Sequence[str] = (), columns: int = 6, title: str = "", cell: float = 2.4, right: Sequence = (),
+) -> Figure:  # fmt: skip
+    """Lay pictures out in rows, `cell` inches high each if they fit; one may also be (H, W), with any values.
 
-    `right` has True, False or None for each picture: a frame and a sign in green, in red, or none.
+    `right` has True, False or None for each picture: a frame and a sign in green, in red, or none. All is one montage
+    in one axes, which is many times faster than an axes for each picture; the axes' patches are the pictures' frames.
     """
-    rows, columns = -(-len(images) // columns), min(columns, len(images))
-    height, width = np.shape(images[0])[-2:]
-    below = max((text.count("\n") + 1 for text in titles), default=0)
-    size = (cell * columns * width / height, (cell + 0.1 * (below > 0) + 0.15 * below) * rows + 0.4)
-    figure, axes = _figure(title, size, rows, columns, layout="compressed")
-    for axis in axes.flat:
-        axis.axis("off")
+    columns, (height, width) = min(columns, len(images)), np.shape(images[0])[-2:]
+    rows, times = -(-len(images) // columns), -(-128 // height)  # small ones are enlarged, so that gaps can be thin
+    cell = min(cell, (WIDEST / columns - 0.2) * height / width)
+    height, width, inch = height * times, width * times, cell / height / times  # of one dot of the montage
     titles = titles if len(titles) else [""] * len(images)
     right = right if len(right) else [None] * len(images)
-    for axis, (image, text, good) in zip(axes.flat, zip(images, titles, right, strict=True)):
-        axis.imshow(np.moveaxis(image, 0, -1) if np.ndim(image) == 3 else image, cmap="viridis")
-        if good is not None:
-            text, color = f"{'✓' if good else '✗'} {text}", RIGHT if good else WRONG
-            frame = Rectangle((0, 0), 1, 1, transform=axis.transAxes, fill=False, edgecolor=color, linewidth=4)
-            axis.add_patch(frame).set_clip_on(False)
-        axis.set_title(text, fontsize=9)
+    signs = [{None: ""}.get(good, "✓ " if good else "✗ ") for good in right]
+    room = max(8, int(width * inch / 0.09))  # letters beside each other
+    texts = ["\n".join(textwrap.fill(line, room) for line in f"{sign}{text}".split("\n"))
+             for sign, text in zip(signs, titles, strict=True)]  # fmt: skip
+    gap, head = round(0.1 / inch), round((0.08 + 0.19 * max(text.count("\n") + bool(text) for text in texts)) / inch)
+    montage = np.full((rows * (head + height + gap), columns * (width + 2 * gap), 3), 255, np.uint8)
+    size, band = np.array(montage.shape[1::-1]) * inch + [0, 0.5], 0.5 * bool(title)
+    figure = plt.figure(figsize=(max(size[0], 0.11 * len(title)), size[1] - 0.5 + band))
+    figure.suptitle(title, y=1 - 0.1 / figure.get_figheight(), va="top")
+    axis = figure.add_axes((0, 0, 1, 1 - band / figure.get_figheight()))
+    for place, (image, text, good) in enumerate(zip(images, texts, right, strict=True)):
+        x, y = (place % columns) * (width + 2 * gap) + gap, place // columns * (head + height + gap) + head
+        montage[y : y + height, x : x + width] = _pixels(image).repeat(times, 0).repeat(times, 1)
+        color = "black" if good is None else RIGHT if good else WRONG
+        where = (x + width / 2 - 0.5, y - 0.06 / inch)
+        axis.text(*where, _plain(text), fontsize=LETTERS, ha="center", va="bottom", color=color)
+        edge = "none" if good is None else color
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=edge, linewidth=4))
+    axis.imshow(montage, label=f"{len(images)} pictures")
+    axis.axis("off")
     return figure
+
+
+def _pixels(image) -> np.ndarray:
+    """A picture (3, H, W) in bytes or in 0 to 1, or a map (H, W), as uint8 (H, W, 3)."""
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = plt.get_cmap("viridis")(Normalize()(image.astype(float)))[..., :3].transpose(2, 0, 1)
+    image = image if image.dtype == np.uint8 else (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    return image.transpose(1, 2, 0)
 
 
 def pair_gallery(images, pairs, right: Sequence, titles: Sequence[str], title: str) -> Figure:
     """A `contact_sheet` of pairs, side by side: the first two columns of `pairs` are rows of `images`."""
-    gap = np.full((3, images.shape[2], max(1, images.shape[3] // 24)), 255, np.uint8)
-    both = [np.concatenate([images[first], gap, images[second]], axis=2) for first, second, *_ in pairs]
-    return contact_sheet(both, titles, 3, title, right=right)
+    pixels = {row: _pixels(images[row]).transpose(2, 0, 1) for pair in pairs for row in map(int, pair[:2])}
+    height, width = np.shape(images)[-2:]
+    gap = np.full((3, height, max(1, width // 24)), 255, np.uint8)
+    both = [np.concatenate([pixels[int(first)], gap, pixels[int(second)]], axis=2) for first, second, *_ in pairs]
+    figure = contact_sheet(both, titles, 3, title, right=right)
+    figure.axes[0].images[0].set_label(f"{len(both)} pairs of pictures")
+    return figure
 
 
 def retrieval_gallery(queries, found, right, titles: Sequence[Sequence[str]], title: str) -> Figure:
@@ -86,7 +146,9 @@ def retrieval_gallery(queries, found, right, titles: Sequence[Sequence[str]], ti
     """
     images = np.concatenate([np.asarray(queries)[:, None], found], axis=1)
     judged = np.concatenate([np.full((len(images), 1), None), right], axis=1).ravel()
-    return contact_sheet(np.concatenate(images), np.ravel(titles), images.shape[1], title, cell=1.4, right=judged)
+    figure = contact_sheet(np.concatenate(images), np.ravel(titles), images.shape[1], title, right=judged)
+    figure.axes[0].images[0].set_label(f"{len(images)} queries, each with {images.shape[1] - 1} pictures found for it")
+    return figure
 
 
 def paint_parts(parts) -> np.ndarray:
@@ -95,38 +157,82 @@ def paint_parts(parts) -> np.ndarray:
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Pictures in gray with their signed maps (N, h, w) laid over: red speaks for the answer, blue against it.
+    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red speaks for the answer, blue against it.
 
-    A map is scaled here, and only here: by its own largest absolute value, so that 0 stays colorless. One that is
-    zero everywhere or not finite would be drawn as an empty picture, so it raises ValueError.
+    A map is the more opaque the stronger it is, so the picture's colors show through; the pictures alone stand above,
+    once where rows of maps share them. The maps of a row share one scale, the same on both sides of 0, that the
+    strongest 1 % of its places exceed. A map that is zero everywhere or not finite raises ValueError: it would be drawn
+    as if it had nothing to say.
     """
-    figure = contact_sheet(_gray(images), titles, columns, title, cell=2)
-    axes = figure.axes[: len(images)]
-    for axis, one in zip(axes, np.asarray(maps, float), strict=True):
-        largest = np.abs(one).max()
+    maps, columns = np.asarray(maps, float), min(columns, len(images))
+    for largest in np.abs(maps).max((1, 2)):
         if not (np.isfinite(largest) and largest > 0):
             raise ValueError(f"a map is {'zero everywhere' if largest == 0 else 'not finite'}: nothing to draw")
-        shades = dict(cmap="RdBu_r", vmin=-largest, vmax=largest, alpha=0.55, interpolation="bilinear")
-        drawn = axis.imshow(one, extent=axis.images[0].get_extent(), **shades)
-    bar = figure.colorbar(drawn, ax=axes, ticks=[-largest, 0, largest], shrink=0.8)
-    bar.ax.set_yticklabels(["against", "0", "for"], fontsize=9)
+    shaded = []
+    for start in range(0, len(maps), columns):
+        row = maps[start : start + columns]
+        strength = np.clip(row / (np.quantile(np.abs(row), 0.99) or np.abs(row).max()), -1, 1)
+        shaded += [_tint(image, one) for image, one in zip(images[start : start + columns], strength, strict=True)]
+    figure = _below_originals(images, shaded, titles, title, columns, right=1.6)
+    colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
+    width, height = figure.get_size_inches()
+    half = min(0.3, 1 / height)
+    place = figure.add_axes((1 - 1.45 / width, 0.5 - half, 0.2 / width, 2 * half), label="<colorbar>")
+    bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, ticks=[-1, 0, 1])
+    bar.ax.set_yticklabels(["speaks\nagainst\nthe answer", "nothing", "speaks for\nthe answer"], fontsize=LETTERS)
+    return figure
+
+
+def _tint(image, strength: np.ndarray) -> np.ndarray:
+    """A picture with a map of -1 to 1 over it, the more opaque the stronger: uint8 (3, H, W)."""
+    pixels = _pixels(image)
+    strength = Pixels.fromarray(strength.astype(np.float32)).resize(pixels.shape[1::-1], Pixels.Resampling.BILINEAR)
+    strength = np.asarray(strength)[..., None]
+    opacity = 0.85 * np.abs(strength) ** 0.8
+    shaded = (1 - opacity) * pixels + opacity * np.where(strength > 0, FOR, AGAINST)
+    return shaded.astype(np.uint8).transpose(2, 0, 1)
+
+
+def _below_originals(images, shaded, titles, title: str, columns: int, right=0.0, below=0.0) -> Figure:
+    """A `contact_sheet` of shaded pictures, each row under the pictures themselves; it leaves room, in inches."""
+    height, width = np.shape(images[0])[-2:]
+    sheet, texts, before, blank = [], [], None, np.full_like(shaded[0], 255)
+    for start in range(0, len(images), columns):
+        part = slice(start, start + columns)
+        fill = [blank] * (columns - len(images[part]))
+        if before is None or not np.array_equal(before, images[part]):
+            before = images[part]
+            sheet, texts = [*sheet, *before, *fill], [*texts, *["original"], *[""] * (columns - 1)]
+        sheet, texts = [*sheet, *shaded[part], *fill], [*texts, *titles[part], *[""] * len(fill)]
+    cell = min(2.8, ((WIDEST - right) / columns - 0.2) * height / width)
+    figure = contact_sheet(sheet, texts, columns, title, cell)
+    (axis,), (wide, high) = figure.axes, figure.get_size_inches()
+    axis.images[0].set_label(f"{len(shaded)} pictures, alone and with maps over them")
+    figure.set_size_inches(wide + right, high + below)
+    box = axis.get_position()
+    axis.set_position((0, below / (high + below), wide / (wide + right), box.height * high / (high + below)))
+    figure.suptitle(title, y=1 - 0.1 / (high + below), va="top")
     return figure
 
 
 def concepts(images, maps, titles: Sequence[str], title: str) -> Figure:
-    """Pictures in gray, tinted by each location's strongest concept, in the same color in every picture.
+    """Pictures, and below them in gray, tinted by each location's strongest concept, in the same color everywhere.
 
     Maps (N, K, h, w) are 0 or more, as `factorize` returns them.
     """
     maps = np.asarray(maps, float)
-    figure = contact_sheet(_gray(images), titles, len(images), title, cell=2.6)
     strength = maps / np.maximum(maps.max((0, 2, 3), keepdims=True), np.finfo(float).tiny)
-    palette = np.array(sns.color_palette("colorblind", maps.shape[1]))
-    for axis, one in zip(figure.axes, strength, strict=True):
-        tint = np.dstack([palette[one.argmax(0)], 0.75 * one.max(0)])
-        axis.imshow(tint, extent=axis.images[0].get_extent(), interpolation="nearest")
+    palette = np.array(COLORS)[np.arange(maps.shape[1]) % len(COLORS)]
+    gray = np.tensordot([0.299, 0.587, 0.114], np.asarray(images, float), (0, 1)).round().astype(np.uint8)
+    shaded = []
+    for image, one in zip(np.repeat(gray[:, None], 3, 1), strength, strict=True):
+        down, across = (np.arange(size) * cells // size for size, cells in zip(image.shape[1:], one.shape[1:]))
+        one = one[:, down][:, :, across]
+        opacity, color = 0.75 * one.max(0), 255 * palette[one.argmax(0)].transpose(2, 0, 1)
+        shaded.append(((1 - opacity) * image + opacity * color).astype(np.uint8))
+    figure = _below_originals(images, shaded, titles, title, len(images), below=0.5)
     handles = [Patch(color=color, label=f"concept {place}") for place, color in enumerate(palette, 1)]
-    figure.legend(handles=handles, loc="outside lower center", ncol=len(handles))
+    figure.legend(handles=handles, loc="lower center", ncol=len(handles))
     return figure
 
 
@@ -135,48 +241,71 @@ def correspondences(first, second, terms: np.ndarray, title: str, count: int = 5
 
     `terms` (h, w, h, w) are what a place of the first adds with one of the second; the thicker a line, the more.
     """
-    figure = contact_sheet([first, second], ["first picture", "second picture"], 2, title, cell=3.2)
+    figure = contact_sheet([first, second], ["first picture", "second picture"], 2, title, cell=4.5)
+    (axis,) = figure.axes
     most = np.argsort(-terms, axis=None, kind="stable")[:count]
     ends = np.stack(np.unravel_index(most, terms.shape), 1).reshape(-1, 2, 2)  # of lines: picture, then row and column
-    ends = (ends + 0.5) * np.array(np.shape(first)[1:]) / terms.shape[:2] - 0.5
+    ends = (ends + 0.5) / terms.shape[:2]
     added = terms.flat[most] - terms.flat[most].min()
     widths = 1 + 4 * added / max(added.max(), np.finfo(float).tiny)
-    colors = sns.color_palette("colorblind", len(most))
-    for place, (color, width, points) in enumerate(zip(colors, widths, ends[:, :, ::-1].tolist(), strict=True)):
-        both = dict(zip(("axesA", "axesB"), figure.axes, strict=True))
-        line = ConnectionPatch(*points, "data", "data", color=color, linewidth=width, **both)
-        line.set_connectionstyle("arc3", rad=0.08 * (place + 1) * (-1) ** place)  # so that lines in a row stay apart
-        figure.add_artist(line)
-        for axis, (x, y) in zip(figure.axes, points, strict=True):
-            axis.plot(x, y, "o", color=color, markersize=7, markeredgecolor="white")
+    frames = [frame.get_bbox() for frame in axis.patches]
+    for place, (both, width) in enumerate(zip(ends, widths, strict=True)):
+        color, points = COLORS[place % len(COLORS)], []
+        for frame, (down, across) in zip(frames, both, strict=True):
+            points.append((frame.x0 + across * frame.width, frame.y0 + down * frame.height))
+        bend = f"arc3,rad={0.08 * (place + 1) * (-1) ** place}"  # so that lines in a row stay apart
+        line = FancyArrowPatch(*points, arrowstyle="-", connectionstyle=bend, color=color, linewidth=width)
+        axis.add_patch(line)
+        axis.plot(*np.transpose(points), "o", color=color, markersize=8, markeredgecolor="white")
     return figure
 
 
-def _gray(images) -> np.ndarray:
-    """Pictures without their colors, which would mix with those of a map."""
-    gray = np.tensordot([0.299, 0.587, 0.114], np.asarray(images, float), (0, 1))
-    return np.repeat(gray.round().astype(np.uint8)[:, None], 3, 1)
+def _plain(name) -> str:
+    """A name in which a `$` is a dollar and begins no formula."""
+    return str(name).replace("$", r"\$")
 
 
 def bars(values: pd.Series, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Horizontal bars, one for each entry."""
-    figure, axis = _axis(title, xlabel, ylabel, height=0.28 * len(values) + 1.4)
-    axis.barh(values.index.astype(str), values)
-    axis.invert_yaxis()
+    """Horizontal bars with their values, one for each entry."""
+    figure, axis = _axis(title, xlabel, ylabel, height=0.36 * len(values) + 1.4)
+    drawn = axis.barh(range(len(values)), values)
+    texts = [f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}" for value in values]
+    axis.bar_label(drawn, texts, padding=4, fontsize=LETTERS)
+    axis.margins(x=0.1)
+    _rows(axis, values.index)
     return figure
 
 
-def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
-    """Dots with intervals, one for each row of a table with columns value, low, high; a line at 0 where 0 is near."""
-    figure, axis = _axis(title, xlabel, ylabel, height=0.4 * len(table) + 1.4)
-    errors = np.abs(table[["low", "high"]].to_numpy().T - table["value"].to_numpy())
-    axis.errorbar(table["value"], table.index.astype(str), xerr=errors, fmt="o", capsize=4)
+def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", groups: Sequence = ()) -> Figure:
+    """Dots with intervals, one for each row of a table with columns value, low, high, and at the right their numbers.
+
+    Rows stay in their order; `groups` (one for each row) have a color and a marker each. A line at 0 where 0 is near.
+    """
+    figure, axis = _axis(title, xlabel, ylabel, 9, 0.4 * len(table) + 1.6)
+    groups = np.asarray(groups if len(groups) else [""] * len(table))
+    for place, name in enumerate(dict.fromkeys(groups.tolist())):
+        (mine,) = np.nonzero(groups == name)
+        value, low, high = table[["value", "low", "high"]].to_numpy(float)[mine].T
+        looks = dict(fmt=MARKERS[place % len(MARKERS)], color=COLORS[place % len(COLORS)], markersize=8, capsize=4)
+        axis.errorbar(value, mine, xerr=np.abs([low - value, high - value]), label=name, **looks)
     low, high = table["low"].min(), table["high"].max()
     if 2 * low - high < 0 < 2 * high - low:  # among them, or no farther away than they spread
         axis.axvline(0, color="black", linestyle="--", zorder=0)
-    axis.invert_yaxis()
-    axis.margins(y=0.2)
+    digits = int(np.clip(np.ceil(-np.log10((table["high"] - table["low"]).median() or 1)) + 1, 0, 4))
+    for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(float)):
+        text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        axis.annotate(text, (1, row), (8, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=LETTERS)
+    _rows(axis, table.index)
+    if len({*groups}) > 1:
+        figure.legend(loc="outside lower center", ncol=min(4, len({*groups})), fontsize=LETTERS)
     return figure
+
+
+def _rows(axis: Axes, names) -> None:
+    """Name the rows 0, 1, 2, ... from the top."""
+    axis.set_yticks(range(len(names)), map(_plain, names))
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.grid(False, axis="y")
 
 
 def histograms(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
@@ -187,14 +316,45 @@ def histograms(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Fig
 
 
 def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, high=None) -> Figure:
-    """One line a column over the table's index; `low` and `high`, tables of the same form, make bands around them."""
-    figure, axis = _axis(title, xlabel, ylabel)
-    for name, values in table.items():
-        (line,) = axis.plot(table.index, values, marker="o", markersize=4, label=name)
+    """One line a column over the table's index, named at its end (more than six: in a legend).
+
+    `low` and `high`, tables of the same form, make bands around them.
+    """
+    figure, axis = _axis(title, xlabel, ylabel, 8.5)
+    for place, (name, values) in enumerate(table.items()):
+        (line,) = _line(axis, table.index, values, name, place)
         if low is not None:
             axis.fill_between(table.index, low[name], high[name], color=line.get_color(), alpha=0.2, linewidth=0)
-    axis.legend(fontsize=9)
+    _name_lines(axis)
     return figure
+
+
+def _line(axis: Axes, x, y, name: str, place: int):
+    """A line in the color and with the marker of its place."""
+    looks = dict(color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], markersize=6)
+    return axis.plot(x, y, label=name, markevery=max(1, len(x) // 12), **looks)
+
+
+def _name_lines(axis: Axes) -> None:
+    """Write each line's name beside its end, where there is room for it; more than six get a legend."""
+    drawn = axis.get_legend_handles_labels()[0]
+    if len(drawn) > 6:
+        axis.legend(fontsize=LETTERS, loc="center left", bbox_to_anchor=(1, 0.5))
+        return
+    low, high = axis.get_ylim()
+    tall = 72 * (axis.get_figure().get_figheight() / axis.get_gridspec().nrows - 1.1)  # points of the axis, about
+    ends = [np.asarray(line.get_ydata(), float)[np.isfinite(line.get_ydata())][-1] for line in drawn]
+    at = (np.array(ends) - low) / (high - low) * tall
+    order, wanted = np.argsort(at, kind="stable"), np.sort(at)
+    for place in range(1, len(drawn)):
+        wanted[place] = max(wanted[place], wanted[place - 1] + 1.4 * LETTERS)
+    wanted[-1:] = np.minimum(wanted[-1:], tall)
+    for place in range(len(drawn) - 2, -1, -1):
+        wanted[place] = min(wanted[place], wanted[place + 1] - 1.4 * LETTERS)
+    for place, want in zip(order, wanted, strict=True):
+        looks = dict(color=drawn[place].get_color(), fontsize=LETTERS, va="center", textcoords="offset points")
+        beside = dict(text=drawn[place].get_label(), xy=(1, ends[place]), xytext=(6, want - at[place]))
+        axis.annotate(**beside, xycoords=("axes fraction", "data"), annotation_clip=False, **looks)
 
 
 def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
@@ -212,7 +372,7 @@ def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, y
     if {"low", "high"} <= {*table}:
         axis.vlines(table[x], table["low"], table["high"], linewidth=1)
     for name, row in table.iterrows():
-        axis.annotate(name, (row[x], row[y]), xytext=(5, -12), textcoords="offset points", fontsize=9)
+        axis.annotate(_plain(name), (row[x], row[y]), (6, -14), textcoords="offset points", fontsize=LETTERS)
     axis.margins(0.2)
     return figure
 
@@ -228,64 +388,92 @@ def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel:
 
 
 def scatter(panels: dict, labels, title: str, names: Sequence[str] = (), alike: bool = False) -> Figure:
-    """Points in the color of their label, one panel for each entry: its title -> points (N, 2).
+    """Points in the color and with the marker of their label, one panel for each entry: its title -> points (N, 2).
 
     `names` of the labels make a legend; `alike` gives all panels the same axes.
     """
-    figure, axes = _figure(title, (5.5 * len(panels) + 2, 5), 1, len(panels), sharex=alike, sharey=alike)
     kinds = np.unique(labels)
-    markers = "o^s" if len(kinds) > 9 else "o"  # nobody tells 24 colors apart
-    palette = sns.husl_palette(-(-len(kinds) // len(markers)))
-    for axis, (panel, points) in zip(axes.flat, panels.items(), strict=True):
+    legend = len(names) and len(kinds) <= 30
+    across = min(2 if legend else 3, len(panels))
+    down, side = -(-len(panels) // across), min(5.5, (WIDEST - 2.2 * bool(legend)) / across)
+    size = (side * across + 2.2 * bool(legend), 0.9 * side * down + 0.4)
+    figure, axes = _figure(title, size, down, across, sharex=alike, sharey=alike)
+    for axis, (panel, points) in zip(axes.flat, panels.items(), strict=False):
         axis.set(title=panel, xlabel="dimension 1", ylabel="dimension 2")
         for place, kind in enumerate(kinds):
-            color, marker = palette[place // len(markers)], markers[place % len(markers)]
-            mine, label = np.asarray(labels) == kind, names[kind] if len(names) else None
-            axis.scatter(*np.asarray(points)[mine].T, color=color, marker=marker, s=14, label=label)
-    if len(names) and len(kinds) <= 30:
-        axis.legend(fontsize=9, ncol=1 if len(kinds) <= 12 else 2, loc="center left", bbox_to_anchor=(1, 0.5))
+            mine, label = np.asarray(labels) == kind, _plain(names[kind]) if len(names) else None
+            looks = dict(color=COLORS[place % len(COLORS)], marker=MARKERS[place // len(COLORS) % len(MARKERS)])
+            axis.scatter(*np.asarray(points)[mine].T, s=28, linewidth=0, label=label, **looks)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    if legend:
+        looks = dict(loc="outside right center", ncol=1 if len(kinds) <= 18 * down else 2, fontsize=LETTERS)
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), **looks)
     return figure
 
 
 def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str) -> Figure:
-    """Curves over epochs: one panel a column, one line a run; a column a run lacks is left out of it."""
-    wide = min(3, len(columns))
+    """Curves over epochs: one panel a column, one line a run; a column a run lacks is left out of it.
+
+    The last panel that has the most runs names them at their ends.
+    """
+    wide = min(3 if len(columns) in (3, 5, 6) else 2, len(columns))
     rows = -(-len(columns) // wide)
-    figure, axes = _figure(title, (4.2 * wide, 3.2 * rows), rows, wide)
+    figure, axes = _figure(title, (min(WIDEST, 5 * wide + 1), 3.4 * rows + 0.4), rows, wide)
+    fullest = axes.flat[0]
     for axis, column in zip(axes.flat, columns, strict=False):
-        for name, history in runs.items():
+        for place, (name, history) in enumerate(runs.items()):
             if column in history:
-                axis.plot(history["epoch"], history[column], marker="o", markersize=3, label=name)
+                _line(axis, history["epoch"], history[column], name, place)
         axis.set(xlabel="epoch", ylabel=MEASURES.get(column, column.replace("_", " ")))
         axis.xaxis.get_major_locator().set_params(integer=True)
+        fullest = axis if len(axis.lines) >= len(fullest.lines) else fullest
     for axis in axes.flat[len(columns) :]:
         axis.axis("off")
-    handles, names = axes.flat[0].get_legend_handles_labels()
-    beside = 1.02 if len(columns) == axes.size else 0  # in the last panel, if that is empty
-    axes.flat[-1].legend(handles, names, fontsize=9, loc="center left", bbox_to_anchor=(beside, 0.5))
+    _name_lines(fullest)
+    return figure
+
+
+def score_histograms(
+    stages: Mapping, same, title: str, thresholds: Mapping | None = None, score: str = "cosine similarity",
+) -> Figure:  # fmt: skip
+    """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
+
+    All panels share the axis of `score`; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed.
+    """
+    figure, axes = _figure(title, (8.5, 2.1 * len(stages) + 1.4), len(stages), sharex=True)
+    edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 60)
+    for axis, (name, scores) in zip(axes.flat, stages.items(), strict=True):
+        for kind, label, color in ((0, "different pairs", COLORS[1]), (1, "same pairs", COLORS[0])):
+            mine = np.asarray(scores)[np.asarray(same) == kind]
+            axis.hist(mine, bins=edges, alpha=0.6, histtype="stepfilled", label=label, color=color)
+        axis.set(ylabel="pairs", title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
+        axis.margins(y=0.2)
+        if name in (thresholds or {}):
+            axis.axvline(thresholds[name], color="black", linestyle="--")
+            looks = dict(va="top", fontsize=LETTERS, xycoords=("data", "axes fraction"), textcoords="offset points")
+            axis.annotate(f"threshold {thresholds[name]:.2f}", (thresholds[name], 0.97), (5, 0), **looks)
+    axes.flat[-1].set_xlabel(f"score ({score})")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
     return figure
 
 
 def score_histogram(scores, same, threshold: float, title: str, score: str = "cosine similarity") -> Figure:
-    """Histograms of the scores of same and of different pairs (P,), with the threshold marked; `score` names them."""
-    figure, axis = _axis(title, f"score ({score})", "pairs", height=3.4)
-    edges, (blue, orange) = np.histogram_bin_edges(scores, 60), sns.color_palette()[:2]
-    for kind, name, color in ((0, "different species", orange), (1, "same species", blue)):
-        axis.hist(np.asarray(scores)[np.asarray(same) == kind], bins=edges, alpha=0.55, label=name, color=color)
-    axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}, from validation")
-    axis.legend(fontsize=9, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return figure
+    """`score_histograms` of one stage."""
+    return score_histograms({"": scores}, same, title, {"": threshold}, score)
 
 
 def confusion(matrix, names: Sequence[str], title: str) -> Figure:
     """Confusion matrix (C, C) of counts; beyond 25 species colors with a scale take the place of numbers."""
-    size, few = max(4.5, 0.3 * len(names) + 1.5), len(names) <= 25
+    few = len(names) <= 25
+    size = float(np.clip(0.34 * len(names) + 1.5, 4.5, WIDEST))
     figure, axis = _axis(title, "", "", size, 0.85 * size)
-    table = pd.DataFrame(matrix, pd.Index(names, name="true species"), pd.Index(names, name="predicted species"))
+    true, predicted = (pd.Index(map(_plain, names), name=f"{kind} species") for kind in ("true", "predicted"))
+    table = pd.DataFrame(matrix, true, predicted)
     counts = table.astype(str).where(table > 0, "") if few else False
-    looks = dict(fmt="", cbar=not few, cmap="Blues", annot_kws={"size": 7}, xticklabels=few, yticklabels=few)
+    looks = dict(fmt="", cbar=not few, cmap="Blues", annot_kws={"size": LETTERS}, xticklabels=few, yticklabels=few)
     sns.heatmap(table, annot=counts, ax=axis, **looks)
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=LETTERS)
     return figure
 
 
@@ -295,10 +483,10 @@ def roc(curves: dict, title: str, threshold: Threshold | None = None) -> Figure:
     The threshold is marked on the first curve, where it decides.
     """
     x, y = "false accept rate (share of different pairs)", "true accept rate (share of same pairs)"
-    figure, axis = _axis(title, x, y, 6, 5.8)
+    figure, axis = _axis(title, x, y, 7, 6 + 0.25 * len(curves))
     for name, (scores, same) in curves.items():
         error = equal_error_rate(scores, same)
-        label = f"{name}: AUC {roc_auc(scores, same):.3f}, equal error rate {error:.3f}"
+        label = f"{name}: ROC-AUC {roc_auc(scores, same):.3f}, equal error rate {error:.3f}"
         (line,) = axis.plot(*roc_curve(same, scores)[:2], label=label)
         axis.plot(error, 1 - error, "o", color=line.get_color())
     axis.plot([0, 1], [0, 1], ":", color="gray", label="chance")
@@ -307,19 +495,19 @@ def roc(curves: dict, title: str, threshold: Threshold | None = None) -> Figure:
         on_same, on_different = accuracy_by_kind(*next(iter(curves.values())), threshold)
         label = f"threshold {threshold.value:.2f} of {next(iter(curves))}, from {threshold.fitted_on}"
         axis.plot(1 - on_different, on_same, "x", color="black", markersize=10, label=label)
-    axis.legend(fontsize=9, loc="lower right")
+    figure.legend(loc="outside lower center", fontsize=LETTERS)
     return figure
 
 
 def precision_recall(curves: dict, title: str) -> Figure:
     """Precision over recall of name -> scores and same (P,); dotted what chance gives, the share of same pairs."""
-    figure, axis = _axis(title, "", "", 6, 5.2)
+    figure, axis = _axis(title, "", "", 7, 5.2)
     for name, (scores, same) in curves.items():
         PrecisionRecallDisplay.from_predictions(same, scores, name=name, ax=axis)
     for share in sorted({float(np.mean(same)) for _, same in curves.values()}):
         axis.axhline(share, color="gray", linestyle=":", label=f"chance: {share:.3f} of the pairs are same")
     axis.set(xlabel="recall (share of same pairs called same)", ylabel="precision (share right of pairs called same)")
-    axis.legend(fontsize=9)
+    axis.legend(fontsize=LETTERS)
     return figure
 
 

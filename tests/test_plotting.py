@@ -2,6 +2,7 @@
 
 import inspect
 import io
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 from IPython.display import Markdown
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.text import Text
 from PIL import Image
 
 from common import plotting
@@ -36,6 +38,7 @@ PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
 SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
 CURVES = {"good": (SCORES, SAME), "bad": (-SCORES, SAME)}
+STAGES = {"before": -SCORES, "after": SCORES}
 FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
 RIGHT = np.array([[True, False, True], [False, False, True]])
 FOUND_TITLES = [["query", *"abc"], ["query", *"def"]]
@@ -62,6 +65,7 @@ FIGURES = {
     "scatter": lambda: plotting.scatter(PANELS, LABELS, TITLE, NAMES),
     "histories": lambda: plotting.histories(RUNS, ["loss", "map_at_r", "center"], TITLE),
     "score_histogram": lambda: plotting.score_histogram(np.linspace(-1, 1, 15), LABELS == 1, 0.25, TITLE),
+    "score_histograms": lambda: plotting.score_histograms(STAGES, SAME, TITLE, {"after": 0.65}, "logit"),
     "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], TITLE),
     "roc": lambda: plotting.roc(CURVES, TITLE, Threshold(0.5, "validation")),
     "precision_recall": lambda: plotting.precision_recall(CURVES, TITLE),
@@ -75,22 +79,53 @@ def close_figures():
     plotting.plt.close("all")
 
 
+@pytest.fixture
+def displayed(monkeypatch) -> list:
+    """What is handed to the notebook: things and how."""
+    things = []
+    monkeypatch.setattr(plotting, "display", lambda thing, **options: things.append((thing, options)))
+    return things
+
+
+def one_picture(displayed) -> tuple:
+    """The picture that was shown and its metadata."""
+    (picture, options), _ = displayed
+    ((kind, told),) = options["metadata"].items()
+    decoded = Image.open(io.BytesIO(picture.data))
+    assert kind == f"image/{decoded.format.lower()}"
+    return decoded, told
+
+
 def words(texts) -> list[str]:
     return [text.get_text() for text in texts]
 
 
-def shown(axis) -> np.ndarray:
-    """The picture an axis shows, as (3, H, W)."""
-    return np.moveaxis(axis.images[0].get_array(), -1, 0)
+def pictures(figure) -> list[np.ndarray]:
+    """The pictures of a sheet as it shows them, each (3, H, W), made as small again as they were."""
+    (axis, *_) = figure.axes
+    montage, cut = np.asarray(axis.images[0].get_array()), []
+    for frame in axis.patches:
+        if isinstance(frame, Rectangle):
+            (left, top), (right, bottom) = (np.array(frame.get_bbox()) + 0.5).astype(int)
+            cut.append(np.moveaxis(montage[top:bottom, left:right], -1, 0))
+    return cut
 
 
-def frames(axis) -> list[str]:
-    return [matplotlib.colors.to_hex(patch.get_edgecolor()) for patch in axis.patches]
+def smaller(picture, height: int) -> np.ndarray:
+    """A picture that was enlarged by repeating its pixels, as it was."""
+    times = picture.shape[1] // height
+    return picture[:, ::times, ::times]
+
+
+def frames(figure) -> list[str | None]:
+    """Colors of the pictures' frames, None without."""
+    drawn = [patch.get_edgecolor() for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    return [matplotlib.colors.to_hex(color) if color[3] else None for color in drawn]
 
 
 def test_every_figure_is_tested():
     functions = inspect.getmembers(plotting, inspect.isfunction)
-    made = {name for name, one in functions if inspect.signature(one).return_annotation is Figure}
+    made = {name for name, one in functions if inspect.signature(one).return_annotation is Figure and name[0] != "_"}
     assert made == set(FIGURES)
 
 
@@ -100,18 +135,55 @@ def test_a_figure_has_a_title_and_labeled_axes(name):
     assert figure.get_suptitle() == TITLE
     for axis in figure.axes:
         if axis.axison and axis.get_label() != "<colorbar>":
-            assert axis.get_xlabel() and axis.get_ylabel()
+            below = axis.get_shared_x_axes().get_siblings(axis)
+            assert any(one.get_xlabel() for one in below) and axis.get_ylabel()
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=30)
     assert np.std(Image.open(content).convert("L")) > 5, "something is drawn"
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_letters_can_be_read_and_no_figure_is_wider_than_a_page(name, displayed):
+    figure = FIGURES[name]()
+    letters = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert letters and min(text.get_fontsize() for text in letters) >= 11
+    plotting.show(figure, "A caption.")
+    assert one_picture(displayed)[1]["width"] <= 1000
+
+
+@pytest.mark.parametrize("wrong", ["pay$day$", r"$\broken$"])
+def test_a_dollar_in_a_name_is_a_dollar(wrong):
+    for figure in (
+        plotting.contact_sheet(IMAGES[:1], [wrong], title=TITLE),
+        plotting.bars(pd.Series({wrong: 3}), TITLE, "pictures", "species"),
+        plotting.intervals(RANGES.rename({"x": wrong}), TITLE, "ROC-AUC"),
+        plotting.named_points(POINTS.rename({"a": wrong}), "cost", "gain", TITLE, "cost", "gain"),
+        plotting.scatter(PANELS, LABELS, TITLE, [wrong] * 4),
+        plotting.confusion(np.arange(4).reshape(2, 2), [wrong, "b"], TITLE),
+    ):
+        assert wrong in plotting.describe(figure) or figure.axes[0].texts[0].get_text() == wrong.replace("$", r"\$")
+        figure.savefig(io.BytesIO(), format="png", dpi=30)
+
+
 def test_a_contact_sheet_shows_every_picture_in_order():
-    axes = FIGURES["contact_sheet"]().axes
-    assert len(axes) == 8 and not axes[7].images and [axis.get_title() for axis in axes[:7]] == list("abcdefg")
-    np.testing.assert_array_equal([shown(axis) for axis in axes[:7]], IMAGES)
-    maps = plotting.contact_sheet(np.stack([np.zeros((4, 5)), np.ones((4, 5))]), title="Maps")
-    assert maps.axes[1].images[0].get_array().shape == (4, 5)
+    figure = FIGURES["contact_sheet"]()
+    (axis,) = figure.axes
+    assert words(axis.texts) == list("abcdefg") and len(axis.images) == 1, "one montage"
+    np.testing.assert_array_equal([smaller(one, 8) for one in pictures(figure)], IMAGES)
+    assert frames(figure) == [None] * 7
+    left, above, *_ = (frame.get_bbox() for frame in axis.patches)
+    assert left.x1 < above.x0 and axis.patches[4].get_bbox().y0 > left.y1, "four in a row"
+    dark, light = pictures(plotting.contact_sheet(np.stack([np.eye(4, 5), 3 * np.eye(4, 5)]), title="Maps"))
+    np.testing.assert_array_equal(dark, light)  # a map has a scale of its own
+    unit = pictures(plotting.contact_sheet(IMAGES / 255.0))
+    np.testing.assert_array_equal([smaller(one, 8) for one in unit], IMAGES)
+
+
+def test_long_titles_are_broken_before_they_meet():
+    figure = plotting.contact_sheet(WIDE, ["taken for a very much longer name"] * 3, 3, title=TITLE)
+    figure.savefig(io.BytesIO(), format="png", dpi=30)
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert boxes[0].x1 < boxes[1].x0 and boxes[1].x1 < boxes[2].x0
 
 
 def test_masks_are_painted_in_one_color_a_part():
@@ -125,27 +197,34 @@ def test_masks_are_painted_in_one_color_a_part():
 
 def test_bars_and_intervals_show_their_numbers():
     (axis,) = FIGURES["bars"]().axes
-    assert [patch.get_width() for patch in axis.patches] == [3, 5]
+    assert [patch.get_width() for patch in axis.patches] == [3, 5] and words(axis.texts) == ["3", "5"]
     assert words(axis.get_yticklabels()) == ["iris", "rose"] and axis.yaxis_inverted()
     for shift, dashed in ((2, []), (-2, []), (0, [[0, 0]]), (-0.6, [[0, 0]])):  # differences have a line at 0
         (axis,) = plotting.intervals(RANGES + shift, TITLE, "ROC-AUC").axes
+        assert words(axis.get_yticklabels()) == ["x", "y"] and axis.yaxis_inverted()
         (segments,) = (collection.get_segments() for collection in axis.collections)
         np.testing.assert_allclose(np.array(segments)[:, :, 0].astype(float), RANGES[["low", "high"]] + shift)
         np.testing.assert_allclose(axis.lines[0].get_xdata().astype(float), RANGES["value"] + shift)
         assert [list(line.get_xdata()) for line in axis.lines if line.get_linestyle() == "--"] == dashed
+    (axis,) = FIGURES["intervals"]().axes
+    assert words(axis.texts) == ["0.50 [0.30, 0.60]", "0.80 [0.70, 0.85]"]
+    grouped = plotting.intervals(RANGES, TITLE, "ROC-AUC", groups=["trained", "frozen"])
+    one, other = (container.lines[0] for container in grouped.axes[0].containers)
+    assert one.get_color() != other.get_color() and one.get_marker() != other.get_marker()
+    assert words(grouped.legends[0].get_texts()) == ["trained", "frozen"]
 
 
 def test_scatters_color_by_label_and_name_it():
     figure = FIGURES["scatter"]()
     assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
-    assert words(figure.axes[1].get_legend().get_texts()) == ["iris", "rose", "poppy"]
+    assert words(figure.legends[0].get_texts()) == ["iris", "rose", "poppy"]
     for axis, points in zip(figure.axes, PANELS.values(), strict=True):
         for collection, label in zip(axis.collections, (0, 1, 3), strict=True):
             np.testing.assert_allclose(collection.get_offsets(), points[label == LABELS])
         assert len({tuple(collection.get_facecolor()[0]) for collection in axis.collections}) == 3
     (axis,) = plotting.scatter({"24 of them": np.eye(24, 2)}, range(24), TITLE).axes
-    looks = {(*one.get_facecolor()[0], len(one.get_paths()[0].vertices)) for one in axis.collections}
-    assert len(looks) == 24 and axis.get_legend() is None
+    looks = {(*one.get_facecolor()[0], one.get_paths()[0].vertices.tobytes()) for one in axis.collections}
+    assert len(looks) == 24 and not axis.figure.legends
     for alike in (False, True):
         one, other = plotting.scatter({"small": np.eye(2), "large": 9 * np.eye(2)}, [0, 1], TITLE, alike=alike).axes
         assert (one.get_xlim() == other.get_xlim()) == (one.get_ylim() == other.get_ylim()) == alike
@@ -156,16 +235,22 @@ def test_histories_leave_out_what_a_run_lacks():
     assert [line.get_label() for line in loss.lines] == ["plain", "joined"]
     assert [line.get_label() for line in center.lines] == ["joined"]
     np.testing.assert_array_equal(measure.lines[0].get_xydata(), HISTORY[["epoch", "map_at_r"]])
-    assert (measure.get_xlabel(), measure.get_ylabel()) == ("epoch", "map at r")
+    assert (measure.get_xlabel(), measure.get_ylabel()) == ("epoch", "MAP@R")
+    assert words(measure.texts) == ["plain", "joined"] and not loss.texts, "the last panel of all runs names them"
     watched = plotting.histories({"plain": HISTORY.rename(columns={"loss": "validation"})}, ["validation"], TITLE)
     assert watched.axes[0].get_ylabel() == "validation ROC-AUC"
 
 
-def test_the_score_histogram_counts_both_kinds_and_marks_the_threshold():
-    (axis,) = FIGURES["score_histogram"]().axes
-    assert [sum(bar.get_height() for bar in bars) for bars in axis.containers] == [10, 5]
-    assert {"different species", "same species"} < {*words(axis.get_legend().get_texts())}
-    assert set(axis.lines[0].get_xdata()) == {0.25} and "0.25" in axis.lines[0].get_label()
+def test_score_histograms_count_both_kinds_and_mark_the_threshold():
+    figure = FIGURES["score_histogram"]()
+    (axis,) = figure.axes
+    assert words(figure.legends[0].get_texts()) == ["different pairs", "same pairs"]
+    assert set(axis.lines[0].get_xdata()) == {0.25} and words(axis.texts) == ["threshold 0.25"]
+    assert axis.get_title() == "ROC-AUC 0.500" and axis.get_xlabel() == "score (cosine similarity)"
+    before, after = FIGURES["score_histograms"]().axes
+    assert [axis.get_title() for axis in (before, after)] == ["before: ROC-AUC 0.111", "after: ROC-AUC 0.889"]
+    assert before.get_xlim() == after.get_xlim() and after.get_xlabel() == "score (logit)"
+    assert not before.lines and set(after.lines[0].get_xdata()) == {0.65} and not before.get_xlabel()
 
 
 def test_heatmaps_and_confusions_write_their_numbers_where_they_belong():
@@ -201,8 +286,17 @@ def test_lines_and_their_bands():
         for eps, value in LINES[name].items():
             heights = corners[corners[:, 0] == eps, 1]
             assert (heights.min(), heights.max()) == pytest.approx((value - 0.1, value + 0.05))
-    assert words(axis.get_legend().get_texts()) == ["standard", "robust"]
+    assert words(axis.texts) == ["standard", "robust"]
+    assert [text.get_color() for text in axis.texts] == [line.get_color() for line in axis.lines]
+    assert len({line.get_marker() for line in axis.lines}) == 2
     assert not plotting.lines(LINES, TITLE, "eps", "accuracy").axes[0].collections
+    close = pd.DataFrame({name: [place, 1 + 0.001 * place] for place, name in enumerate("abcdef")})
+    figure = plotting.lines(close, TITLE, "eps", "accuracy")
+    figure.savefig(io.BytesIO(), format="png")
+    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 + 1 for lower, upper in pairwise(boxes)), "names do not overlap"
+    many = plotting.lines(close.assign(g=0), TITLE, "eps", "accuracy").axes[0]
+    assert words(many.get_legend().get_texts()) == list("abcdefg") and not many.texts
 
 
 def test_roc_marks_equal_errors_and_the_threshold():
@@ -236,10 +330,9 @@ def test_reliability_shows_shares_and_counts_of_each_bin():
 
 
 def test_a_pair_gallery_frames_what_was_judged_rightly_in_green():
-    axes = [axis for axis in FIGURES["pair_gallery"]().axes if axis.images]
-    assert [axis.get_title() for axis in axes] == ["✓ a", "✗ b", "c", "✗ d"]
-    assert [frames(axis) for axis in axes] == [[GREEN], [RED], [], [RED]]
-    drawn = np.stack([shown(axis) for axis in axes])
+    figure = FIGURES["pair_gallery"]()
+    assert words(figure.axes[0].texts) == ["✓ a", "✗ b", "c", "✗ d"] and frames(figure) == [GREEN, RED, None, RED]
+    drawn = np.stack([smaller(one, 8) for one in pictures(figure)])
     np.testing.assert_array_equal(drawn[..., :8], IMAGES[PAIRS[:, 0]])
     np.testing.assert_array_equal(drawn[..., -8:], IMAGES[PAIRS[:, 1]])
     assert (drawn[..., 8:-8] == 255).all() and drawn.shape[3] > 16, "a white gap"
@@ -248,24 +341,29 @@ def test_a_pair_gallery_frames_what_was_judged_rightly_in_green():
 
 
 def test_a_retrieval_gallery_has_the_query_first_and_unframed():
-    axes = np.reshape(FIGURES["retrieval_gallery"]().axes, (2, 4))
-    for row, query, found, right, names in zip(axes, IMAGES, FOUND, RIGHT, ("abc", "def")):
-        np.testing.assert_array_equal([shown(axis) for axis in row], [query, *found])
-        signs = ["✓ " if good else "✗ " for good in right]
-        assert [axis.get_title() for axis in row] == ["query", *map("".join, zip(signs, names))]
-        assert [frames(axis) for axis in row] == [[], *([GREEN if good else RED] for good in right)]
+    figure = FIGURES["retrieval_gallery"]()
+    shown = np.stack([smaller(one, 8) for one in pictures(figure)]).reshape(2, 4, 3, 8, 8)
+    np.testing.assert_array_equal(shown[:, 0], IMAGES[:2])
+    np.testing.assert_array_equal(shown[:, 1:], FOUND)
+    assert words(figure.axes[0].texts) == ["query", "✓ a", "✗ b", "✓ c", "query", "✗ d", "✗ e", "✓ f"]
+    assert frames(figure) == [None, GREEN, RED, GREEN, None, RED, RED, GREEN]
 
 
-def test_overlay_scales_each_map_around_zero_and_covers_its_picture():
-    drawn = [axis for axis in FIGURES["overlay"]().axes if axis.get_title()]
-    for axis, one, image, largest in zip(drawn, MAPS, WIDE, (4.0, 0.4, 3.0), strict=True):
-        shade = axis.images[1]
-        gray = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
-        np.testing.assert_allclose(shown(axis), np.stack([gray] * 3), atol=0.5)
-        np.testing.assert_array_equal(shade.get_array(), one)
-        assert shade.get_clim() == (-largest, largest) and list(shade.get_extent()) == [-0.5, 23.5, 15.5, -0.5]
-    red, blue = drawn[0].images[1].cmap(1.0), drawn[0].images[1].cmap(0.0)
-    assert red[0] > red[2] and blue[2] > blue[0], "red speaks for, blue against"
+def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture():
+    gray = np.full((2, 3, 16, 16), 128, np.uint8)
+    maps = np.zeros((2, 16, 16))
+    maps[0, :, :8], maps[0, :, 8:], maps[1, :, :8] = 4, -2, -4
+    figure = plotting.overlay(gray, maps, ["one", "other"], TITLE)
+    *originals, one, other = [smaller(picture, 16).astype(int) for picture in pictures(figure)]
+    np.testing.assert_array_equal(originals, gray)
+    for place, stronger, weaker in ((one[:, 5, 2], 0, 2), (one[:, 5, 12], 2, 0), (other[:, 5, 2], 2, 0)):
+        assert place[stronger] > place[weaker] + 20, "red speaks for, blue against"
+    assert np.ptp(one[:, 5, 2]) > np.ptp(one[:, 5, 12]) + 20, "half as strong, more of the picture"
+    np.testing.assert_array_equal(other[:, :, 8:], 128)
+    assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
+    twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
+    assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
+    assert len(pictures(FIGURES["overlay"]())) == 8, "a short row is filled up with white"
     for value, reason in ((0.0, "zero everywhere"), (np.nan, "not finite"), (np.inf, "not finite")):
         with pytest.raises(ValueError, match=reason):
             plotting.overlay(WIDE, np.where(MAPS[1] == MAPS, value, MAPS), "abc", TITLE)
@@ -273,41 +371,61 @@ def test_overlay_scales_each_map_around_zero_and_covers_its_picture():
 
 def test_correspondences_join_the_locations_named():
     figure = FIGURES["correspondences"]()
-    one, other = lines = [artist for artist in figure.artists if isinstance(artist, ConnectionPatch)]
-    assert [(line.xy1, line.xy2) for line in lines] == [([3.5, 3.5], [19.5, 11.5]), ([11.5, 11.5], [3.5, 3.5])]
-    assert one.axesA is figure.axes[0] and one.axesB is figure.axes[1]
+    (axis,) = figure.axes
+    left, right = (frame.get_bbox() for frame in axis.patches[:2])
+    one, other = lines = [artist for artist in axis.patches if isinstance(artist, FancyArrowPatch)]
+
+    def share(point, box):
+        return pytest.approx([(point[0] - box.x0) / box.width, (point[1] - box.y0) / box.height])
+
+    ends = [line._posA_posB for line in lines]
+    assert [share(start, left) for start, _ in ends] == [[1 / 6, 1 / 4], [1 / 2, 3 / 4]]
+    assert [share(end, right) for _, end in ends] == [[5 / 6, 3 / 4], [1 / 6, 1 / 4]]
     assert one.get_linewidth() > other.get_linewidth() and one.get_edgecolor() != other.get_edgecolor()
-    np.testing.assert_array_equal([shown(axis) for axis in figure.axes], WIDE[:2])
-    assert figure.axes[1].lines[0].get_xydata().tolist() == [[19.5, 11.5]]
+    np.testing.assert_array_equal([smaller(picture, 16) for picture in pictures(figure)], WIDE[:2])
 
 
 def test_a_concept_has_one_color_in_all_pictures():
-    figure = FIGURES["concepts"]()
-    one, other = (axis.images[1].get_array() for axis in figure.axes)
-    np.testing.assert_allclose(one[0, 0], other[0, 1])
-    assert not np.allclose(one[0, 0, :3], one[0, 1, :3])
-    assert one[0, 1, 3] == pytest.approx(one[0, 0, 3]), "each concept is as strong as it gets"
-    assert other[0, 0, 3] == 0, "no concept, no color"
-    assert len(figure.legends[0].get_texts()) == 2
+    gray = np.full((2, 3, 16, 24), 100, np.uint8)
+    figure = plotting.concepts(gray, CONCEPTS, ["one", "other"], TITLE)
+    *originals, one, other = [smaller(picture, 16).astype(int) for picture in pictures(figure)]
+    np.testing.assert_array_equal(originals, gray)
+    np.testing.assert_array_equal(one[:, 3, 3], other[:, 3, 20])
+    assert (one[:, 3, 3] != one[:, 3, 20]).any() and (one[:, 3, 20] != 100).any(), "each is as strong as it gets"
+    np.testing.assert_array_equal(other[:, 3, 3], [100] * 3)  # no concept, no color
+    assert words(figure.legends[0].get_texts()) == ["concept 1", "concept 2"]
 
 
-@pytest.fixture
-def displayed(monkeypatch) -> list:
-    """What is handed to the notebook: things and how."""
-    things = []
-    monkeypatch.setattr(plotting, "display", lambda thing, **options: things.append((thing, options)))
-    return things
-
-
-def test_show_puts_a_png_with_its_alternative_text_and_caption(displayed):
-    plotting.show(FIGURES["bars"](), "Roses outnumber irises.")
-    (picture, options), (caption, _) = displayed
-    decoded = Image.open(io.BytesIO(picture.data))
-    assert decoded.format == "PNG" and min(decoded.size) > 50
-    told = options["metadata"]["image/png"]
-    assert told["alt"] == "Roses outnumber irises." and told["width"] == pytest.approx(decoded.width / 1.5, abs=1)
+@pytest.mark.parametrize("name, kind", [("bars", "PNG"), ("contact_sheet", "JPEG")])
+def test_show_puts_a_picture_with_its_alternative_text_and_its_caption(name, kind, displayed):
+    plotting.show(FIGURES[name](), "Roses outnumber irises.")
+    picture, told = one_picture(displayed)
+    assert picture.format == kind and min(picture.size) > 50
+    assert told["width"] == pytest.approx(picture.width / 1.5, abs=1)
+    caption, _ = displayed[1]
     assert isinstance(caption, Markdown) and caption.data == "*Roses outnumber irises.*"
     assert not plotting.plt.get_fignums(), "a shown figure is closed"
+    assert told["alt"] == plotting.describe(FIGURES[name]()) != "Roses outnumber irises."
+    displayed.clear()
+    plotting.show(FIGURES[name](), "A caption.", "Said otherwise.")
+    assert one_picture(displayed)[1]["alt"] == "Said otherwise."
+
+
+def test_a_figure_describes_itself():
+    told = {}
+    for name, make in FIGURES.items():
+        told[name] = plotting.describe(figure := make())
+        plotting.plt.close(figure)
+    assert all(text.startswith("A title. ") and 20 < len(text) < 420 for text in told.values())
+    assert told["contact_sheet"] == "A title. 7 pictures. a, b, c, d, e, f, g."
+    assert told["pair_gallery"] == "A title. 4 pairs of pictures. ✓ a, ✗ b, c, ✗ d."
+    assert told["bars"] == "A title. species against pictures. iris 3, rose 5."
+    assert told["lines"] == "A title. accuracy against eps (1/255). standard, robust."
+    assert told["histories"] == "A title. loss, MAP@R, center against epoch. plain, joined."
+    assert "before: ROC-AUC 0.111, after: ROC-AUC 0.889" in told["score_histograms"]
+    assert plotting.describe(plotting.contact_sheet(IMAGES[:1].repeat(30, 0), [*map(str, range(30))])) == (
+        "30 pictures. 0, 1, 2, 3, 4, 5, 6, 7 and 22 more."
+    )
 
 
 def test_show_source_prints_the_very_code(displayed):
