@@ -11,20 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.config import Config, seed_everything
 from common.datasets.batches import as_float
-
-__all__ = ["EmbeddingNet", "SiameseNet"]  # timm adds the name it registers
-default_cfgs = generate_default_cfgs(
-    {"small_cnn": dict(input_size=(3, 96, 96), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), num_classes=0)}
-)
 
 
 class EmbeddingNet(nn.Module):
@@ -58,9 +51,8 @@ class EmbeddingNet(nn.Module):
         self.arguments["batch_norm"] = batch_norm
         self.backbone = create_backbone(backbone, pretrained, weights, image_size)
         self.backbone.to(memory_format=torch.channels_last)  # a CPU convolves up to a quarter faster that way
-        data = timm.data.resolve_model_data_config(self.backbone)
-        self.register_buffer("mean", torch.tensor(data["mean"])[:, None, None])
-        self.register_buffer("std", torch.tensor(data["std"])[:, None, None])
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(self.backbone.pretrained_cfg[name])[:, None, None])
         self.features = self.backbone.head_hidden_size  # unlike num_features, counts the head's own hidden layers
         self.head = nn.Identity()
         if embedding_size:
@@ -188,6 +180,10 @@ def principal_head(features: Tensor, size: int) -> Tensor:
 
 def create_backbone(name: str, pretrained: bool = False, weights: Path | None = None, image_size: int | None = None):
     """Make a timm model without its classifier, with ImageNet weights if asked; see `EmbeddingNet`."""
+    import timm  # here, since it takes two seconds, and looking at pictures needs no model
+
+    import common.small_cnn  # noqa: F401  timm knows it from now on
+
     if not timm.is_model(name):
         close = timm.list_models(f"*{name[:6]}*")[:8]
         raise ValueError(f"timm knows no model {name!r}; similar names: {', '.join(close) or 'none'}")
@@ -256,42 +252,3 @@ def embed(model: nn.Module, images: np.ndarray, batch_size: int = 64, pooled: bo
         starts = range(0, len(images), batch_size)
         chunks = (torch.from_numpy(np.array(images[start : start + batch_size])) for start in starts)
         return torch.cat([function(as_float(chunk.to(device))).float().cpu() for chunk in chunks]).numpy()
-
-
-class SmallCNN(nn.Module):
-    """The classic small network of a first siamese experiment on faces, registered as timm's model "small_cnn".
-
-    Three blocks of 3 x 3 convolution, BatchNorm, ReLU and 2 x 2 max pooling, then average pooling to a 4 x 4 grid:
-    0.1 million parameters, for pictures of 32 pixels a side or more. The grid keeps the places of a face's parts,
-    which global pooling would forget.
-    """
-
-    GRID = 4  # places along each side that the pooling keeps apart: eyes stay above a mouth
-
-    def __init__(self, **_):
-        super().__init__()
-        self.blocks = nn.Sequential(_block(3, 32), _block(32, 64), _block(64, 128))
-        self.num_features = self.head_hidden_size = 128 * self.GRID**2
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last feature map (B, 128, H / 8, W / 8) of normalized pictures (B, 3, H, W)."""
-        return self.blocks(images)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.forward_features(images), self.GRID).flatten(1)
-
-
-def _block(channels: int, width: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
-
-
-@register_model
-def small_cnn(pretrained: bool = False, pretrained_cfg_overlay: dict | None = None, **options) -> SmallCNN:
-    """Make the network; timm calls this. Weights come from a file in `pretrained_cfg_overlay` or not at all."""
-    if pretrained and not pretrained_cfg_overlay:
-        print("small_cnn has no ImageNet weights: it is trained from scratch.")
-        pretrained = False
-    return build_model_with_cfg(
-        SmallCNN, "small_cnn", pretrained, pretrained_cfg_overlay=pretrained_cfg_overlay, **options
-    )

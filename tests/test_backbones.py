@@ -18,7 +18,6 @@ from common import backbones
 from common.backbones import (
     EmbeddingNet,
     SiameseNet,
-    SmallCNN,
     create_backbone,
     embed,
     folded,
@@ -27,6 +26,7 @@ from common.backbones import (
     stages,
 )  # fmt: skip
 from common.datasets.batches import as_float
+from common.small_cnn import SmallCNN
 
 
 def random(*shape, seed=0):
@@ -189,6 +189,7 @@ class Blocks(nn.Module):
     """A backbone of twelve blocks, in which "blocks.1" is a part of the name "blocks.10"."""
 
     num_features = head_hidden_size = 4
+    pretrained_cfg = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def __init__(self):
         super().__init__()

@@ -12,6 +12,7 @@ ROWS = """
 flowers
 config
 datasets
+small_cnn
 backbones losses mining
 training evaluation checkpoints ledger notebooks plotting diagrams
 attacks
