@@ -189,10 +189,10 @@ class Blocks(nn.Module):
     """A backbone of twelve blocks, in which "blocks.1" is a part of the name "blocks.10"."""
 
     num_features = head_hidden_size = 4
-    pretrained_cfg = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def __init__(self):
         super().__init__()
+        self.pretrained_cfg = dict(mean=(0.5,) * 3, std=(0.2,) * 3)
         self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
         blocks = (nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(12))
         self.blocks = nn.Sequential(*blocks)
@@ -205,7 +205,6 @@ class Blocks(nn.Module):
 @pytest.fixture
 def twelve(monkeypatch):
     monkeypatch.setattr(backbones, "create_backbone", lambda *arguments, **options: Blocks())
-    monkeypatch.setattr(timm.data, "resolve_model_data_config", lambda _: {"mean": (0.5,) * 3, "std": (0.2,) * 3})
     return EmbeddingNet("blocks", 3, 2)
 
 
