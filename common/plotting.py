@@ -301,6 +301,32 @@ def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", gr
     return figure
 
 
+def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, band: Sequence = ()) -> Figure:
+    """Dots in rows, one panel with its own scale for each entry: its title -> row -> values, the same rows in each.
+
+    A `band` from one value to another is shaded, with a line where it begins.
+    """
+    across, rows = min(3, len(panels)), max(map(len, panels.values()))
+    down = -(-len(panels) // across)
+    figure, axes = _figure(title, (WIDEST, (0.36 * rows + 1.1) * down + 0.4), down, across)
+    for number, (axis, (panel, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+        for place, row in enumerate(values.values()):
+            looks = dict(color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)])
+            axis.plot(row, [place] * len(row), linestyle="", markersize=9, alpha=0.6, **looks)
+        _rows(axis, values)
+        axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
+        axis.margins(x=0.1)
+        if number % across:  # the first of the line has said it
+            axis.tick_params(labelleft=False)
+            axis.yaxis.label.set_visible(False)
+        if len(band):
+            axis.axvspan(*band, color="tab:orange", alpha=0.25, zorder=0)
+            axis.axvline(band[0], color="tab:green", linewidth=3, zorder=0)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    return figure
+
+
 def _rows(axis: Axes, names) -> None:
     """Name the rows 0, 1, 2, ... from the top."""
     axis.set_yticks(range(len(names)), map(_plain, names))

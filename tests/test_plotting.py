@@ -48,6 +48,7 @@ LINES = pd.DataFrame({"standard": [0.9, 0.5, 0.1], "robust": [0.8, 0.7, 0.6]}, i
 PANELS = {"one": RANDOM.normal(size=(15, 2)), "two": RANDOM.normal(size=(15, 2))}
 RUNS = {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}
 TITLE = "A title"
+STRIPS = {f"panel {place}": {"one": [0.1, 0.2], "other": [0.6], "none": []} for place in range(4)}
 FIGURES = {
     "contact_sheet": lambda: plotting.contact_sheet(IMAGES, list("abcdefg"), columns=4, title=TITLE),
     "pair_gallery": lambda: plotting.pair_gallery(IMAGES, PAIRS, [True, False, None, False], list("abcd"), TITLE),
@@ -57,6 +58,7 @@ FIGURES = {
     "correspondences": lambda: plotting.correspondences(WIDE[0], WIDE[1], TERMS, TITLE, 2),
     "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), TITLE, "pictures", "species"),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
+    "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
     "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
     "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
@@ -212,6 +214,18 @@ def test_bars_and_intervals_show_their_numbers():
     one, other = (container.lines[0] for container in grouped.axes[0].containers)
     assert one.get_color() != other.get_color() and one.get_marker() != other.get_marker()
     assert words(grouped.legends[0].get_texts()) == ["trained", "frozen"]
+
+
+def test_strips_show_every_value_in_its_row_and_panel():
+    axes = FIGURES["strips"]().axes
+    assert [axis.get_title() for axis in axes[:4]] == [*STRIPS] and not axes[4].axison
+    for axis in axes[:4]:
+        one, other, none, start = axis.lines
+        assert one.get_xydata().tolist() == [[0.1, 0], [0.2, 0]] and other.get_xydata().tolist() == [[0.6, 1]]
+        assert not len(none.get_xydata()) and set(start.get_xdata()) == {0.3}
+        assert axis.patches[0].get_extents().transformed(axis.transData.inverted()).x1 == pytest.approx(0.5)
+    shown = [axis.yaxis.get_tick_params()["labelleft"] for axis in axes[:4]]
+    assert shown == [True, False, False, True] and words(axes[0].get_yticklabels()) == ["one", "other", "none"]
 
 
 def test_scatters_color_by_label_and_name_it():
