@@ -33,6 +33,7 @@ CHOICES = {
     "seeds": "seeds{}", "seed": "seed{}", "grayscale": "grayscale",
 }  # fmt: skip
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
+CACHE = "~/.cache/image-similarity"  # where a cache is that nobody named
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -141,7 +142,7 @@ def setup(
         backbone=chosen["backbone"] or None,
         weights=_existing("weights", chosen["weights"]),
         checkpoints=Path(chosen["checkpoints"] or ROOT / "checkpoints").expanduser().resolve(),
-        cache=Path(chosen["cache"] or "~/.cache/image-similarity").expanduser().resolve(),
+        cache=Path(chosen["cache"] or CACHE).expanduser().resolve(),
         seed=_whole("seed", chosen["seed"] or 0, least=0),
         device=_device(chosen["device"]),
         grayscale=_yes(chosen["grayscale"]),
