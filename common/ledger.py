@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from common.config import Config, setup
-from common.datasets.files import write_whole
+from common.datasets.files import lock, write_whole
 from common.datasets.images import ImageSet
 
 COLUMNS = [
     *("dataset", "profile", "notebook", "approach", "variant", "protocol", "split", "attack", "eps_255"),
     *("metric", "value", "low", "high", "n", "seed", "threshold_from", "train_seconds", "fingerprint"),
 ]
+MEASURED = ("dataset", "profile", "notebook", "fingerprint")  # `record` fills them in
 REQUIRED = ("approach", "variant", "protocol", "split", "metric")
 ALLOWED = {
     "approach": "chance color_histogram raw_pixels frozen_backbone cross_entropy center_loss "
@@ -44,26 +45,39 @@ def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFram
     """Put a notebook's measured rows into the ledger, in place of those that it ("R1" to "R7") put there before.
 
     Rows have columns of `COLUMNS`; those of the run itself are filled in, missing ones stay empty. Rows of other
-    pictures than these leave the ledger: nobody could compare with them. Returns the rows as they stand there. A
-    column or a word the ledger does not know, a row that does not say what it is, or a value that is not finite
+    pictures than these leave the ledger, in print: nobody could compare with them. Returns the rows as they stand
+    there. A column or a word the ledger does not know, a row that does not say what it is, or a value that is none
     raises ValueError, and nothing is changed.
     """
+    path = config.directory / "results.csv"
     run = dict(dataset=config.dataset_name, profile=config.profile, fingerprint=image_set.fingerprint)
     rows = rows.assign(notebook=notebook, **run)
     _check_rows(rows)
     rows = rows.reindex(columns=COLUMNS)
-    others = read_results(config).query("notebook != @notebook and fingerprint == @image_set.fingerprint")
-    ledger = pd.concat([part for part in (others, rows) if len(part)]).sort_values("notebook", kind="stable")
-    write_whole(config.directory / "results.csv", lambda temporary: ledger.to_csv(temporary, index=False))
+    with lock(path, f"{path} is held by another process for a minute: see what runs there, and try again", 60):
+        before = read_results(config)
+        if foreign := int((before["fingerprint"] != image_set.fingerprint).sum()):
+            print(f"{foreign} rows measured on other pictures leave {path}")
+        others = before.query("notebook != @notebook and fingerprint == @image_set.fingerprint")
+        ledger = pd.concat([part for part in (others, rows) if len(part)]).sort_values("notebook", kind="stable")
+        write_whole(path, lambda temporary: ledger.to_csv(temporary, index=False))
     return rows
 
 
 def read_results(config: Config) -> pd.DataFrame:
-    """The run's ledger; empty, with its columns, before anything was measured."""
+    """The run's ledger; empty, with its columns, before anything was measured. ValueError where it is damaged."""
     path = config.directory / "results.csv"
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
-    return pd.read_csv(path, dtype={"fingerprint": str})
+    try:
+        results = pd.read_csv(path, dtype={"fingerprint": str})
+        if list(results) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(map(str, results))}, not {', '.join(COLUMNS)}")
+        _check_rows(results)
+    except ValueError as error:  # pandas' own errors are among them
+        reason = str(error).strip()
+        raise ValueError(f"{path} is damaged ({reason}): move it away, and what runs again fills another") from error
+    return results
 
 
 def leaderboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:
@@ -120,16 +134,18 @@ def _check_rows(rows: pd.DataFrame) -> None:
     unknown = set(rows) - set(COLUMNS)
     if unknown:
         raise ValueError(f"the ledger has no column {', '.join(sorted(unknown))}; it has {', '.join(COLUMNS)}")
-    for column in REQUIRED:
+    for column in (*REQUIRED, *MEASURED):
         if column not in rows or rows[column].isna().any():
             raise ValueError(f"every row of the ledger needs {column}; some or all have none")
     for column, words in ALLOWED.items():
         wrong = set(rows.get(column, pd.Series(dtype=str)).dropna()) - {*words.split(), ""}
         if wrong:
             raise ValueError(f"{column} {sorted(wrong)} is unknown to the ledger; use one of: {words}")
-    finite = np.isfinite(rows["value"].astype(float))
-    if not finite.all():
-        raise ValueError(f"a value is not finite: {rows[~finite].to_dict('records')}")
+    values = rows["value"].astype(float)
+    areas = rows["metric"].astype(str).str.endswith("_area")  # under curves that may rise above 1; all else are rates
+    wrong = ~np.isfinite(values) | (values.abs() > 1) & ~areas
+    if wrong.any():
+        raise ValueError(f"a value is not finite, or no metric's: {rows[wrong].head(3).to_dict('records')}")
 
 
 def write_page(path: Path, title: str, notes: Sequence[str], tables: dict[str, pd.DataFrame]) -> Path:

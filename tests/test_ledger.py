@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -63,15 +64,57 @@ def test_a_fingerprint_that_looks_like_a_number_stays_text(run, pictures, finger
     assert read_results(run)["fingerprint"].tolist() == [fingerprint, fingerprint]
 
 
-def test_recording_again_replaces_and_rows_of_other_pictures_leave(run, pictures):
-    record(run, dataclasses.replace(pictures, fingerprint="of other pictures"), "R2", rows(row()))
+def test_recording_again_replaces_and_rows_of_other_pictures_leave_in_print(run, pictures, capsys):
+    record(run, dataclasses.replace(pictures, fingerprint="of other pictures"), "R2", rows(row(), row()))
     record(run, pictures, "R3", rows(row(0.7), row(0.8, seed=1)))
+    assert f"2 rows measured on other pictures leave {run.directory}" in capsys.readouterr().out
     record(run, pictures, "R1", rows(row(0.6, approach="chance")))
     record(run, pictures, "R3", rows(row(0.9)))
     record(run, pictures, "R3", rows(row(0.9)))
     read = read_results(run)
     assert read[["notebook", "value"]].to_numpy().tolist() == [["R1", 0.6], ["R3", 0.9]]
-    assert list(run.directory.iterdir()) == [run.directory / "results.csv"]
+    assert [path for path in run.directory.iterdir() if path.suffix != ".lock"] == [run.directory / "results.csv"]
+    assert not capsys.readouterr().out
+
+
+def test_rows_recorded_at_one_instant_all_stay(run, pictures):
+    with ThreadPoolExecutor(7) as pool:
+        given = [(run, pictures, f"R{number}", rows(row(number / 10), row(0.5))) for number in range(1, 8)]
+        list(pool.map(lambda arguments: record(*arguments), given))
+    assert read_results(run)["notebook"].tolist() == [f"R{number}" for number in range(1, 8) for _ in range(2)]
+
+
+DAMAGES = {
+    "empty": lambda text: "",
+    "binary": lambda text: "\x00\x01" * 99,
+    "another header": lambda text: text.replace("attack", "attacks"),
+    "a column less": lambda text: "\n".join(line.rsplit(",", 1)[0] for line in text.splitlines()),
+    "a cut line": lambda text: text[:-40],
+    "a longer line": lambda text: text + text.splitlines()[1] + ",1,2\n",
+    "not a number": lambda text: text.replace("0.625", "nan"),
+    "infinite": lambda text: text.replace("0.625", "inf"),
+    "no rate": lambda text: text.replace("0.625", "7.0"),
+    "no value": lambda text: text.replace("0.625", "much"),
+    "another word": lambda text: text.replace("center_loss", "centre_loss"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_ledger_is_named_and_left_alone(run, pictures, damage):
+    record(run, pictures, "R3", rows(row(0.625)))
+    path = run.directory / "results.csv"
+    path.write_text(damage(path.read_text()))
+    kept = path.read_bytes()
+    for use in (lambda: read_results(run), lambda: record(run, pictures, "R4", rows(row()))):
+        with pytest.raises(ValueError, match=r"results\.csv is damaged .*move it away"):
+            use()
+    assert path.read_bytes() == kept
+
+
+def test_an_area_may_pass_1_a_rate_may_not(run, pictures):
+    assert len(record(run, pictures, "R7", rows(row(1.07, metric="insertion_area"))))
+    with pytest.raises(ValueError, match="no metric's"):
+        record(run, pictures, "R7", rows(row(1.07)))
 
 
 def test_what_the_ledger_does_not_know_is_refused_and_changes_nothing(run, pictures):

@@ -309,11 +309,11 @@ def persons(root: Path, names, rows, header: str = "Anchor,Negative,Positive") -
     return root
 
 
-def pack(archive: Path, root: Path, prefix: str = "") -> Path:
+def pack(archive: Path, root: Path, prefix: str = "", compression: int = zipfile.ZIP_STORED) -> Path:
     """All files below `root` as a .zip or .tgz."""
     files = [path for path in sorted(root.rglob("*")) if path.is_file()]
     if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as opened:
+        with zipfile.ZipFile(archive, "w", compression) as opened:
             for path in files:
                 opened.write(path, prefix + path.relative_to(root).as_posix())
     else:

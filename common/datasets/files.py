@@ -7,21 +7,57 @@ import os
 import shutil
 import socket
 import tarfile
+import time
 import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
+
+ABANDONED = 24 * 3600  # seconds after which a half-written file is nobody's
+UNPACKED, ROOM = 100, 2**30  # times its own size, and bytes beside it, that an archive may hold: pictures hardly shrink
+HELD = "IMAGE_SIMILARITY_LOCKS"  # the variable that tells processes which locks those that started them hold
+INHERITED = frozenset(os.environ.get(HELD, "").split(os.pathsep))
+
+
+@contextmanager
+def lock(path: Path, message: str, patience: float = 0) -> Iterator[None]:
+    """Hold the file or folder `path`, which need not exist, for this process and for those it starts from now on.
+
+    Another process waits up to `patience` seconds, then BlockingIOError tells it `message`. The operating system gives
+    the lock back however a process ends; where a drive knows no locks, there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = str(path.resolve())
+    if name in INHERITED:
+        yield
+        return
+    held = FileLock(path.with_name(f".{path.name}.lock"), timeout=patience)
+    try:
+        held.acquire()
+    except Timeout:
+        raise BlockingIOError(message) from None
+    except NotImplementedError:
+        pass
+    before = os.environ.get(HELD, "")
+    os.environ[HELD] = before + os.pathsep + name
+    try:
+        yield
+    finally:
+        os.environ[HELD] = before
+        held.release()
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a place for a new file or folder that becomes `path` at the end; an interruption leaves `path` as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
@@ -31,9 +67,21 @@ def whole(path: Path) -> Iterator[Path]:
             if not (temporary.is_dir() and path.is_dir()):  # else another process was faster and made the same folder
                 raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `whole` began in `folder` a day ago or earlier and could not finish, as its process was killed."""
+    for part in folder.glob("*.????????.part") if folder.is_dir() else ():
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -58,9 +106,23 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def files_below(root: Path) -> list[Path]:
-    """Paths, relative to `root` and sorted, of all files that are not the operating system's own."""
-    paths = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
-    return sorted(path for path in paths if not any(map(_hidden, path.parts)))
+    """Paths, relative to `root` and sorted, of all files that are not the operating system's own.
+
+    A link to a file counts as the file, and a folder of `root` may be a link to another one. What other links lead to,
+    such as folders in a circle, is left out in print.
+    """
+    linked = [folder for folder in subfolders(root) if folder.is_symlink() and not _holds(folder, root)]
+    found = [path for folder in (root, *linked) for path in folder.rglob("*")]
+    paths = [(path, path.relative_to(root)) for path in found]
+    paths = [(path, below) for path, below in paths if not any(map(_hidden, below.parts))]
+    if lost := sorted(str(below) for path, below in paths if path.is_symlink() and not path.is_file()
+                      and path not in linked):
+        print(f"Left out: {len(lost)} links that lead to no file, such as {lost[0]}")
+    return sorted(below for path, below in paths if path.is_file())
+
+
+def _holds(folder: Path, root: Path) -> bool:
+    return root.resolve().is_relative_to(folder.resolve())
 
 
 def _hidden(name: str) -> bool:
@@ -71,7 +133,7 @@ def unpack(source: Path, cache: Path) -> Path:
     """The folder that `source` stands for: itself, or the files of a .zip, .tgz or .tar archive, unpacked to `cache`.
 
     Only plain files are taken, no links or devices; they bear the archive's time, so unpacking again changes nothing.
-    Raises ValueError when the archive is damaged or names a file outside of itself.
+    Raises ValueError when the archive is damaged, names a file outside of itself or holds far more than pictures do.
     """
     if not source.is_file():
         return source
@@ -80,6 +142,7 @@ def unpack(source: Path, cache: Path) -> Path:
     folder = cache / "archives" / f"{archive.stem}-{digest([str(archive), stat.st_size, stat.st_mtime_ns])}"
     if folder.exists():
         return folder
+    left = ROOM + UNPACKED * stat.st_size  # bytes
     with whole(folder) as building:
         building.mkdir()
         try:
@@ -89,7 +152,11 @@ def unpack(source: Path, cache: Path) -> Path:
                     raise ValueError(f"{archive} names a file outside of itself, {name!r}: do not use it")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file, open(target, "wb") as copy:
-                    shutil.copyfileobj(file, copy)
+                    while block := file.read(2**20):
+                        left -= copy.write(block)
+                        if left < 0:
+                            raise ValueError(f"{archive} holds more than {UNPACKED} times its own size, which pictures "
+                                             "do not: do not use it, or unpack it yourself and give the folder")
                 os.utime(target, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
         except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
                 tarfile.TarError) as error:
