@@ -22,6 +22,7 @@ NOT_FLOWER = (0, 0, 254)  # RGB of all that is not the flower in a segmentation 
 # Flowers stay clear of it, as even blue ones are pale or dark: of 180 photographs' pixels 4 in 100,000 are as near.
 NEAR_BLUE = 112
 AHEAD = 64  # pictures in memory at a time
+LARGEST = 2**28  # bytes of a file that are read
 
 
 class DamagedPicture(ValueError):
@@ -68,6 +69,8 @@ def read_picture(file: Path, size: int, squeeze: bool = False, segmentation: Pat
     the file and the reason, and ValueError for a segmentation that is damaged or of another size.
     """
     try:
+        if (length := Path(file).stat().st_size) > LARGEST:
+            raise ValueError(f"the file has {length >> 20} MB, more than a picture's {LARGEST >> 20}")
         data = Path(file).read_bytes()
         if not data:
             raise ValueError("the file is empty")

@@ -12,6 +12,7 @@ from common.datasets.images import SPLITS, ImageSet
 BITS = 6  # of 64 in which the hashes of copies may differ
 DIFFERENCE = 6.0  # gray levels (0..255) by which their thumbnails may differ on average
 ROWS = 512  # pictures compared with all others at a time, which bounds memory
+VALUES = 2**24  # of large pictures made small at a time, for the same reason
 
 
 def find_duplicates(image_set: ImageSet) -> pd.DataFrame:
@@ -41,8 +42,9 @@ def _thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (side, 32), Image.Resampling.BOX)) for side in images.shape[2:])  # averaging as a 32 x side matrix
     thumbnails = np.empty((len(images), 3, 32, 32), np.uint8)
     signs = np.empty((len(images), 64), np.float32)
-    for start in range(0, len(images), ROWS):
-        part = slice(start, start + ROWS)
+    step = max(1, min(ROWS, VALUES // images[0].size))
+    for start in range(0, len(images), step):
+        part = slice(start, start + step)
         small = rows @ images[part].astype(np.float32) @ columns.T
         frequencies = dctn(small.mean(axis=1), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
         median = np.median(frequencies[:, 1:], axis=1, keepdims=True)  # without the mean brightness

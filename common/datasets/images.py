@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,9 +16,9 @@ from tqdm.auto import tqdm
 
 from common.config import Config
 from common.datasets.decoding import Entry, Picture, in_gray, read_pictures
-from common.datasets.files import digest, whole
+from common.datasets.files import digest, sweep, whole
 
-CACHE_VERSION = 1  # raise it whenever the same file would give other bytes: caches made before are then left alone
+CACHE_VERSION = 2  # raise it whenever the same file would give other bytes: caches made before are then left alone
 COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
 SPLITS = ("train", "validation", "test")
 
@@ -68,6 +69,7 @@ def cached(config: Config, key: dict, class_names: list[str], pictures: Iterable
     name = config.dataset_name
     identity = digest([CACHE_VERSION, name, {**key, "grayscale": config.grayscale}, class_names])
     folder = config.cache / (re.sub(r"[^\w.-]+", "_", name) + "-" + identity)
+    sweep(config.cache)
     if folder.exists():
         try:
             return _open(folder, name)
@@ -118,16 +120,26 @@ def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[P
     pd.DataFrame(factors).to_csv(folder / "factors.csv", index=False)
     meta = {"shape": [len(hashes), *shape], "class_names": [class_names[label] for label in used],
             "hashes": hashes, "splits": splits, "masks": masks, "factors": bool(factors),
-            "sizes": {path.name: path.stat().st_size for path in folder.iterdir()}}
-    (folder / "meta.json").write_text(json.dumps(meta))
+            "sums": {path.name: _sum(path) for path in folder.iterdir()}}
+    (folder / "meta.json").write_text(json.dumps({**meta, "sum": digest(meta)}))
+
+
+def _sum(path: Path) -> int:
+    """A checksum of a file's bytes; reading a gigabyte takes a second."""
+    total = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**18):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def _open(folder: Path, name: str) -> ImageSet:
     """Open a finished cache folder; a damaged one raises what its damaged part happens to raise."""
     meta = json.loads((folder / "meta.json").read_text())
-    for file, size in meta["sizes"].items():
-        if (folder / file).stat().st_size != size:
-            raise ValueError(f"{file} does not have the {size} bytes it was written with")
+    total, sums = meta.pop("sum"), meta["sums"]
+    damaged = [file for file in sums if _sum(folder / file) != sums[file]]
+    if damaged or digest(meta) != total:
+        raise ValueError(f"{(damaged or ['meta.json'])[0]} does not hold the bytes it was written with")
     shape, splits = meta["shape"], np.array(meta["splits"], dtype=object)
     files = pd.read_csv(folder / "files.csv", na_filter=False, encoding_errors="surrogateescape",
                         dtype={column: str for column in ("path", "mode", "problem")})

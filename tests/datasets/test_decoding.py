@@ -1,6 +1,7 @@
 """Reading one picture whatever its format, depth, rotation or damage, its mask with it, and many in threads."""
 
 import tempfile
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -171,6 +172,16 @@ def test_colors_near_the_blue_are_not_the_flower(tmp_path, color, is_flower):
     pixels = encoded(np.full((8, 8, 3), color, np.uint8), "PNG")
     picture = read(pixels, 8, segmentation=write(tmp_path / "segmim.png", pixels))
     assert (picture.parts == (PETAL if is_flower else 0)).all()
+
+
+def test_a_file_too_large_for_a_picture_is_not_read(tmp_path):
+    with open(tmp_path / "zeros.jpg", "wb") as file:
+        file.truncate(3 * 2**30)  # of which the disk holds nothing
+    tracemalloc.start()
+    with pytest.raises(DamagedPicture, match=r"zeros.jpg: the file has 3072 MB, more than a picture's 256"):
+        read_picture(tmp_path / "zeros.jpg", 32)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_threads_keep_the_order_and_stay_a_little_ahead(tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 
 import io
 import itertools
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -105,3 +107,13 @@ def test_hashes_agree_with_a_slow_reference(monkeypatch, bits):
     monkeypatch.setattr(duplicates, "BITS", bits)
     monkeypatch.setattr(duplicates, "DIFFERENCE", 255)
     assert set(found_in(arrays)[1]) == expected and expected
+
+
+def test_large_pictures_are_made_small_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(duplicates, "VALUES", 2**19)
+    image_set = toys.image_set(2, 20, 256)
+    tracemalloc.start()
+    find_duplicates(image_set)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 2**19 < 4 * image_set.images.size, "in bytes: far less than all pictures as numbers"

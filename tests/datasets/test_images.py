@@ -85,14 +85,16 @@ def test_a_cache_follows_all_but_the_fingerprint_pixels_labels_names_and_size_on
 
 
 @pytest.mark.parametrize("name", ["images.bin", "parts.bin", "files.csv", "factors.csv", "meta.json"])
-@pytest.mark.parametrize("damage", ["delete", "empty", "cut", "garbage"])
+@pytest.mark.parametrize("damage", ["delete", "empty", "cut", "garbage", "flip"])
 def test_a_damaged_cache_is_built_again(fill, tmp_path, capsys, name, damage):
     original = fill(made())
     path = folders(tmp_path)[0] / name
     content = path.read_bytes()
     path.unlink()
     if damage != "delete":
-        path.write_bytes({"empty": b"", "cut": content[:len(content) // 2], "garbage": b'"\x00{'}[damage])
+        half = len(content) // 2
+        flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1:]
+        path.write_bytes(dict(empty=b"", cut=content[:half], garbage=b'"\x00{', flip=flipped)[damage])
     again = fill(made())
     assert (again.images == original.images).all() and again.files.equals(original.files)
     assert again.factors.equals(original.factors) and (again.parts == original.parts).all()
