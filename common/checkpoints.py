@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from common.backbones import EmbeddingNet, SiameseNet
-from common.config import Config, describe
+from common.config import Config, describe, known_backbone
 from common.datasets import load_images
 from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
@@ -133,5 +133,14 @@ def handed_on(config: Config) -> tuple[ImageSet, Splits, str]:
     """
     image_set = load_images(config)
     splits = read_splits(ensure(config, "splits.json"), image_set)
-    backbone = config.backbone or json.loads(ensure(config, "backbone.json").read_text())["backbone"]
-    return image_set, splits, backbone
+    return image_set, splits, config.backbone or _chosen_backbone(ensure(config, "backbone.json"), image_set)
+
+
+def _chosen_backbone(path: Path, image_set: ImageSet) -> str:
+    try:
+        content = json.loads(path.read_text())
+        if content["fingerprint"] != image_set.fingerprint:
+            raise ValueError("it was chosen on other pictures")
+        return known_backbone(content["backbone"])
+    except Exception as error:  # whatever somebody's editor, or half a file, makes of it
+        raise ValueError(f"{path} names no backbone for these pictures ({error!r}): move it away and run R2") from error

@@ -221,10 +221,29 @@ def test_what_earlier_notebooks_hand_on(run, monkeypatch):
     monkeypatch.setattr(checkpoints, "load_images", lambda config: pictures)
     splits = make_splits(pictures, run)
     save_splits(splits, run.directory / "splits.json")
-    (run.directory / "backbone.json").write_text(json.dumps({"backbone": TINY}))
+    chosen = dict(backbone=TINY, fingerprint=pictures.fingerprint)
+    (run.directory / "backbone.json").write_text(json.dumps(chosen))
     same, read, backbone = handed_on(run)
     assert same is pictures and backbone == TINY
     np.testing.assert_array_equal(read.parts["closed_set"]["test"], splits.parts["closed_set"]["test"])
     chosen = dataclasses.replace(run, backbone="resnet18")
     save_splits(splits, chosen.directory / "splits.json")
     assert handed_on(chosen)[2] == "resnet18" and chosen.directory != run.directory, "its own choice needs no R2"
+
+
+CHOICES = {
+    "cut": '{"backbone": "test_res', "empty": "", "nothing in it": "{}", "a list": "[]", "binary": "\x00",
+    "an unknown model": '{"backbone": "resnet5O", "fingerprint": "FINGERPRINT"}',
+    "no name": '{"backbone": 5, "fingerprint": "FINGERPRINT"}',
+    "of other pictures": '{"backbone": "resnet50", "fingerprint": "feedfeedfeedfeed"}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", CHOICES.values(), ids=CHOICES.keys())
+def test_a_damaged_choice_of_backbone_is_named_with_a_remedy(run, monkeypatch, content):
+    pictures = image_set()
+    monkeypatch.setattr(checkpoints, "load_images", lambda config: pictures)
+    save_splits(make_splits(pictures, run), run.directory / "splits.json")
+    (run.directory / "backbone.json").write_text(content.replace("FINGERPRINT", pictures.fingerprint))
+    with pytest.raises(ValueError, match=r"backbone\.json names no backbone for these.*move it away and run R2"):
+        handed_on(run)

@@ -135,7 +135,13 @@ def check_pairs(pairs, allowed, labels, name: str) -> None:
 
 def check_splits(splits: Splits, image_set: ImageSet) -> None:
     """Raise ValueError where a picture, its copy, or (open set) a species is on two sides, or a pair is wrong."""
+    allowed = {"open_set"} if image_set.disjoint else {"closed_set", "open_set"}
+    if not splits.parts or not set(splits.parts) <= allowed or splits.parts.keys() != splits.pairs.keys():
+        raise ValueError(f"{image_set.name!r} allows {allowed}, not parts {[*splits.parts]}, pairs {[*splits.pairs]}")
     for protocol, parts in splits.parts.items():
+        for name, part in parts.items():
+            if len(np.unique(part)) < len(part) or (len(part) and not 0 <= part.min() <= part.max() < len(image_set)):
+                raise ValueError(f"{protocol}: {name} holds a picture twice, or one that none of {len(image_set)} is")
         kinds = {"picture": np.arange(len(image_set)), "picture content": image_set.hashes}
         if protocol == "open_set":
             kinds["species"] = image_set.labels
@@ -158,13 +164,29 @@ def read_splits(path: Path, image_set: ImageSet) -> Splits:
 
     Raises ValueError where they are those of other pictures, or break their protocol.
     """
-    content = json.loads(path.read_text())
-    if content["fingerprint"] != image_set.fingerprint:
-        raise ValueError(f"{path} was drawn on the data set with fingerprint {content['fingerprint']}, but "
-                         f"{image_set.name!r} here has {image_set.fingerprint}; delete {path.parent} or set "
+    try:
+        content = json.loads(path.read_text())
+        fingerprint = content["fingerprint"]
+        parts, pairs = ({protocol: {name: _whole_numbers(lists[name], shape) for name in SPLITS}
+                         for protocol, lists in content[kind].items()}
+                        for kind, shape in (("parts", (-1,)), ("pairs", (-1, 3))))
+        splits = Splits(parts, pairs, fingerprint)
+        if fingerprint == image_set.fingerprint:
+            check_splits(splits, image_set)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever somebody's editor, or half a file, makes of it
+        raise ValueError(f"{path} holds no splits of these pictures ({error!r}): move it away and run R1, which draws "
+                         "them again, and the same") from error
+    if fingerprint != image_set.fingerprint:
+        raise ValueError(f"{path} was drawn on the data set with fingerprint {fingerprint}, but {image_set.name!r} "
+                         f"here has {image_set.fingerprint}, as files, size or colors differ: set "
                          "SIMILARITY_CHECKPOINTS to another folder")
-    for lists in [*content["parts"].values(), *content["pairs"].values()]:
-        lists.update({name: np.asarray(values, dtype=np.int64) for name, values in lists.items()})
-    splits = Splits(**content)
-    check_splits(splits, image_set)
     return splits
+
+
+def _whole_numbers(values, shape: tuple) -> np.ndarray:
+    array = np.array(values)
+    if array.dtype.kind != "i" or array.ndim != len(shape) or array.shape[1:] != shape[1:]:
+        raise ValueError(f"{array.dtype} {array.shape} instead of whole numbers {shape}")
+    return array.astype(np.int64)

@@ -176,12 +176,54 @@ def test_saved_splits_are_read_again_unless_tampered_with_or_of_other_pictures(p
     assert again.fingerprint == splits.fingerprint
     assert same(again.parts, splits.parts) and same(again.pairs, splits.pairs)
     other = replace(pictures, fingerprint="0123456789abcdef", name="others")
-    with pytest.raises(ValueError, match=f"{pictures.fingerprint}.*'others'.*0123456789abcdef.*delete"):
+    with pytest.raises(ValueError, match=f"{pictures.fingerprint}.*'others'.*0123456789abcdef.*another folder"):
         read_splits(path, other)
     content = json.loads(path.read_text())
     content["parts"]["closed_set"]["test"].append(content["parts"]["closed_set"]["train"][0])
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="train and test share"):
+        read_splits(path, pictures)
+
+
+def edited(change):
+    """A fault: the content of splits.json changed in place."""
+    def fault(text):
+        content = json.loads(text)
+        change(content, content["parts"]["closed_set"], content["pairs"]["closed_set"])
+        return json.dumps(content)
+
+    return fault
+
+
+FAULTS = {
+    "cut": lambda text: text[:len(text) // 2], "empty": lambda text: "", "a list": lambda text: "[]",
+    "binary": lambda text: "\x00\udcff",
+    "no parts": edited(lambda content, part, pairs: content.pop("parts")),
+    "no fingerprint": edited(lambda content, part, pairs: content.pop("fingerprint")),
+    "no test": edited(lambda content, part, pairs: part.pop("test")),
+    "no pairs of test": edited(lambda content, part, pairs: pairs.pop("test")),
+    "no protocol": edited(lambda content, part, pairs: content.update(parts={}, pairs={})),
+    "pairs of one protocol": edited(lambda content, part, pairs: content["pairs"].pop("open_set")),
+    "an unknown protocol": edited(lambda content, part, pairs: [
+        content[kind].update(my_set=content[kind]["closed_set"]) for kind in ("parts", "pairs")]),
+    "an index too high": edited(lambda content, part, pairs: part["test"].append(10**6)),
+    "an index below 0": edited(lambda content, part, pairs: part["test"].append(-1)),
+    "half an index": edited(lambda content, part, pairs: part["test"].append(0.5)),
+    "a word": edited(lambda content, part, pairs: part["test"].append("0")),
+    "a picture twice": edited(lambda content, part, pairs: part["test"].append(part["test"][0])),
+    "a test picture in train": edited(lambda content, part, pairs: part["train"].append(part["test"][0])),
+    "a test picture moved to train": edited(lambda content, part, pairs: part["train"].append(part["test"].pop())),
+    "pairs of two": edited(lambda content, part, pairs: pairs.update(test=[row[:2] for row in pairs["test"]])),
+    "a pair outside": edited(lambda content, part, pairs: pairs["test"][0].__setitem__(0, 10**6)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_damaged_splits_are_named_with_a_remedy(pictures, splits, tmp_path, fault):
+    path = tmp_path / "splits.json"
+    save_splits(splits, path)
+    path.write_text(fault(path.read_text()), errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"splits\.json holds no splits of these pictures.*move it away and run R1"):
         read_splits(path, pictures)
 
 
