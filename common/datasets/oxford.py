@@ -31,6 +31,9 @@ def flowers102(config: Config) -> ImageSet:
     labels = _matrix(labels_file, "labels")
     if labels.min() < 1:
         raise ValueError(f"{labels_file} has the label {labels.min()}, but species count from 1: fetch it again")
+    if missing := set(range(1, min(labels.max(), len(labels)) + 1)) - set(labels.tolist()):
+        raise ValueError(f"{labels_file} has the label {labels.max()}, but no picture of species {min(missing)}: fetch "
+                         "it again, or count the species from 1 without a gap")
     splits = _splits(_find("setid.mat", places, needed=True), len(labels))
     paths = _numbered(root / "jpg", "image", "pictures", labels_file, len(labels))
     segmentations, packed = _find("segmim", places), _find(SEGMENTATIONS, places)
@@ -55,7 +58,7 @@ def _find(name: str, places: list[Path], needed: bool = False) -> Path | None:
 def _numbered(folder: Path, stem: str, what: str, labels_file: Path, count: int) -> list[Path]:
     """The files of `folder`; raises ValueError unless there is exactly one for each of `count` labels."""
     wanted = [f"{stem}_{number:05d}.jpg" for number in range(1, count + 1)]
-    found = {path.name for path in folder.glob("*.jpg")}
+    found = {path.name for path in folder.glob("*.jpg") if not path.name.startswith(".")}
     if found != set(wanted):
         odd = min(found ^ set(wanted))
         raise ValueError(f"{labels_file} has {count} labels, but {folder} has {len(found)} {what}; the first "
@@ -77,18 +80,24 @@ def _splits(file: Path, count: int) -> list[str | None]:
 
 def _matrix(file: Path, variable: str) -> np.ndarray:
     try:
-        return loadmat(file)[variable].ravel().astype(np.int64)
+        values = np.asarray(loadmat(file)[variable]).ravel()
+        if not len(values) or (values % 1 != 0).any():
+            raise ValueError("it holds no whole numbers")
+        return values.astype(np.int64)
     except Exception as error:  # a damaged .mat file raises nearly anything
-        raise ValueError(f"{file} is damaged or lacks the variable {variable!r}: fetch it again") from error
+        raise ValueError(f"{file} is damaged or lacks the variable {variable!r} ({error!r}): fetch it again") from error
 
 
 def _names(count: int, places: list[Path]) -> list[str]:
     """names.txt where there is one, the published names of all 102 species, else "species 1", ..."""
     if file := _find("names.txt", places):
-        names = [name.strip() for name in file.read_text(encoding="utf-8").split("\n") if name.strip()]
-        if len(names) < count:
-            raise ValueError(f"{file} has {len(names)} names for {count} species: add the missing lines")
-        return names[:count]
+        try:
+            names = [name.strip() for name in file.read_text(encoding="utf-8-sig").split("\n") if name.strip()][:count]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not written in UTF-8 ({error}): save it again as UTF-8") from error
+        if len(set(names)) < count:
+            raise ValueError(f"{file} has {len(set(names))} names for {count} species: give each a line of its own")
+        return names
     if count == 102:
         from torchvision.datasets import Flowers102
 

@@ -67,11 +67,21 @@ def test_names_stand_in_names_txt_or_are_the_published_ones(load, tmp_path):
     root = oxford(tmp_path / "three")
     (root / "names.txt").write_text("bluebell\nÅkerklocka\ncolts-foot\n", encoding="utf-8")
     assert load("flowers102", root).class_names == ["bluebell", "Åkerklocka", "colts-foot"]
-    (root / "names.txt").write_text("bluebell\n")
-    with pytest.raises(ValueError, match=r"names\.txt has 1 names for 3 species"):
+    for wrong in ("bluebell\n", "bluebell\n" * 3):
+        (root / "names.txt").write_text(wrong)
+        with pytest.raises(ValueError, match=r"names\.txt has 1 names for 3 species: give each a line of its own"):
+            load("flowers102", root)
+    (root / "names.txt").write_text("bluebell\nÅkerklocka\ncolts-foot\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"names\.txt is not written in UTF-8.*save it again"):
         load("flowers102", root)
     names = load("flowers102", oxford(tmp_path / "all", range(1, 103), ((1,), (2,), (3,)))).class_names
     assert names == list(getattr(torchvision.datasets.Flowers102, "classes", names)) and len(set(names)) == 102
+
+
+def test_hidden_files_are_no_pictures(load, tmp_path):
+    root = oxford(tmp_path / "set")
+    write(root / "jpg" / "._image_00001.jpg", b"of a Mac")
+    assert len(load("flowers102", root)) == 6
 
 
 def test_a_damaged_picture_takes_its_mask_along_and_shifts_no_other(load, tmp_path, capsys):
@@ -91,6 +101,14 @@ def test_a_damaged_picture_takes_its_mask_along_and_shifts_no_other(load, tmp_pa
     (lambda r: shutil.copy(r / "jpg/image_00001.jpg", r / "jpg/image_00007.jpg"), r"6 labels.* 7 pict.*image_00007"),
     (lambda r: (r / "jpg/image_00002.jpg").rename(r / "jpg/rose.jpg"), r"6 labels, but .* 6 pictures"),
     (lambda r: savemat(r / "imagelabels.mat", {"labels": [[0, 1, 1, 2, 2, 3]]}), "label 0, but species count from 1"),
+    (lambda r: savemat(r / "imagelabels.mat", {"labels": [[1, 1, 1.7, 2, 3, 3]]}), "no whole numbers"),
+    (lambda r: savemat(r / "imagelabels.mat", {"labels": [[1, 1, np.nan, 2, 3, 3]]}), "no whole numbers"),
+    (lambda r: savemat(r / "imagelabels.mat", {"labels": [[1, 1, 2, 2, 3, 9999]]}), "label 9999, but no"),
+    (lambda r: savemat(r / "imagelabels.mat", {"labels": [[1, 1, 2, 2, 4, 4]]}), r"label 4, but no .* species 3"),
+    (lambda r: savemat(r / "imagelabels.mat", {"labels": np.zeros((1, 0))}), "no whole numbers"),
+    (lambda r: write(r / "imagelabels.mat", b"1 1 2 2 3 3"), r"imagelabels.mat is damaged"),
+    (lambda r: write(r / "imagelabels.mat", b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400)),
+     r"imagelabels.mat is damaged.*HDF"),
     (lambda r: savemat(r / "imagelabels.mat", {"other": [[1]]}), r"imagelabels.mat.*lacks .*'labels'"),
     (lambda r: write(r / "setid.mat", (r / "setid.mat").read_bytes()[:150]), r"setid.mat is damaged"),
     (lambda r: oxford(r, splits=((1, 3), (2,), (4, 7))), r"setid.mat: tstid names picture 7, .*not one of the 6"),
