@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from common.config import Config, seed_everything
+from common.config import Config, known_backbone, seed_everything
 from common.datasets.batches import as_float
 
 
@@ -184,9 +184,7 @@ def create_backbone(name: str, pretrained: bool = False, weights: Path | None = 
 
     import common.small_cnn  # noqa: F401  timm knows it from now on
 
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name[:6]}*")[:8]
-        raise ValueError(f"timm knows no model {name!r}; similar names: {', '.join(close) or 'none'}")
+    known_backbone(name)
     overlay = {}
     if pretrained and weights and (Path(weights) / f"{name}.safetensors").exists():
         overlay = dict(pretrained_cfg_overlay=dict(file=str(Path(weights) / f"{name}.safetensors")))

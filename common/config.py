@@ -1,5 +1,7 @@
 """What a run is: a profile, a data set, a backbone, a seed, and where things are kept."""
 
+import difflib
+import hashlib
 import os
 import random
 import re
@@ -32,6 +34,7 @@ CHOICES = {
     "backbone": "{}", "epochs": "epochs{}", "image_size": "size{}", "embedding_size": "embedding{}",
     "seeds": "seeds{}", "seed": "seed{}", "grayscale": "grayscale",
 }  # fmt: skip
+IMAGE_SIZES = 16, 1024  # a smaller picture shows nothing, of a larger one a batch fills the memory
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
 CACHE = "~/.cache/image-similarity"  # where a cache is that nobody named
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,9 +75,14 @@ class Config:
 
     @property
     def name(self) -> str:
-        """Data set, profile and what differs from it: `rendered-quick`, `caltech101-standard-epochs2-size96`."""
-        changed = [re.sub(r"[^\w.-]", "_", CHOICES[name].format(value)) for name, value in self._changed().items()]
-        return "-".join([self.dataset_name, self.profile, *changed])
+        """Data set, profile and what differs from it: `rendered-quick`, `caltech101-standard-epochs2-size96`.
+
+        Of two folders that are called the same, six digits of the path tell which one it is.
+        """
+        path = self.dataset.partition(":")[2]
+        place = [hashlib.sha256(os.fsencode(path)).hexdigest()[:6]] if path else []
+        changed = [CHOICES[name].format(value) for name, value in self._changed().items()]
+        return "-".join([self.dataset_name, *place, self.profile, *changed])
 
     @property
     def directory(self) -> Path:
@@ -116,14 +124,15 @@ def setup(
         checkpoints: folder for what notebooks hand on (default `checkpoints/` beside the notebooks).
         cache: folder for decoded pictures (default `~/.cache/image-similarity`).
         seed: first seed, 0 or more (default 0).
-        device: a torch device (default: "cuda" where there is one, else "cpu").
+        device: a torch device (default: "cuda" where there is one, else Apple's "mps", else "cpu").
         grayscale: whether pictures become gray, in three equal channels: True or False, 1 or 0.
-        image_size, epochs, seeds, embedding_size: pixels of a side, passes over the training pictures, seeds a claim
-            is measured over, length of an embedding (2 can be drawn as it is); the defaults are the profile's own.
+        image_size, epochs, seeds, embedding_size: pixels of a side (16 to 1024), passes over the training pictures,
+            seeds a claim is measured over, length of an embedding (2 can be drawn as it is); the defaults are the
+            profile's own.
 
     Raises:
-        ValueError: an unknown profile or data set, a number or device that is none.
-        FileNotFoundError: `data` or `weights` names nothing.
+        ValueError: an unknown profile, data set or backbone, a number or device that is none.
+        FileNotFoundError: `data`, `weights` or the data set's folder names nothing.
     """
     given = dict(locals())
     chosen = {name: _first(value, os.environ.get(f"SIMILARITY_{name.upper()}")) for name, value in given.items()}
@@ -131,7 +140,8 @@ def setup(
     numbers = dict(PROFILES[profile])
     default_dataset = numbers.pop("dataset")
     for name in ("image_size", "epochs", "seeds", "embedding_size"):
-        numbers[name] = _whole(name, _first(chosen[name], numbers[name]), least=1)
+        limits = IMAGE_SIZES if name == "image_size" else (1, None)
+        numbers[name] = _whole(name, _first(chosen[name], numbers[name]), *limits)
     if chosen["backbone"] == "small_cnn":
         numbers.update(pretrained=False, frozen_share=0.0)  # nobody has weights for it
     data = _existing("data", chosen["data"])
@@ -139,11 +149,11 @@ def setup(
         profile=profile,
         dataset=_dataset(chosen["dataset"] or default_dataset, data),
         data=data,
-        backbone=chosen["backbone"] or None,
+        backbone=known_backbone(chosen["backbone"]) if chosen["backbone"] else None,
         weights=_existing("weights", chosen["weights"]),
         checkpoints=Path(chosen["checkpoints"] or ROOT / "checkpoints").expanduser().resolve(),
         cache=Path(chosen["cache"] or CACHE).expanduser().resolve(),
-        seed=_whole("seed", chosen["seed"] or 0, least=0),
+        seed=_whole("seed", chosen["seed"] or 0, 0, 2**31),
         device=_device(chosen["device"]),
         grayscale=_yes(chosen["grayscale"]),
         **numbers,
@@ -152,6 +162,16 @@ def setup(
         torch.set_num_threads(1)  # sums then come out alike on any number of cores, and small pictures need no more
     seed_everything(config.seed)
     return config
+
+
+def known_backbone(name: str) -> str:
+    """The name, if timm knows such a model; else ValueError with those that are written alike."""
+    import timm  # here, as it takes a second
+
+    if name != "small_cnn" and not timm.is_model(name):  # common.backbones registers the small one
+        close = difflib.get_close_matches(name, timm.list_models(), 8)
+        raise ValueError(f"timm knows no model {name!r}; similar names: {', '.join(close) or 'none'}")
+    return name
 
 
 def seed_everything(seed: int) -> None:
@@ -187,7 +207,7 @@ def _dataset(value: str, data: Path | None) -> str:
             f"dataset {value!r}: write folder:PATH for your own pictures (or folder, and where it is as data), "
             "a bare name for the others"
         )
-    return f"folder:{Path(path).expanduser().resolve()}" if path else kind
+    return f"folder:{_existing('dataset', path)}" if path else kind
 
 
 def _existing(name: str, value) -> Path | None:
@@ -199,14 +219,14 @@ def _existing(name: str, value) -> Path | None:
     return path
 
 
-def _whole(name: str, value, least: int) -> int:
-    use = f"use {least}, {least + 1}, {least + 2}, ..."
+def _whole(name: str, value, least: int, most: int | None = None) -> int:
+    use = f"use {least}, {least + 1}, {least + 2}, ..." + (f" to {most}" if most else "")
     try:
         number = int(str(value))  # text, so that 1.5 is refused rather than cut
     except ValueError:
         raise ValueError(f"{name} {value!r} is not a whole number; {use}") from None
-    if number < least:
-        raise ValueError(f"{name} {number} is too small; {use}")
+    if number < least or (most and number > most):
+        raise ValueError(f"{name} {number} is too {'small' if number < least else 'large'}; {use}")
     return number
 
 
@@ -216,7 +236,8 @@ def _yes(value) -> bool:
 
 
 def _device(value) -> str:
-    name = value or ("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = value or next(name for name in there if there[name])
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

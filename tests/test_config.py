@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -97,8 +98,10 @@ def test_the_environment_makes_the_same_configuration_again(tmp_path, variable):
         ("profile", ["fast"], "quick, standard, full"),
         ("dataset", ["roses"], "rendered, flowers102, caltech101, att_faces, reid, folder"),
         ("dataset", ["folder", "rendered:x"], "folder:PATH"),
-        ("seed", ["abc", "1.5", 1.5, "-1"], "0, 1, 2"),
-        ("image_size", ["0", 0, "64px"], "1, 2, 3"),
+        ("dataset", ["folder:no/such/folder"], "give a folder or archive"),
+        ("seed", ["abc", "1.5", 1.5, "-1", 2**32], "0, 1, 2"),
+        ("image_size", ["0", 15, "64px", 1025], "16, 17, 18, ... to 1024"),
+        ("backbone", ["resnet5O"], "resnet50"),
         ("epochs", ["-2", 2.0], "1, 2, 3"),
         ("seeds", ["0", True], "1, 2, 3"),
         ("grayscale", ["maybe", "2"], "yes, true, 1, no, false, 0"),
@@ -112,10 +115,10 @@ def test_a_bad_value_is_named_with_its_remedy(name, values, remedy, way, variabl
     for value in values:
         if way == "variable":
             variable(name, value)
-        expected = FileNotFoundError if name in ("data", "weights") else ValueError
+        expected = FileNotFoundError if "no/such" in str(value) else ValueError
         with pytest.raises(expected) as raised:
             setup(**({name: value} if way == "argument" else {}))
-        for part in (name, str(value), remedy):
+        for part in (name if name != "backbone" else "model", str(value).removeprefix("folder:no/"), remedy):
             assert part in str(raised.value)
 
 
@@ -125,8 +128,15 @@ def test_a_bad_value_is_named_with_its_remedy(name, values, remedy, way, variabl
     ("roses.zip", "folder-roses"), ("roses.v2.tar.gz", "folder-roses.v2"),
 ])  # fmt: skip
 def test_a_folder_is_named_after_itself(folder, name, tmp_path):
-    config = setup(dataset=f"folder:{tmp_path}/{folder}", checkpoints=tmp_path)
-    assert config.dataset_name == name and config.directory == tmp_path / f"{name}-quick"
+    names = set()
+    for place in ("here", "there"):
+        path = tmp_path / place / folder
+        path.mkdir(parents=True)
+        config = setup(dataset=f"folder:{path}/", checkpoints=tmp_path)
+        assert config.dataset_name == name and re.fullmatch(rf"{name}-[0-9a-f]{{6}}-quick", config.name)
+        assert config.directory == tmp_path / config.name
+        names.add(config.name)
+    assert len(names) == 2, "two folders of one name have runs of their own"
 
 
 def test_a_bare_folder_is_found_where_the_data_are(tmp_path):
@@ -145,12 +155,21 @@ def test_a_bare_folder_is_found_where_the_data_are(tmp_path):
         (dict(seeds=2, grayscale=True, backbone="small_cnn"), "rendered-quick-small_cnn-seeds2-grayscale"),
         (dict(dataset="att_faces", embedding_size=2), "att_faces-quick-embedding2"),
         (dict(seed=1), "rendered-quick-seed1"),  # another seed, another split: its test is this one's training
-        (dict(backbone="hf-hub:timm/resnet18.a1"), "rendered-quick-hf-hub_timm_resnet18.a1"),
+        (dict(backbone="resnet18.a1_in1k"), "rendered-quick-resnet18.a1_in1k"),
     ],
 )
 def test_a_run_is_named_after_what_differs_from_its_profile(given, name, tmp_path):
     config = setup(**given, checkpoints=tmp_path)
     assert config.name == name and config.directory == tmp_path / name
+
+
+@pytest.mark.parametrize("cuda, mps, device", [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
+def test_the_fastest_device_there_is_becomes_the_default(monkeypatch, cuda, mps, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    tried = []
+    monkeypatch.setattr(torch, "empty", lambda *_, device: tried.append(device))
+    assert setup().device == device and tried == [device]
 
 
 def test_grayscale_is_yes_or_no():
