@@ -37,7 +37,9 @@ CHOICES = {
 IMAGE_SIZES = 16, 1024  # a smaller picture shows nothing, of a larger one a batch fills the memory
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
 CACHE = "~/.cache/image-similarity"  # where a cache is that nobody named
-ROOT = Path(__file__).resolve().parent.parent
+HOME = Path(__file__).resolve().parent.parent
+# Where notebooks and checkpoints lie: beside the package, or where one works if a copy of it alone was installed.
+ROOT = HOME if (HOME / "requirements.txt").exists() else Path.cwd()
 
 
 @dataclass(frozen=True)
