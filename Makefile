@@ -58,7 +58,7 @@ run: ## execute the notebooks in order (copies and HTML in runs/), then print th
 
 # All three are run, whatever fails before, and the last line says which failed. Notebooks go on after a failed cell
 # (no -x): what they hand on is still made, and every cell that differs is named in one run.
-test: ## lint, unit tests, then every notebook again with its checked outputs compared
+test: ## lint, unit tests, then every notebook again, exercises solved, with its checked outputs compared
 	@$(call install,requirements-dev.txt)
 	@ls R[1-7]_*.ipynb >/dev/null || { echo "make: there is no notebook to test in $(CURDIR)" >&2; exit 1; }
 	@$(defaults); scratch=$$(mktemp -d) || exit 1; trap 'rm -rf "$$scratch"' EXIT; trap 'exit 1' INT TERM HUP; \
@@ -66,8 +66,10 @@ test: ## lint, unit tests, then every notebook again with its checked outputs co
 	check lint $(python) -m ruff check .; \
 	check "unit tests" $(python) -m pytest tests; \
 	export SIMILARITY_CHECKPOINTS="$$scratch/checkpoints" SIMILARITY_CACHE="$$scratch/cache"; \
-	check notebooks $(python) -m pytest -p no:xdist --nbval-lax --nbval-current-env \
-	  --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=600 R[1-7]_*.ipynb; \
+	check "solutions of exercises" $(python) tests/curriculum/solutions.py "$$scratch/notebooks" R[1-7]_*.ipynb; \
+	export PYTHONPATH="$(CURDIR)"; \
+	check notebooks $(python) -m pytest -p no:xdist --nbval-lax --nbval-current-env -c pyproject.toml \
+	  --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=600 "$$scratch/notebooks"; \
 	if [ "$$failed" ]; then echo "make test failed: $$failed" >&2; exit 1; fi; \
 	echo "make test passed: lint, unit tests, notebooks"
 

@@ -89,23 +89,27 @@ def test_tests_run_in_order_on_defaults_and_leave_nothing(project, tmp_path):
     status, calls, said = make(project, "test", "DATASET=mine", TMPDIR=str(temporary), **user)
     assert status == 0 and "passed: lint, unit tests, notebooks" in said.splitlines()[-1]
     assert any("-m pip install -r requirements-dev.txt" in call for call in calls)
-    ruff, unit, notebooks = calls[-3:]
+    ruff, unit, solutions, notebooks = calls[-4:]
     assert ruff.startswith("-m ruff check .") and unit == "-m pytest tests |"
     assert "-p no:xdist --nbval-lax --nbval-current-env" in notebooks
-    assert notebooks.split(" |")[0].endswith(" R1_Data_Exploration.ipynb R2_Backbone_Selection.ipynb")
+    copies = notebooks.split(" |")[0].split()[-1]
+    names = "R1_Data_Exploration.ipynb R2_Backbone_Selection.ipynb"
+    assert copies.startswith(str(temporary))
+    assert solutions.startswith(f"tests/curriculum/solutions.py {copies} {names} |")
     settings = notebooks.split("| ")[1]
     assert settings.count("SIMILARITY_") == 2 and settings.count(f"={temporary}") == 2
     assert not list(temporary.iterdir())
 
 
-STEPS = {"ruff": "lint", "pytest tests": "unit tests", "--nbval-lax": "notebooks", "pytest": "unit tests, notebooks"}
+STEPS = {"ruff": "lint", "pytest tests": "unit tests", "solutions.py": "solutions of exercises",
+         "--nbval-lax": "notebooks", "pytest": "unit tests, notebooks"}  # fmt: skip
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_what_fails_is_named_at_the_end_and_keeps_nothing_from_being_checked(project, step):
     make(project, "test")  # installs
     status, calls, said = make(project, "test", fail=step)
-    assert status != 0 and len(calls) == 3
+    assert status != 0 and len(calls) == 4
     own = [line for line in said.splitlines() if not line.startswith("make: ***")]
     assert own[-1] == f"make test failed: {STEPS[step]}"
 

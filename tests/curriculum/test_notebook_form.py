@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from curriculum.solutions import FOLDED, markdown, solutions
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
@@ -35,8 +36,6 @@ MOST_CELLS, MOST_LINES, SHORT_CELL, MOST_BYTES = 55, 20, 8, 3_000_000
 CHECKED = re.compile(r"^\s*#+\s*NBVAL_CHECK_OUTPUT\s*$", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6}\s+(.+)$", re.MULTILINE)
 EXERCISE = re.compile(r"^\W*Exercise\s+\d+", re.MULTILINE)
-FOLDED = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.DOTALL | re.IGNORECASE)
-PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LOCAL_PATH = re.compile(r"(?<![\w.:/])/(?:tmp|work|home|root|Users|content|var)/[\w.-]+|site-packages")
 UNCOUNTED = re.compile(
     r"^```.*?^```|\$\$.*?\$\$|\$[^$\n]+\$|^[ ]*\|.*?$|<[^>]+>|\]\([^)]*\)", re.MULTILINE | re.DOTALL
@@ -57,16 +56,6 @@ def complaints(path: Path) -> list[str]:
     if not any(CHECKED.search(cell.source) for cell in code):
         found.append("no `# NBVAL_CHECK_OUTPUT` cell pins a stable fact")
     return found + [f"cell {notebook.cells.index(cell)}: {complaint}" for cell in code for complaint in outputs(cell)]
-
-
-def markdown(notebook) -> str:
-    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-
-
-def solutions(notebook) -> list[str]:
-    """The Python of every folded solution."""
-    folded = [body for summary, body in FOLDED.findall(markdown(notebook)) if "solution" in summary.lower()]
-    return [block for body in folded for block in PYTHON.findall(body)]
 
 
 def size(path, notebook):
