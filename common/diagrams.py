@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-from matplotlib.patches import Arc, Circle
+from matplotlib.patches import Arc, Circle, Rectangle
 
 BLUE, ORANGE = "#0173b2", "#de8f05"
 WHITE = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1)  # behind words that lie on lines
@@ -258,4 +258,50 @@ def picture_map(images, places) -> Figure:
     for image, place in zip(images, places, strict=True):
         small = OffsetImage(np.moveaxis(image, 0, -1), zoom=32 / image.shape[-1])
         axis.add_artist(AnnotationBbox(small, place, frameon=False))
+    return figure
+
+
+def eps_box(gradient: tuple[float, float] | None = None) -> Figure:
+    """A picture of two pixels, and the box of side 2 eps around it, inside the square of all pictures.
+
+    With a gradient, the score is a linear one with this gradient: its level lines, the step downhill of length
+    eps along the gradient, and the step to the box's best corner, with the drop of the score at the end of both.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
+    x, eps = np.array([0.45, 0.52]), 0.22
+    axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 1], yticks=[0, 1], aspect="equal")
+    axis.set_xlabel("brightness of pixel 1", fontsize=13)
+    axis.set_ylabel("brightness of pixel 2", fontsize=13)
+    axis.grid(False)
+    axis.add_patch(Rectangle(x - eps, 2 * eps, 2 * eps, facecolor="none", edgecolor="black", linewidth=2.5, zorder=3))
+    axis.plot(*x, "o", color="black", markersize=10)
+    axis.text(*(x + 0.02), "$x$", fontsize=17)
+    if gradient is None:
+        axis.text(x[0], x[1] + eps + 0.02, "all the attacker may reach", ha="center", fontsize=13)
+        low = x[1] - 0.05
+        axis.annotate("", (x[0] + eps, low), (x[0], low), arrowprops=dict(arrowstyle="<->", linewidth=1.5))
+        axis.text(x[0] + eps / 2, low, r"$\varepsilon$", fontsize=17, ha="center", va="top")
+        return figure
+    g = np.array(gradient) / np.linalg.norm(gradient)
+    across, up = np.meshgrid(*2 * [np.linspace(0, 1, 200)])
+    axis.contourf(across, up, g[0] * across + g[1] * up, 14, cmap="Blues", alpha=0.7)
+    axis.add_patch(Circle(x, eps, fill=False, linestyle=":", linewidth=2))
+    steps = ("along the gradient", -eps * g, "dimgray", "^"), ("sign step", -eps * np.sign(g), "tab:red", "s")
+    for name, step, color, marker in steps:
+        axis.annotate("", x + step, x, arrowprops=dict(color=color, width=3, headwidth=11, shrink=0.03))
+        drop = f"{name}: the score falls by {-step @ g / eps:.2f} ε"
+        axis.plot(*(x + step), marker, color=color, markersize=12, label=drop)
+    axis.legend(fontsize=12, loc="lower center", framealpha=1)
+    return figure
+
+
+def straight_through(levels: int) -> Figure:
+    """Rounding of one color to so many levels, a staircase, and the identity that BPDA takes it for."""
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    color = np.linspace(0, 1, 1000)
+    axis.plot(color, np.round(color * (levels - 1)) / (levels - 1), linewidth=3, label="forward: rounded, slope 0")
+    axis.plot(color, color, "--", linewidth=3, label="backward: taken for the identity, slope 1")
+    axis.set_xlabel("color that comes in", fontsize=13)
+    axis.set_ylabel("color that goes on", fontsize=13)
+    axis.legend(fontsize=12)
     return figure

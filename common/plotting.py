@@ -17,7 +17,7 @@ import seaborn as sns
 from IPython.display import Code, Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from matplotlib.ticker import FixedLocator
@@ -544,6 +544,53 @@ def reliability(probabilities, same, title: str) -> Figure:
     lower.hist(probabilities, bins=10, range=(0, 1))
     for axis, ylabel in ((upper, "share of same pairs"), (lower, "pairs")):
         axis.set(xlabel="predicted probability of same", ylabel=ylabel, xlim=(-0.03, 1.03))
+    return figure
+
+
+def dots(table: pd.DataFrame, title: str, xlabel: str) -> Figure:
+    """A row for each entry of a table's index, with a marker for each column."""
+    figure, axis = _axis(title, xlabel, "", 9, 0.42 * len(table) + 1.6)
+    for place, (name, values) in enumerate(table.items()):
+        looks = dict(marker=MARKERS[place], color=COLORS[place], linestyle="", markersize=10, label=name)
+        shift = 0.22 * (place - (table.shape[1] - 1) / 2)  # so that equal values stay apart
+        axis.plot(values, np.arange(len(table)) + shift, **looks)
+    _rows(axis, table.index)
+    axis.legend(fontsize=LETTERS, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def score_surface(surface, moves, threshold: float, radius: float, title: str) -> Figure:
+    """A score over a plane of changed pictures (M, M), the picture in its middle, with the box that an attack may use.
+
+    `moves` (M,) are steps of 255: of columns along the sign of the gradient, of rows along random signs.
+    """
+    across, up = "steps of 255 along the sign of the gradient", "steps of 255 along random signs"
+    figure, axis = _axis(title, across, up, 8, 5.4)
+    axis.grid(False)
+    figure.colorbar(axis.contourf(moves, moves, surface, 20, cmap="viridis"), label="score")
+    edge = axis.contour(moves, moves, surface, [threshold], colors="red", linewidths=3)
+    axis.clabel(edge, fmt=f"threshold {threshold:.2f}", fontsize=LETTERS + 1)
+    box = Rectangle((-radius, -radius), 2 * radius, 2 * radius, fill=False, edgecolor="white", linewidth=2.5)
+    axis.add_patch(box).set_linestyle("--")
+    axis.text(-radius, radius, " the box", color="white", fontsize=LETTERS + 1, va="top")
+    arrow = dict(color="white", width=2, headwidth=9)
+    axis.annotate("FGSM", (radius, 0), (-radius / 4, 0), color="white", fontsize=13, va="center", arrowprops=arrow)
+    return figure
+
+
+def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Tables of `sanity_suite` side by side: a row for each check, a green or red cell for each table."""
+    passed = np.stack([table["passed"] == "PASS" for table in tables.values()], 1)
+    figure, axis = _axis(title, "", "", WIDEST, 0.42 * len(passed) + 1.6)
+    axis.pcolormesh(passed, cmap=ListedColormap([WRONG, RIGHT]), vmin=0, vmax=1, edgecolors="white", linewidth=3)
+    for (row, column), good in np.ndenumerate(passed):
+        word, looks = ("PASS" if good else "FAIL"), dict(ha="center", va="center", color="white", fontsize=LETTERS)
+        axis.text(column + 0.5, row + 0.5, word, **looks)
+    axis.set_xticks(np.arange(len(tables)) + 0.5, [*tables], fontsize=LETTERS + 1)
+    axis.set_yticks(np.arange(len(passed)) + 0.5, next(iter(tables.values()))["check"], fontsize=LETTERS)
+    axis.invert_yaxis()
+    axis.xaxis.tick_top()
+    axis.grid(False)
     return figure
 
 
