@@ -547,9 +547,9 @@ def reliability(probabilities, same, title: str) -> Figure:
     return figure
 
 
-def dots(table: pd.DataFrame, title: str, xlabel: str) -> Figure:
+def dots(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
     """A row for each entry of a table's index, with a marker for each column."""
-    figure, axis = _axis(title, xlabel, "", 9, 0.42 * len(table) + 1.6)
+    figure, axis = _axis(title, xlabel, ylabel, 9, 0.42 * len(table) + 1.6)
     for place, (name, values) in enumerate(table.items()):
         looks = dict(marker=MARKERS[place], color=COLORS[place], linestyle="", markersize=10, label=name)
         shift = 0.22 * (place - (table.shape[1] - 1) / 2)  # so that equal values stay apart
@@ -581,7 +581,7 @@ def score_surface(surface, moves, threshold: float, radius: float, title: str) -
 def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Tables of `sanity_suite` side by side: a row for each check, a green or red cell for each table."""
     passed = np.stack([table["passed"] == "PASS" for table in tables.values()], 1)
-    figure, axis = _axis(title, "", "", WIDEST, 0.42 * len(passed) + 1.6)
+    figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.42 * len(passed) + 1.8)
     axis.pcolormesh(passed, cmap=ListedColormap([WRONG, RIGHT]), vmin=0, vmax=1, edgecolors="white", linewidth=3)
     for (row, column), good in np.ndenumerate(passed):
         word, looks = ("PASS" if good else "FAIL"), dict(ha="center", va="center", color="white", fontsize=LETTERS)
@@ -590,6 +590,7 @@ def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     axis.set_yticks(np.arange(len(passed)) + 0.5, next(iter(tables.values()))["check"], fontsize=LETTERS)
     axis.invert_yaxis()
     axis.xaxis.tick_top()
+    axis.xaxis.set_label_position("top")
     axis.grid(False)
     return figure
 

@@ -55,3 +55,14 @@ def test_hues_and_maps_show_every_picture():
     figure = diagrams.hues(pictures, np.full((3, 4), 0.25), "abc")
     assert [len(axis.patches) for axis in figure.axes[3:]] == [4] * 3
     assert len(diagrams.picture_map(pictures, np.eye(3)[:, :2]).axes[0].artists) == 3
+
+
+def test_the_sign_step_lowers_a_linear_score_more_than_the_gradient_step():
+    along, sign = diagrams.eps_box((2, 1)).axes[0].get_legend_handles_labels()[1]
+    assert "1.00" in along and f"{3 / 5**0.5:.2f}" in sign, "the L1 norm of the gradient over its L2 norm"
+    assert "all the attacker may reach" in words(diagrams.eps_box())
+
+
+def test_rounding_has_its_levels_and_passes_straight_through():
+    rounded, identity = (line.get_ydata() for line in diagrams.straight_through(16).axes[0].lines)
+    assert len(np.unique(rounded)) == 16 and np.abs(rounded - identity).max() <= 1 / 30 + 1e-9

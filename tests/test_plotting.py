@@ -38,6 +38,8 @@ PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
 SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
 CURVES = {"good": (SCORES, SAME), "bad": (-SCORES, SAME)}
+EXAMS = {"honest": pd.DataFrame({"check": ["a", "b"], "passed": ["PASS", "PASS"]})}
+EXAMS["masked"] = EXAMS["honest"].assign(passed=["PASS", "FAIL"])
 STAGES = {"before": -SCORES, "after": SCORES}
 FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
 RIGHT = np.array([[True, False, True], [False, False, True]])
@@ -61,6 +63,9 @@ FIGURES = {
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
     "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
+    "dots": lambda: plotting.dots(SHARES, TITLE, "share of pairs", "attacker"),
+    "score_surface": lambda: plotting.score_surface(np.add.outer([1, 2, 3], [3, 2, 1]), [-8, 0, 8], 4.5, 4, TITLE),
+    "examination": lambda: plotting.examination(EXAMS, TITLE),
     "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
     "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
@@ -277,6 +282,19 @@ def test_heatmaps_and_confusions_write_their_numbers_where_they_belong():
     assert words(axis.texts) == ["", *"12345678"] and words(axis.get_yticklabels()) == NAMES[:3], "0 stays blank"
     many = plotting.confusion(np.eye(30, dtype=int), [str(number) for number in range(30)], TITLE)
     assert not many.axes[0].texts and len(many.axes) == 2, "beyond 25 species colors with a scale, no numbers"
+
+
+def test_dots_of_equal_values_stay_apart():
+    left, right = plotting.dots(SHARES.assign(right=SHARES["left"]), TITLE, "share").axes[0].lines
+    assert left.get_xdata().tolist() == right.get_xdata().tolist() == [0.1, 0.3]
+    assert (right.get_ydata() > left.get_ydata()).all()
+
+
+def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
+    axis = plotting.examination(EXAMS, TITLE).axes[0]
+    assert axis.collections[0].get_array().reshape(2, 2).tolist() == [[1, 1], [1, 0]]
+    assert [text.get_text() for text in axis.texts] == ["PASS", "PASS", "PASS", "FAIL"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
 
 
 def test_named_points_show_intervals_and_the_pareto_front_joins_what_nothing_beats():
