@@ -547,18 +547,6 @@ def reliability(probabilities, same, title: str) -> Figure:
     return figure
 
 
-def dots(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "") -> Figure:
-    """A row for each entry of a table's index, with a marker for each column."""
-    figure, axis = _axis(title, xlabel, ylabel, 9, 0.42 * len(table) + 1.6)
-    for place, (name, values) in enumerate(table.items()):
-        looks = dict(marker=MARKERS[place], color=COLORS[place], linestyle="", markersize=10, label=name)
-        shift = 0.22 * (place - (table.shape[1] - 1) / 2)  # so that equal values stay apart
-        axis.plot(values, np.arange(len(table)) + shift, **looks)
-    _rows(axis, table.index)
-    axis.legend(fontsize=LETTERS, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 def score_surface(surface, moves, threshold: float, radius: float, title: str) -> Figure:
     """A score over a plane of changed pictures (M, M), the picture in its middle, with the box that an attack may use.
 

@@ -63,7 +63,6 @@ FIGURES = {
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
     "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
-    "dots": lambda: plotting.dots(SHARES, TITLE, "share of pairs", "attacker"),
     "score_surface": lambda: plotting.score_surface(np.add.outer([1, 2, 3], [3, 2, 1]), [-8, 0, 8], 4.5, 4, TITLE),
     "examination": lambda: plotting.examination(EXAMS, TITLE),
     "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
@@ -282,12 +281,6 @@ def test_heatmaps_and_confusions_write_their_numbers_where_they_belong():
     assert words(axis.texts) == ["", *"12345678"] and words(axis.get_yticklabels()) == NAMES[:3], "0 stays blank"
     many = plotting.confusion(np.eye(30, dtype=int), [str(number) for number in range(30)], TITLE)
     assert not many.axes[0].texts and len(many.axes) == 2, "beyond 25 species colors with a scale, no numbers"
-
-
-def test_dots_of_equal_values_stay_apart():
-    left, right = plotting.dots(SHARES.assign(right=SHARES["left"]), TITLE, "share").axes[0].lines
-    assert left.get_xdata().tolist() == right.get_xdata().tolist() == [0.1, 0.3]
-    assert (right.get_ydata() > left.get_ydata()).all()
 
 
 def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
