@@ -1,10 +1,13 @@
-"""Running notebooks: in order, in the project's root, with a progress bar that names the running section."""
+"""Running notebooks: in order or side by side, in the project's root, with bars that name the running sections."""
 
 import argparse
+import asyncio
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -32,6 +35,7 @@ OWNERS = {  # which notebook makes which file of a run's checkpoint folder
     "robust_model_triplet_loss.pth": "R6",
     "report.html": "R7",
 }
+BESIDE = ("R3", "R4", "R5")  # need nothing of each other, so they run side by side once R1 and R2 have run
 WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -91,36 +95,68 @@ def run(
     names: Iterable[str] = (), config: Config | None = None, output: Path | None = None, in_place: bool = False,
     root: Path = ROOT,
 ) -> list[Path]:  # fmt: skip
-    """Execute the notebooks that `select` finds, in order, each in a fresh kernel that works in `root`.
+    """Execute the notebooks that `select` finds, each in a fresh kernel that works in `root`.
 
-    `config` (default `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed copies, which are
-    returned, and an HTML page each go to the folder `output` (default `runs/<name of the run>/`). `in_place` puts the
-    executed notebook, cleaned of what is volatile, in the place of the original too, once it has run to its end. A
-    cell that fails raises NotebookError: what ran until then is kept in `output`, later notebooks are not run.
+    They run in order; those `BESIDE` each other side by side, as many as there are cores. `config` (default
+    `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed copies, which are returned, and an HTML
+    page each go to the folder `output` (default `runs/<name of the run>/`). `in_place` puts the executed notebook,
+    cleaned of what is volatile, in the place of the original too, once it has run to its end. A cell that fails raises
+    NotebookError: what ran until then is kept in `output`, later notebooks are not run.
     """
     config = config or setup()
     output = Path(output or Path(root) / "runs" / config.name)
-    copies = []
-    for path in select(names, root):
-        copy = output / path.name
-        notebook = _execute(path, copy, config)
-        # The classic template is the one that keeps the alt text of pictures.
-        page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-        _write(copy.with_suffix(".html"), page)
-        if in_place:
-            _write(path, nbformat.writes(clean(notebook)) + "\n")
-        copies.append(copy)
-    return copies
+    paths = select(names, root)
+    _in_its_own_loop(_in_stages(paths, output, config, in_place))
+    return [output / path.name for path in paths]
 
 
-def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
-    """Run one notebook and write it to `copy`, also when it fails half way."""
+def _in_its_own_loop(work: Coroutine) -> None:
+    """Run `work` in another thread, where nbclient leaves the signals alone; Ctrl-C ends it, and its kernels."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(loop.run_until_complete, task)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            loop.call_soon_threadsafe(task.cancel)
+            raise  # leaving the thread waits until every kernel is shut down
+    loop.close()
+
+
+async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: bool) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for _, group in groupby(paths, lambda path: "beside" if path.stem[:2] in BESIDE else path.stem):
+        stage = list(group)
+        made = [(config.directory / name).exists() for name in ("splits.json", "backbone.json")]
+        ready = config.device == "cpu" and all(made)
+        together = min(cores, len(stage)) if ready else 1  # else each would make what is missing
+        free, threads = asyncio.Semaphore(together), max(1, cores // together)
+
+        async def one(path: Path, place: int, free=free, threads=threads) -> None:
+            async with free:
+                notebook = await _execute(path, output / path.name, config, threads, place)
+            # The classic template is the one that keeps the alt text of pictures.
+            exporter = HTMLExporter(template_name="classic")
+            page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+            _write(output / f"{path.stem}.html", page)
+            if in_place:
+                _write(path, nbformat.writes(clean(notebook)) + "\n")
+
+        found = await asyncio.gather(*map(one, stage, range(len(stage))), return_exceptions=True)
+        for error in filter(None, found):
+            raise error
+
+
+async def _execute(path: Path, copy: Path, config: Config, threads: int, place: int) -> nbformat.NotebookNode:
+    """Run one notebook and write it to `copy`, also when it fails half way; `place` is its progress bar's line."""
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:  # so that a partial copy shows no outputs of an earlier run
         cell.outputs, cell.execution_count = [], None
     titles, running = section_titles(notebook), [0]
-    with tqdm(total=sum(bool(cell.source.strip()) for cell in code), desc=path.stem, unit="cell") as bar:
+    total = sum(bool(cell.source.strip()) for cell in code)
+    with tqdm(total=total, desc=path.stem, unit="cell", position=place) as bar:
 
         def announce(cell, cell_index):
             running[0] = cell_index
@@ -133,14 +169,9 @@ def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
             on_cell_execute=announce, on_cell_executed=lambda **_: bar.update(),
         )  # fmt: skip
         try:
-            client.execute(env=_environment(config))
+            await client.async_execute(env=_environment(config, threads))
             bar.set_description(path.stem)
-        except (CellExecutionError, DeadKernelError, AssertionError) as error:
-            # On Ctrl-C nbclient takes the kernel from under itself and fails in one way or the other; this is its mark.
-            if hasattr(client, "_async_cleanup_kernel_future"):
-                raise KeyboardInterrupt from None
-            if isinstance(error, AssertionError):
-                raise
+        except (CellExecutionError, DeadKernelError) as error:
             where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
             details = f"{strip_ansi(str(error))}\nWhat ran until then is kept in {copy}"
             raise NotebookError(f"{path.name} failed in {where}:\n\n{details}") from None
@@ -149,12 +180,13 @@ def _execute(path: Path, copy: Path, config: Config) -> nbformat.NotebookNode:
     return notebook
 
 
-def _environment(config: Config) -> dict[str, str]:
+def _environment(config: Config, threads: int) -> dict[str, str]:
     """A kernel's variables: those of `config` and no other `SIMILARITY_*`, figures inline, few warnings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SIMILARITY_")}
     quiet = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin beside a busy neighbor make training slow
         "PYTHONHASHSEED": "0",  # the same order of sets, so the same outputs, in every run
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger notice from each kernel that starts

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -30,7 +31,7 @@ def bars(monkeypatch):
     """Record what progress bars say instead of drawing them."""
     said = []
 
-    def bar(total, desc, unit):
+    def bar(total, desc, unit, position):
         said.append((desc, total))
         return nullcontext(SimpleNamespace(set_description=said.append, update=lambda: said.append("done")))
 
@@ -131,6 +132,74 @@ def test_ctrl_c_stops_the_kernel_and_keeps_what_ran(tmp_path, bars, monkeypatch)
         run((), setup(), output=tmp_path / "out", root=tmp_path)
     cells = nbformat.read(tmp_path / "out" / f"{FIRST}.ipynb", as_version=4).cells
     assert cells[1].outputs[0].text == "before\n" and not list((tmp_path / "out").glob("*.html"))
+
+
+MEET = """import pathlib, time
+pathlib.Path({mine!r}).write_text(str(__import__("os").getpid()))
+end = time.time() + 10
+while not pathlib.Path({other!r}).exists():
+    assert time.time() < end, "nobody else is running"
+    time.sleep(0.05)"""
+
+
+@pytest.fixture
+def couple(tmp_path, monkeypatch):
+    """R3 and R4, each of which goes on once the other has begun, then R6; and the settings of a run on two cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for name, mine, other in ((NOTEBOOKS[2], "three", "four"), (NOTEBOOKS[3], "four", "three")):
+        put(tmp_path, name, MEET.format(mine=mine, other=other), "import os; print(os.environ['OMP_NUM_THREADS'])")
+    put(tmp_path, NOTEBOOKS[5], ORDER.format("six"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return setup(checkpoints=tmp_path / "kept")
+
+
+def hand_on(config):
+    config.directory.mkdir(parents=True)
+    for name in ("splits.json", "backbone.json"):
+        (config.directory / name).write_text("")
+
+
+def test_what_needs_nothing_of_each_other_runs_side_by_side_with_one_thread_each(tmp_path, bars, couple):
+    hand_on(couple)
+    copies = run((), couple, root=tmp_path)
+    assert [path.stem for path in copies] == [NOTEBOOKS[place] for place in (2, 3, 5)]
+    for copy in copies[:2]:
+        assert nbformat.read(copy, as_version=4).cells[1].outputs[0].text == "1\n"
+    assert (tmp_path / "order.txt").read_text() == "six\n"
+
+
+def test_while_something_is_missing_they_run_one_after_another(tmp_path, bars, couple):
+    with pytest.raises(NotebookError, match="nobody else is running"):
+        run((), couple, root=tmp_path)
+    assert not (tmp_path / "order.txt").exists()
+
+
+def test_where_one_fails_its_neighbor_runs_to_its_end_and_nothing_after_them(tmp_path, bars, couple):
+    hand_on(couple)
+    put(tmp_path, NOTEBOOKS[2], MEET.format(mine="three", other="four"), "1 / 0")
+    with pytest.raises(NotebookError, match=r"(?s)R3_Center_Loss.*ZeroDivisionError"):
+        run((), couple, root=tmp_path)
+    pages = {path.stem for path in (tmp_path / "runs").rglob("*.html")}
+    assert pages == {NOTEBOOKS[3]} and not (tmp_path / "order.txt").exists()
+
+
+def test_ctrl_c_ends_every_kernel(tmp_path, bars, couple):
+    hand_on(couple)
+    for name, mine, other in ((NOTEBOOKS[2], "three", "four"), (NOTEBOOKS[3], "four", "three")):
+        put(tmp_path, name, MEET.format(mine=mine, other=other), "time.sleep(60)")
+
+    def interrupt():
+        while not all((tmp_path / name).exists() for name in ("three", "four")):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run((), couple, root=tmp_path)
+    for name in ("three", "four"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / name).read_text()), 0)
 
 
 def test_in_place_refreshes_whole_files_and_repeats_itself(tmp_path, bars):
