@@ -8,11 +8,13 @@ python = "$(ENVIRONMENT)/bin/python"
 # the command line counts: a stray DATA or SEED in somebody's shell must not change a run.
 SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE GRAYSCALE IMAGE_SIZE EPOCHS SEEDS EMBEDDING_SIZE
 $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),\
-  $(eval export SIMILARITY_$(name) = $$($(name)))))
+  $(eval export SIMILARITY_$(name) = $$(value $(name)))))
 given = $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
-unknown = $(filter-out $(SETTINGS) NOTEBOOKS PYTHON,$(given))
-$(if $(unknown),$(error there is no setting $(unknown); there are: NOTEBOOKS $(SETTINGS) PYTHON))
+unknown = $(filter-out $(SETTINGS) NOTEBOOKS PYTHON TORCH,$(given))
+$(if $(unknown),$(error there is no setting $(unknown); there are: NOTEBOOKS $(SETTINGS) PYTHON TORCH))
 override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
+override TORCH := $(if $(filter command,$(origin TORCH)),$(TORCH))
+torch_index = https://download.pytorch.org/whl/$(TORCH)
 
 # Tests and committed outputs are about the offline default, whatever the user's own settings are.
 defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z_]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 \
@@ -27,6 +29,7 @@ if ! cat requirements*.txt | cmp -s - "$$stamp"; then \
   $(call check_version,$(python)); \
   echo "Installing what is missing of $(1) in $(ENVIRONMENT) (once; some minutes)"; \
   $(python) -m pip --version >/dev/null 2>&1 || $(python) -m ensurepip >/dev/null || exit 1; \
+  $(if $(TORCH),$(python) -m pip install torch torchvision --index-url $(torch_index) || exit 1;) \
   $(python) -m pip install -r $(1) || exit 1; \
   cat requirements*.txt > "$$stamp"; \
 fi
@@ -44,12 +47,12 @@ check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { 
 .PHONY: help run test notebooks results lint clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\): ## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' Makefile
 	@echo
 	@echo '  Settings:  NOTEBOOKS="R1 R3"  $(patsubst %,%=,$(wordlist 1,8,$(SETTINGS)))'
 	@echo '             $(patsubst %,%=,$(wordlist 9,99,$(SETTINGS)))'
 	@echo '  Example:   make run NOTEBOOKS="R1 R2 R3" DATASET=folder:pictures PROFILE=standard'
-	@echo '  PYTHON=python3.12 chooses the interpreter that makes .venv'
+	@echo '  PYTHON=python3.12 chooses the interpreter that makes .venv, TORCH=cpu a torch without CUDA (a tenth of the size)'
 
 run: ## execute the notebooks in order (copies and HTML in runs/), then print the leaderboard
 	@$(call install,requirements.txt)
@@ -79,8 +82,9 @@ notebooks: ## refresh the committed outputs, on the offline default
 
 results: ## measure every approach on photographs again: DATA=folder of the data sets (an hour or more)
 	@$(call install,requirements.txt)
-	@$(python) -m benchmarks.results "$(or $(SIMILARITY_DATA),$(error make results needs DATA=folder))"
-	@$(python) -m benchmarks.backbones "$(SIMILARITY_DATA)"
+	@$(if $(SIMILARITY_DATA),,$(error make results needs DATA=folder))
+	@$(python) -m benchmarks.results "$$SIMILARITY_DATA"
+	@$(python) -m benchmarks.backbones "$$SIMILARITY_DATA"
 	@$(python) -m benchmarks.readme_tables
 
 lint: ## ruff, the notebooks included

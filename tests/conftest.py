@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import sys
 import threading
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ import pytest
 
 from common.config import setup
 from common.datasets import load_images
+
+collect_ignore = [] if any("slow" in word for word in sys.argv) else ["slow"]  # `make test-slow` runs them
 
 
 @pytest.fixture(scope="session", autouse=True)

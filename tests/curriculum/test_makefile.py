@@ -52,9 +52,10 @@ def test_a_misspelt_setting_is_refused_before_anything_runs(project, wrong):
 
 
 def test_results_are_measured_on_a_folder_that_must_be_named(project):
-    status, calls, _ = make(project, "results", "DATA=my data")
-    assert status == 0 and [call.split(" |")[0] for call in calls[-3:]] == [
-        "-m benchmarks.results my data", "-m benchmarks.backbones my data", "-m benchmarks.readme_tables"]  # fmt: skip
+    status, calls, _ = make(project, "results", "DATA=my $data")
+    assert status == 0 and [call.split(" |")[0].removeprefix("-m benchmarks.") for call in calls[-3:]] == [
+        *("results my $data", "backbones my $data", "readme_tables")
+    ]
     status, calls, said = make(project, "results")
     assert status and not calls and "DATA=folder" in said
 
@@ -73,6 +74,22 @@ def test_run_installs_once_passes_on_what_is_given_and_ends_with_the_leaderboard
     with open(project / "requirements.txt", "a") as file:
         file.write("another\n")
     assert any("pip install" in call for call in make(project, "run")[1]), "requirements have changed"
+
+
+@pytest.mark.parametrize("value", ["pay$day", "$(shell echo x)", "a'b", 'a"b', "#1", "ü 花", "$$", "a`id`"])
+def test_any_value_arrives_as_it_was_written(project, value):
+    status, calls, _ = make(project, "run", f"DATA={value}")
+    assert status == 0 and calls[-1] == f"-m common.ledger | SIMILARITY_DATA={value}"
+
+
+def test_torch_without_cuda_comes_first_where_it_is_asked_for(project):
+    _, calls, _ = make(project, "run", "TORCH=cpu")
+    installed = [call.split(" |")[0] for call in calls if "pip install" in call]
+    index = "https://download.pytorch.org/whl/cpu"
+    assert installed == [
+        f"-m pip install torch torchvision --index-url {index}", "-m pip install -r requirements.txt"]  # fmt: skip
+    _, calls, _ = make(project, "run", TORCH="cpu")
+    assert not any("index-url" in call for call in calls), "what stands in somebody's shell is no setting"
 
 
 def test_a_failed_notebook_or_installation_fails_the_run(project):
