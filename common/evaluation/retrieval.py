@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.backbones import embed, evaluation_mode
+from common.datasets.batches import exact
 from common.datasets.decoding import read_picture
 from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
@@ -47,6 +48,19 @@ def nearest(
             raise ValueError(f"query {short[0]} has fewer than k = {k} rows of the gallery left: choose a smaller k")
         indices[rows], similarities[rows] = order, values
     return indices, similarities
+
+
+def queries_and_gallery(labels, indices, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw at most `count` of the pictures `indices` as queries, each of which leaves one of its class in the gallery.
+
+    Returns int64 (Q,) and (G,), in random order; Q is small where classes are. ValueError where no class has two.
+    """
+    order = np.random.default_rng(seed).permutation(np.asarray(indices))
+    _, last = np.unique(np.asarray(labels)[order][::-1], return_index=True)  # of each class, which stays
+    free = np.setdiff1d(np.arange(len(order)), len(order) - 1 - last)[:count]
+    if not len(free):
+        raise ValueError(f"of {len(order)} pictures no two are of one class, so nothing can be searched: add pictures")
+    return order[free], np.delete(order, free)
 
 
 def retrieval(embeddings, labels, similarity: Callable | None = None) -> dict[str, np.ndarray]:
@@ -159,7 +173,7 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
     if not (queries.isfinite().all() and gallery.isfinite().all()):
         raise ValueError("some embeddings are not finite: look for NaN or infinity in them")
     if similarity is None:  # rounded from float64, equal pictures are equally similar, whatever the chunk
-        queries, gallery = F.normalize(queries.double()), F.normalize(gallery.double())
+        queries, gallery = F.normalize(exact(queries)), F.normalize(exact(gallery))
     for start in range(0, len(queries), CHUNK):
         part = queries[start : start + CHUNK]
         rows = np.arange(start, start + len(part))

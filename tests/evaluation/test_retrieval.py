@@ -16,7 +16,15 @@ from common.backbones import embed
 from common.datasets import load_images
 from common.datasets.decoding import DamagedPicture
 from common.evaluation.metrics import cosine_scores
-from common.evaluation.retrieval import cmc, find_similar, nearest, read_embeddings, retrieval, save_embeddings
+from common.evaluation.retrieval import (
+    cmc,
+    find_similar,
+    nearest,
+    queries_and_gallery,
+    read_embeddings,
+    retrieval,
+    save_embeddings,
+)  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow")
 slow = settings(deadline=None, max_examples=25)
@@ -312,3 +320,17 @@ def test_bad_queries_are_refused(stored, tmp_path):
         find_similar(net, write(tmp_path / "no.jpg", b"no picture"), table, 1, SIZE)
     with pytest.raises(ValueError, match=r"\(1, 8\) .* \(9, 5\)"):
         find_similar(net, root / "iris" / "0.jpg", table.drop(columns=["e5", "e6", "e7"]), 1, SIZE)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.integers(1, 20), st.integers(0, 99))
+def test_each_query_leaves_one_of_its_class_in_the_gallery(labels, count, seed):
+    labels, indices = np.array(labels), np.arange(len(labels))
+    most = len(labels) - len(np.unique(labels))
+    if not most:
+        with pytest.raises(ValueError, match="no two are of one class"):
+            queries_and_gallery(labels, indices, count, seed)
+        return
+    queries, gallery = queries_and_gallery(labels, indices, count, seed)
+    assert sorted([*queries, *gallery]) == [*indices] and len(queries) == min(count, most)
+    assert set(labels[queries]) <= set(labels[gallery])
