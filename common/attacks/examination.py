@@ -11,6 +11,7 @@ from torch import Tensor
 from common.attacks.gradient import fgsm, input_gradient, noise, pgd, transfer
 from common.attacks.square import square
 from common.backbones import evaluation_mode, folded
+from common.datasets.batches import exact
 from common.evaluation.metrics import Threshold, accuracy
 
 
@@ -76,7 +77,7 @@ def sanity_suite(
         leaf = first.detach().clone().requires_grad_()
         slopes = input_gradient(model.score(leaf, second).sum(), leaf).flatten(1).abs().sum(1)
     blind = int((~(slopes > 0) | ~slopes.isfinite()).sum())  # pairs without a gradient
-    excess = max(0.0, *(float((new.double() - old.double()).abs().max()) - radius for new, old, radius in sides))
+    excess = max(0.0, *(float((exact(new) - exact(old)).abs().max()) - radius for new, old, radius in sides))
     lowest, highest = min(float(new.min()) for new, *_ in sides), max(float(new.max()) for new, *_ in sides)
     growth = ", ".join("/".join(f"{100 * part:.0f}" for part in course) for course in courses)
     grow = all(earlier * 0.98 <= later < np.inf for course in courses for earlier, later in pairwise(course))

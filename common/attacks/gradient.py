@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from common.backbones import evaluation_mode
+from common.datasets.batches import exact
 
 
 class Attacked(NamedTuple):
@@ -147,14 +148,14 @@ def noisy(images: Tensor, eps: float, generator: torch.Generator | None = None) 
 
 def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Lowest and highest pixels within eps and [0, 1], rounded inward so that the bound holds to the last bit."""
-    clean = images.detach()
-    exact = clean.double()
+    true = exact(images.detach())
+    clean = images.detach().to(true.device)
 
     def inward(end):
         rounded = end.to(clean.dtype)
-        return torch.where((rounded.double() - exact).abs() > eps, rounded.nextafter(clean), rounded)
+        return torch.where((rounded.double() - true).abs() > eps, rounded.nextafter(clean), rounded).to(images.device)
 
-    return inward((exact - eps).clamp(min=0)), inward((exact + eps).clamp(max=1))
+    return inward((true - eps).clamp(min=0)), inward((true + eps).clamp(max=1))
 
 
 def pair_harm(model, first: Tensor, second: Tensor, same: Tensor, eps: float, which: str = "first"):

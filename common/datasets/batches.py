@@ -120,6 +120,11 @@ def as_float(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
+def exact(values: Tensor) -> Tensor:
+    """The values as float64, on the CPU where their device has none, as Apple's."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def pair_batch(image_set: ImageSet, pairs, device="cpu") -> tuple[Tensor, Tensor, Tensor]:
     """The pictures and labels of pairs as attacks and explanations take them: first, second, same."""
     pairs = np.asarray(pairs)

@@ -38,7 +38,7 @@ def curve(score: nn.Module, images: Tensor, maps, insert: bool) -> np.ndarray:
     counts = np.linspace(0, 1, STEPS + 1) * rank[0].numel()
     with evaluation_mode(score):
         scores = [score(torch.where(rank < count, end, start))[:, 0] for count in counts]
-    return torch.stack(scores, 1).double().cpu().numpy()
+    return torch.stack(scores, 1).cpu().double().numpy()
 
 
 def area(curves, insert: bool, weights=None) -> float:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.backbones import EmbeddingNet, evaluation_mode, stages
+from common.datasets.batches import exact
 
 SIDE = 7  # locations a map should have along its shorter side to tell parts of a flower apart
 STEPS = 16  # of the path of integrated gradients; the sum then misses the score's change by a few percent
@@ -130,12 +131,12 @@ def decompose(model: nn.Module, first: Tensor, second: Tensor) -> np.ndarray:
         features = by_location(net.backbone.forward_features((images - net.mean) / net.std), net.backbone)
         if features is None or features.shape[1] != net.features:
             raise ValueError(f"{name} does not pool by the mean over locations: no exact decomposition")
-        located = features.double().flatten(2).mT
-        head = copy.deepcopy(net.head).double()
+        located = exact(features).flatten(2).mT
+        head = copy.deepcopy(net.head).to(located)
         added = head(located.flatten(0, 1)).unflatten(0, located.shape[:2])  # (2 B, h * w, D)
         unit = added / added.sum(1, keepdim=True).norm(dim=2, keepdim=True)
         terms = unit[: len(first)] @ unit[len(first) :].mT
-        score = model.score(first, second).double()
+        score = exact(model.score(first, second))
     gap = (terms.sum((1, 2)) - score).abs().max()
     if not gap < TOLERANCE:
         raise ValueError(f"the terms miss the score of {name} by {gap:.1g}: no exact decomposition, which needs the "

@@ -1,6 +1,8 @@
 """Batches and augmentation: every picture once or in turn, seeded, in [0, 1], differentiable."""
 
+import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import image_set, pixels
 
-from common.datasets.batches import Pictures, as_float, augment, batches, pair_batch, species_batches, triplet_batches
+from common.config import ROOT
+from common.datasets.batches import (
+    Pictures,
+    as_float,
+    augment,
+    batches,
+    exact,
+    pair_batch,
+    species_batches,
+    triplet_batches,
+)  # fmt: skip
 
 PICTURES = image_set(each=6, size=2)
 SEEDS = st.integers(0, 999)
@@ -179,3 +191,18 @@ def test_augmentation_is_differentiable():
     assert torch.autograd.gradcheck(lambda inputs: augment(inputs, seeded(0)), images)
     (gradient,) = torch.autograd.grad(augment(images, seeded(0)).sum(), images)
     assert gradient.abs().sum() > 1
+
+
+def test_exact_numbers_are_of_the_cpu_where_their_device_has_none(monkeypatch):
+    """Apple's GPU knows no float64; a stand-in for its tensors must be moved before it is widened."""
+    class Apple:
+        device = SimpleNamespace(type="mps")
+        double = None
+
+        def cpu(self):
+            return torch.ones(2)
+
+    assert exact(Apple()).dtype == torch.float64 and exact(torch.ones(2)).dtype == torch.float64
+    code = {path: path.read_text() for path in (ROOT / "common").rglob("*.py")}
+    widened = {path.name for path, text in code.items() if re.search(r"(?<!cpu\(\))\.double\(\)|torch\.float64", text)}
+    assert widened <= {"batches.py", "backbones.py", "gradient.py"}, "there on tensors that lie on the CPU"
