@@ -49,24 +49,28 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
     return figure
 
 
-def two_towers(first, second, numbers: Mapping[str, str] | None = None) -> Figure:
+def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     """A siamese network: two pictures uint8 (3, H, W), one network, a pair head, a probability.
 
-    `numbers`, of any of "z1", "z2", "distance", "product", "s" and "P", are words that stand below the symbols.
+    `numbers` may give "z1" and "z2", whose first two stand below their symbols, "distance" and "product", of which the
+    sums do, and "s" and "P".
     """
     figure, axis = plt.subplots(figsize=(12.5, 4.6), layout="constrained")
     for picture, y in ((first, 3.5), (second, 1.1)):
         axis.imshow(np.moveaxis(picture, 0, -1), extent=(0.1, 2.1, y - 1, y + 1))
-        axis.annotate("", (2.8, y), (2.15, y), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
+        axis.annotate("", (2.9, y), (2.15, y), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
     boxes = {
         "f1": (3.1, 3.5, "$f$"), "f2": (3.1, 1.1, "$f$"), "z1": (4.9, 3.5, "$z_1$"), "z2": (4.9, 1.1, "$z_2$"),
         "distance": (7.7, 3.5, "$|a - b|$"), "product": (7.7, 1.1, r"$a \odot b$"), "s": (10, 2.3, "$s$"),
         "P": (11.7, 2.3, r"$P = \sigma(s)$"),
     }  # fmt: skip
-    drawn, look = {}, dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray")
-    for name, (x, y, symbol) in boxes.items():
-        words = f"{symbol}\n{numbers[name]}" if numbers and name in numbers else symbol
-        size = 16 if words == symbol else 13
+    drawn, size = {}, 13 if numbers else 16
+    look = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray")
+    for name, (x, y, words) in boxes.items():
+        if numbers and name in numbers:
+            value = np.asarray(numbers[name])
+            start = "({:.2f}, {:.2f}, ...)".format(*value[:2]) if name in ("z1", "z2") else ""
+            words += "\n" + (start or f"sum {value.sum():.3f}" if value.ndim else f"{value:.3f}")
         drawn[name] = axis.text(x, y, words, fontsize=size, ha="center", va="center", zorder=3, bbox=look)
     ends = "f1 z1, f2 z2, z1 distance, z1 product, z2 distance, z2 product, distance s, product s, s P"
     for start, end in map(str.split, ends.split(",")):
@@ -304,4 +308,37 @@ def straight_through(levels: int) -> Figure:
     axis.set_xlabel("color that comes in", fontsize=13)
     axis.set_ylabel("color that goes on", fontsize=13)
     axis.legend(fontsize=12)
+    return figure
+
+
+def losses_and_forces(curves: Mapping) -> Figure:
+    """The loss of a same and of a different pair, and below it the force, which is minus the loss's slope.
+
+    Each entry of `curves` is a column: title -> the axis' name, what the loss looks at (N,), and both losses (N,).
+    """
+    size = dict(figsize=(5.5 * len(curves), 6.2), squeeze=False)
+    figure, axes = plt.subplots(2, len(curves), sharex="col", layout="constrained", **size)
+    for (upper, lower), (title, (name, x, *losses)) in zip(axes.T, curves.items(), strict=True):
+        for loss, kind, color in zip(losses, ("same pair", "different pair"), (BLUE, ORANGE), strict=True):
+            upper.plot(x, loss, color=color, linewidth=3, label=kind)
+            lower.plot(x, -np.gradient(loss, x), color=color, linewidth=3)
+        lower.axhline(0, color="black", linewidth=1)
+        upper.set(title=title, ylabel="loss")
+        lower.set(xlabel=name, ylabel=f"force on the {name.split()[0]}")
+    axes[0, 0].legend(fontsize=12)
+    return figure
+
+
+def circles(panels: Mapping, labels) -> Figure:
+    """Points on a circle, a panel for each entry: its title -> angles (N,); `labels` (N,) 0 to 5 have colors and marks.
+
+    A label's points lie a little inside or outside of the circle, so that they hide no other's.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 4.5), squeeze=False, layout="constrained")
+    for axis, (title, angles) in zip(axes.flat, panels.items(), strict=True):
+        axis.add_patch(Circle((0, 0), 1, fill=False, edgecolor="gray", zorder=0))
+        for kind, marker in enumerate("os^DvP"):
+            radius, mine = 1 + 0.07 * (kind - 2.5), np.asarray(angles)[np.asarray(labels) == kind]
+            axis.plot(radius * np.cos(mine), radius * np.sin(mine), marker, markersize=10, alpha=0.8)
+        axis.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))
     return figure

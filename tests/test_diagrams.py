@@ -11,9 +11,9 @@ def words(figure) -> str:
 
 def test_two_towers_show_both_pictures_and_the_numbers_given():
     first, second = np.zeros((3, 8, 8), np.uint8), np.full((3, 8, 8), 255, np.uint8)
-    figure = diagrams.two_towers(first, second, {"s": "9.65", "P": "0.9999"})
+    figure = diagrams.two_towers(first, second, {"z1": np.arange(3), "product": np.array([0.25, 0.5]), "s": 9.65})
     assert [image.get_array().max() for image in figure.axes[0].images] == [0, 255]
-    assert "9.65" in words(figure) and "0.9999" in words(figure)
+    assert all(said in words(figure) for said in ("(0.00, 1.00, ...)", "sum 0.750", "9.650"))
     assert "9.65" not in words(diagrams.two_towers(first, second))
 
 
@@ -66,3 +66,17 @@ def test_the_sign_step_lowers_a_linear_score_more_than_the_gradient_step():
 def test_rounding_has_its_levels_and_passes_straight_through():
     rounded, identity = (line.get_ydata() for line in diagrams.straight_through(16).axes[0].lines)
     assert len(np.unique(rounded)) == 16 and np.abs(rounded - identity).max() <= 1 / 30 + 1e-9
+
+
+def test_forces_are_minus_the_slopes():
+    x = np.linspace(0, 2, 201)
+    figure = diagrams.losses_and_forces({"a loss": ("distance d", x, x**2 / 2, np.maximum(0, 1 - x) ** 2 / 2)})
+    same, different, _ = figure.axes[1].lines
+    assert np.allclose(same.get_ydata()[1:-1], -x[1:-1])
+    assert np.allclose(different.get_ydata()[1:-1], np.maximum(0, 1 - x)[1:-1], atol=0.006)
+
+
+def test_points_on_circles_keep_their_angles():
+    figure = diagrams.circles({"start": [0.5, 1.0], "end": [0.5, 2.0]}, [0, 5])
+    x, y = figure.axes[1].lines[5].get_data()
+    assert np.allclose(np.arctan2(y, x), 2)
