@@ -96,16 +96,16 @@ def contact_sheet(
     height, width, inch = height * times, width * times, cell / height / times  # of one dot of the montage
     titles = titles if len(titles) else [""] * len(images)
     right = right if len(right) else [None] * len(images)
-    signs = [{None: ""}.get(good, "✓ " if good else "✗ ") for good in right]
-    room = max(8, int(width * inch / 0.09))  # letters beside each other
-    texts = ["\n".join(textwrap.fill(line, room) for line in f"{sign}{text}".split("\n"))
-             for sign, text in zip(signs, titles, strict=True)]  # fmt: skip
+    letters, texts = max(8, int(width * inch / 0.09)), []  # so many stand beside each other
+    for text, good in zip(titles, right, strict=True):
+        text = text if good is None else f"{'✓' if good else '✗'} {text}"
+        texts.append("\n".join(textwrap.fill(line, letters) for line in text.split("\n")))
     gap, head = round(0.1 / inch), round((0.08 + 0.19 * max(text.count("\n") + bool(text) for text in texts)) / inch)
     montage = np.full((rows * (head + height + gap), columns * (width + 2 * gap), 3), 255, np.uint8)
-    size, band = np.array(montage.shape[1::-1]) * inch + [0, 0.5], 0.5 * bool(title)
-    figure = plt.figure(figsize=(max(size[0], 0.11 * len(title)), size[1] - 0.5 + band))
+    high, wide = (np.array(montage.shape[:2]) * inch).tolist()
+    figure = plt.figure(figsize=(max(wide, 0.11 * len(title)), high + 0.5 * bool(title)))
     figure.suptitle(title, y=1 - 0.1 / figure.get_figheight(), va="top")
-    axis = figure.add_axes((0, 0, 1, 1 - band / figure.get_figheight()))
+    axis = figure.add_axes((0, 0, 1, high / figure.get_figheight()))
     for place, (image, text, good) in enumerate(zip(images, texts, right, strict=True)):
         x, y = (place % columns) * (width + 2 * gap) + gap, place // columns * (head + height + gap) + head
         montage[y : y + height, x : x + width] = _pixels(image).repeat(times, 0).repeat(times, 1)
@@ -188,9 +188,12 @@ def _tint(image, strength: np.ndarray) -> np.ndarray:
     pixels = _pixels(image)
     strength = Pixels.fromarray(strength.astype(np.float32)).resize(pixels.shape[1::-1], Pixels.Resampling.BILINEAR)
     strength = np.asarray(strength)[..., None]
-    opacity = 0.85 * np.abs(strength) ** 0.8
-    shaded = (1 - opacity) * pixels + opacity * np.where(strength > 0, FOR, AGAINST)
-    return shaded.astype(np.uint8).transpose(2, 0, 1)
+    return _shade(pixels, np.where(strength > 0, FOR, AGAINST), 0.85 * np.abs(strength) ** 0.8)
+
+
+def _shade(pixels, color, opacity) -> np.ndarray:
+    """Pixels (H, W, 3) with a color laid over, as opaque as `opacity` (H, W, 1) says: uint8 (3, H, W)."""
+    return ((1 - opacity) * pixels + opacity * color).astype(np.uint8).transpose(2, 0, 1)
 
 
 def _below_originals(images, shaded, titles, title: str, columns: int, right=0.0, below=0.0) -> Figure:
@@ -224,12 +227,10 @@ def concepts(images, maps, titles: Sequence[str], title: str) -> Figure:
     strength = maps / np.maximum(maps.max((0, 2, 3), keepdims=True), np.finfo(float).tiny)
     palette = np.array(COLORS)[np.arange(maps.shape[1]) % len(COLORS)]
     gray = np.tensordot([0.299, 0.587, 0.114], np.asarray(images, float), (0, 1)).round().astype(np.uint8)
-    shaded = []
-    for image, one in zip(np.repeat(gray[:, None], 3, 1), strength, strict=True):
-        down, across = (np.arange(size) * cells // size for size, cells in zip(image.shape[1:], one.shape[1:]))
-        one = one[:, down][:, :, across]
-        opacity, color = 0.75 * one.max(0), 255 * palette[one.argmax(0)].transpose(2, 0, 1)
-        shaded.append(((1 - opacity) * image + opacity * color).astype(np.uint8))
+    down, across = (np.arange(size) * cells // size for size, cells in zip(gray.shape[1:], maps.shape[2:], strict=True))
+    strength, shaded = strength[:, :, down][..., across], []
+    for image, one in zip(gray[..., None], strength, strict=True):
+        shaded.append(_shade(image, 255 * palette[one.argmax(0)], 0.75 * one.max(0)[..., None]))
     figure = _below_originals(images, shaded, titles, title, len(images), below=0.5)
     handles = [Patch(color=color, label=f"concept {place}") for place, color in enumerate(palette, 1)]
     figure.legend(handles=handles, loc="lower center", ncol=len(handles))
@@ -291,9 +292,10 @@ def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", gr
     low, high = table["low"].min(), table["high"].max()
     if 2 * low - high < 0 < 2 * high - low:  # among them, or no farther away than they spread
         axis.axvline(0, color="black", linestyle="--", zorder=0)
-    digits = int(np.clip(np.ceil(-np.log10((table["high"] - table["low"]).median() or 1)) + 1, 0, 4))
+    spread = (table["high"] - table["low"]).median()
+    digits = int(np.clip(1 - np.floor(np.log10(spread)), 0, 4)) if spread > 0 else 3
     for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(float)):
-        text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        text = f"{value:.{digits}f}" + f" [{low:.{digits}f}, {high:.{digits}f}]" * bool(np.isfinite(high - low))
         axis.annotate(text, (1, row), (8, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=LETTERS)
     _rows(axis, table.index)
     if len({*groups}) > 1:
@@ -363,7 +365,7 @@ def _line(axis: Axes, x, y, name: str, place: int):
 
 def _name_lines(axis: Axes) -> None:
     """Write each line's name beside its end, where there is room for it; more than six get a legend."""
-    drawn = axis.get_legend_handles_labels()[0]
+    drawn = [line for line in axis.get_legend_handles_labels()[0] if np.isfinite(line.get_ydata()).any()]
     if len(drawn) > 6:
         axis.legend(fontsize=LETTERS, loc="center left", bbox_to_anchor=(1, 0.5))
         return
