@@ -18,7 +18,7 @@ from nbconvert.filters import strip_ansi
 from tqdm.auto import tqdm
 
 from common.config import ROOT, Config, setup
-from common.datasets.files import write_whole
+from common.datasets.files import lock, write_whole
 
 NOTEBOOKS = (
     *("R1_Data_Exploration", "R2_Backbone_Selection", "R3_Center_Loss", "R4_Siamese_Network", "R5_Triplet_Loss"),
@@ -101,12 +101,15 @@ def run(
     `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed copies, which are returned, and an HTML
     page each go to the folder `output` (default `runs/<name of the run>/`). `in_place` puts the executed notebook,
     cleaned of what is volatile, in the place of the original too, once it has run to its end. A cell that fails raises
-    NotebookError: what ran until then is kept in `output`, later notebooks are not run.
+    NotebookError: what ran until then is kept in `output`, later notebooks are not run. BlockingIOError where another
+    run works in the same folder of checkpoints; notebooks that this run's own kernels start are not another run.
     """
     config = config or setup()
     output = Path(output or Path(root) / "runs" / config.name)
     paths = select(names, root)
-    _in_its_own_loop(_in_stages(paths, output, config, in_place))
+    busy = f"another run works in {config.directory}: wait until it has ended, or give this one another folder"
+    with lock(config.directory, f"{busy} (SIMILARITY_CHECKPOINTS)"):
+        _in_its_own_loop(_in_stages(paths, output, config, in_place))
     return [output / path.name for path in paths]
 
 
@@ -136,10 +139,12 @@ async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: 
         async def one(path: Path, place: int, free=free, threads=threads) -> None:
             async with free:
                 notebook = await _execute(path, output / path.name, config, threads, place)
-            # The classic template is the one that keeps the alt text of pictures.
-            exporter = HTMLExporter(template_name="classic")
-            page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-            _write(output / f"{path.stem}.html", page)
+            try:  # the classic template is the one that keeps the alt text of pictures
+                exporter = HTMLExporter(template_name="classic")
+                page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+                _write(output / f"{path.stem}.html", page)
+            except Exception as fault:  # who needs what the notebook made needs no page
+                print(f"{path.stem} ran, but its page could not be made ({fault!r})", file=sys.stderr)
             if in_place:
                 _write(path, nbformat.writes(clean(notebook)) + "\n")
 
@@ -173,8 +178,11 @@ async def _execute(path: Path, copy: Path, config: Config, threads: int, place: 
             bar.set_description(path.stem)
         except (CellExecutionError, DeadKernelError) as error:
             where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
-            details = f"{strip_ansi(str(error))}\nWhat ran until then is kept in {copy}"
-            raise NotebookError(f"{path.name} failed in {where}:\n\n{details}") from None
+            reason = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
+            raise NotebookError(
+                f"{path.name} failed in {where}:\n\n{strip_ansi(reason)}\n\nWhat ran until then, and the traceback, is "
+                f"kept in {copy}"
+            ) from None
         finally:
             _write(copy, nbformat.writes(notebook) + "\n")
     return notebook
@@ -213,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; what ran until then is kept.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, BlockingIOError) as error:
         parser.error(str(error))
     print(f"Executed notebooks and their HTML pages are in {copies[0].parent}")
     return 0

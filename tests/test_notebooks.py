@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -97,9 +98,11 @@ def test_failure_names_section_keeps_partial_copy_and_stops(tmp_path, bars, monk
     before = (tmp_path / f"{FIRST}.ipynb").read_bytes()
     with pytest.raises(NotebookError) as caught:
         run((), setup(), output=tmp_path / "out", in_place=True, root=tmp_path)
-    for word in (FIRST, "'The fault', cell 4", "ZeroDivisionError", "1 / kept", str(tmp_path / "out")):
+    for word in (FIRST, "'The fault', cell 4", "ZeroDivisionError: division by zero", str(tmp_path / "out")):
         assert word in str(caught.value)
-    assert "\x1b" not in str(caught.value)
+    assert "\x1b" not in str(caught.value) and "Traceback" not in str(caught.value)
+    outputs = nbformat.read(tmp_path / f"out/{FIRST}.ipynb", 4).cells[3].outputs
+    assert " / kept" in "".join(outputs[0].traceback), "who wants the traceback finds it in the copy"
     assert (tmp_path / "order.txt").read_text() == "one\n"
     counts = [cell.get("execution_count") for cell in nbformat.read(tmp_path / f"out/{FIRST}.ipynb", 4).cells]
     assert counts == [None, 1, None, 2, None, None]
@@ -110,6 +113,47 @@ def test_failure_names_section_keeps_partial_copy_and_stops(tmp_path, bars, monk
 
     monkeypatch.setattr(notebooks, "run", failing_run)
     assert notebooks.main([]) == 1 and "'The fault'" in capsys.readouterr().err
+
+
+def test_two_runs_on_one_folder_are_one_too_many_but_a_runs_own_kernels_are_not(tmp_path, bars, capsys, monkeypatch):
+    config = setup(checkpoints=tmp_path / "kept")
+    nested = "import common.notebooks as n\nfrom common.config import setup\nfrom pathlib import Path\n"
+    put(tmp_path, FIRST, ORDER.format("one"))
+    put(tmp_path, SECOND, f"{nested}n.run(['R1'], setup(), output=Path('inner'), root=Path('.'))")
+    monkeypatch.setenv("PYTHONPATH", str(notebooks.ROOT))
+    run(["R2"], config, root=tmp_path)
+    assert (tmp_path / "order.txt").read_text() == "one\n", "a notebook ran what it needs"
+    imports = "from pathlib import Path\nfrom common.datasets.files import lock\n"
+    hold = f"{imports}with lock(Path({str(config.directory)!r}), ''): print(flush=True); input()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", hold], cwd=notebooks.ROOT, **pipes)
+    other.stdout.readline()
+    with pytest.raises(BlockingIOError, match=f"another run works in {config.directory}: wait until it has ended"):
+        run(["R1"], config, root=tmp_path)
+    run(["R1"], setup(checkpoints=tmp_path / "other"), root=tmp_path)
+    other.kill()
+    other.wait()
+    run(["R1"], config, root=tmp_path)
+
+    def busy(*arguments, **settings):
+        raise BlockingIOError("another run works")
+
+    monkeypatch.setattr(notebooks, "run", busy)
+    with pytest.raises(SystemExit):
+        notebooks.main([])
+    assert "another run works" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_made_stops_nothing(tmp_path, bars, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise RuntimeError("no template")
+
+    monkeypatch.setattr(notebooks, "HTMLExporter", fail)
+    put(tmp_path, FIRST, ORDER.format("one"))
+    put(tmp_path, SECOND, ORDER.format("two"))
+    copies = run((), setup(), output=tmp_path / "out", root=tmp_path)
+    assert (tmp_path / "order.txt").read_text() == "one\ntwo\n" and all(copy.exists() for copy in copies)
+    assert capsys.readouterr().err.count("its page could not be made (RuntimeError('no template'))") == 2
 
 
 def test_a_kernel_that_dies_is_reported_with_its_section(tmp_path, bars):
