@@ -44,7 +44,7 @@ endef
 check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
   echo 'make: $(subst ",,$(1)) is not Python 3.10 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 
-.PHONY: help run test notebooks results lint clean
+.PHONY: help run lab test notebooks results lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' Makefile
@@ -75,6 +75,10 @@ test: ## lint, unit tests, then every notebook again, exercises solved, with its
 	  --nbval-sanitize-with=tests/nbval_sanitize.cfg --nbval-cell-timeout=600 "$$scratch/notebooks"; \
 	if [ "$$failed" ]; then echo "make test failed: $$failed" >&2; exit 1; fi; \
 	echo "make test passed: lint, unit tests, notebooks"
+
+lab: ## a page to play in: compare pictures, fool the models, ask why, search (needs the models of make run)
+	@$(call install,requirements.txt)
+	@$(python) -m lab.app
 
 notebooks: ## refresh the committed outputs, on the offline default
 	@$(call install,requirements.txt)
