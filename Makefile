@@ -44,7 +44,7 @@ endef
 check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
   echo 'make: $(subst ",,$(1)) is not Python 3.10 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 
-.PHONY: help run lab test notebooks results lint clean
+.PHONY: help run lab test notebooks results bench lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' Makefile
@@ -90,6 +90,10 @@ results: ## measure every approach on photographs again: DATA=folder of the data
 	@$(python) -m benchmarks.results "$$SIMILARITY_DATA"
 	@$(python) -m benchmarks.backbones "$$SIMILARITY_DATA"
 	@$(python) -m benchmarks.readme_tables
+
+bench: ## how fast we are beside well-known libraries, as ratios: prints and writes benchmarks/speed.csv
+	@$(call install,requirements-dev.txt)
+	@$(python) -m benchmarks.speed
 
 lint: ## ruff, the notebooks included
 	@$(call install,requirements-dev.txt)

@@ -4,6 +4,7 @@ The folder holds archives or folders of the data sets, named as in `FILES`, and 
 trained as its notebook trains it (profile `standard`), then the test is read once. Rows go into results.csv, the
 quality along every training's path into paths.csv, and the paired differences to the frozen backbone, cross-entropy
 and the siamese network into differences.csv, in place of what stood there of the same data set.
+Several GPUs share the work under `accelerate launch -m benchmarks.results DATA`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 
 from common.backbones import EmbeddingNet, SiameseNet, evaluation_mode, new_model
 from common.checkpoints import save
@@ -175,6 +177,8 @@ def main() -> None:
         config = setup("standard", name, place, weights=weights if weights.exists() else None, backbone=chosen.backbone,
                        seeds=chosen.seeds, **settings)
         rows, paths, gaps = measure(config, chosen.backbone, chosen.approaches)
+        if not PartialState().is_main_process:
+            continue
         folder = ROOT / "benchmarks"
         replace_rows(folder / "results.csv", rows, ["dataset", "profile", "approach", "variant", "protocol"])
         replace_rows(folder / "paths.csv", paths, ["dataset", "approach", "protocol"])

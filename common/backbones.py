@@ -7,11 +7,12 @@ directions of the training pictures' own features, and the first embedding compa
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -243,10 +244,16 @@ def folded(model: nn.Module) -> nn.Module:
 def embed(model: nn.Module, images: np.ndarray, batch_size: int = 64, pooled: bool = False) -> np.ndarray:
     """Embed uint8 pictures (N, 3, H, W) in evaluation mode: float32 (N, D); the model's mode is restored.
 
-    `pooled` gives the backbone's pooled features instead.
+    `pooled` gives the backbone's pooled features instead. Under `accelerate launch` each process embeds its share.
     """
     function = model.pooled if pooled else model
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     with evaluation_mode(model) as device:
-        starts = range(0, len(images), batch_size)
+        starts = range(rank * batch_size, len(images), ranks * batch_size)
         chunks = (torch.from_numpy(np.array(images[start : start + batch_size])) for start in starts)
-        return torch.cat([function(as_float(chunk.to(device))).float().cpu() for chunk in chunks]).numpy()
+        own = [function(as_float(chunk.to(device))).float().cpu() for chunk in chunks]
+    shares = [own] * ranks
+    if ranks > 1:
+        dist.all_gather_object(shares, own)
+    in_order = (chunk for turn in zip_longest(*shares) for chunk in turn if chunk is not None)
+    return torch.cat([*in_order]).numpy()

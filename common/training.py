@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -192,7 +194,20 @@ def one_cycle(model: nn.Module, learning_rate: float, steps: int):
 
 def clean_terms(model: nn.Module, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """What a batch adds to the loss, term by term: the objective of its embeddings."""
-    return objective(model(images).float(), labels)
+    return objective(embed_together(model, images), labels)
+
+
+def embed_together(model: nn.Module, images: Tensor) -> Tensor:
+    """Embeddings of a whole batch (B, D) of which each process embeds its share; alone, simply the model's.
+
+    Gradients flow back to whoever embedded. Processes without a picture of their own embed the first one in vain.
+    """
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return model(images).float()
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    places = torch.arange(rank, rank + ranks * -(-len(images) // ranks), ranks)
+    shares = all_gather(model(images[places % len(images)]).float())
+    return torch.stack(shares, 1).flatten(0, 1)[: len(images)]
 
 
 def fit(
@@ -202,6 +217,8 @@ def fit(
     keep: str = "best", augmentation: float = 1.0, terms: Callable[..., dict[str, Tensor]] = clean_terms,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch, or its last.
+
+    Under `accelerate launch` each process embeds its share of every batch, and all of them the same whole loss.
 
     Args:
         model: changed in place.
@@ -218,7 +235,8 @@ def fit(
         augmentation: strength of `augment`.
         terms: `terms(model, objective, images, labels)`, for trainings that change the pictures first.
 
-    Returns a row an epoch: epoch, each term, loss, what is watched, @@
+    Returns a row an epoch: epoch, each term, loss, what is watched, learning_rate, spread, what `validate` found,
+    images, seconds.
     Raises Collapse as `check_collapse` does, and ValueError for an unknown `keep`.
     """
     if keep not in ("best", "last"):
@@ -228,14 +246,15 @@ def fit(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
     model.to(accelerator.device, memory_format=torch.channels_last)
     objective.to(accelerator.device)
-    batches, generator = accelerator.prepare(loader), torch.Generator().manual_seed(seed)
+    generator, together = torch.Generator().manual_seed(seed), accelerator.num_processes > 1
     history, seen, seconds, best = [], 0, 0.0, None
     progress = tqdm(range(epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process)
     for epoch in progress:
         started, rate, sums, count = time.perf_counter(), optimizers[0].param_groups[0]["lr"], {}, 0
         model.train()
         objective.train()
-        for images, labels in batches:
+        for batch in loader:
+            images, labels = (part.to(accelerator.device) for part in batch)
             if images.dtype == torch.uint8:
                 images = augment(as_float(images), generator, augmentation)
             with accelerator.autocast():
@@ -244,11 +263,17 @@ def fit(
             for optimizer in optimizers:
                 optimizer.zero_grad()
             accelerator.backward(loss)
+            for parameter in model.parameters() if together else ():
+                if parameter.grad is not None:  # every process has the whole loss, and the gradients of its share
+                    parameter.grad = accelerator.reduce(parameter.grad, "mean")
             for stepped in (*optimizers, *schedulers):
                 stepped.step()
             for name, value in {**added, "loss": loss, **getattr(objective, "watched", {})}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(labels)
             count += len(labels)
+        for average in model.buffers() if together else ():  # of BatchNorm: each process has seen its share
+            if average.is_floating_point():
+                average.copy_(accelerator.reduce(average, "mean"))
         means = {name: total / count for name, total in sums.items()}
         found = validate(model)
         found = found if isinstance(found, dict) else {"validation": found}
