@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Arc, Circle, Rectangle
 
 BLUE, ORANGE = "#0173b2", "#de8f05"
@@ -204,7 +203,7 @@ def split_map(parts: Mapping[str, Mapping], labels) -> Figure:
 
     `parts` is protocol -> part -> indices, as `Splits` holds it; the cells of pictures that are left out stay white.
     """
-    figure, axes = plt.subplots(1, len(parts), figsize=(5.5 * len(parts), 5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(parts), figsize=(5.1 * len(parts), 5), squeeze=False, layout="constrained")
     labels, colors = np.asarray(labels), [BLUE, ORANGE, "#029e73", "white"]
     for axis, (protocol, members) in zip(axes.flat, parts.items(), strict=True):
         part = np.full(len(labels), 3)
@@ -226,10 +225,10 @@ def split_map(parts: Mapping[str, Mapping], labels) -> Figure:
 
 def hues(pictures, shares, titles: Sequence[str]) -> Figure:
     """Pictures uint8 (N, 3, H, W), and below each the shares (N, K) of its pixels by hue, in bars of that hue."""
-    size = dict(figsize=(3.4 * len(pictures), 5), height_ratios=(2, 1))
+    size = dict(figsize=(3 * len(pictures), 4.6), height_ratios=(2, 1))
     figure, axes = plt.subplots(2, len(pictures), squeeze=False, sharey="row", layout="constrained", **size)
     for (above, below), picture, share, title in zip(axes.T, pictures, shares, titles, strict=True):
-        above.imshow(np.moveaxis(picture, 0, -1))
+        above.imshow(np.moveaxis(picture, 0, -1), label=f"picture of {title}")
         above.set_title(title, fontsize=13)
         above.axis("off")
         below.bar(np.arange(len(share)), share, width=1, color=plt.cm.hsv(np.arange(len(share)) / len(share)))
@@ -241,6 +240,7 @@ def hues(pictures, shares, titles: Sequence[str]) -> Figure:
 def arrows(vectors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
     """Vectors of two numbers, 0 to 1, as arrows with their names, and an arc between neighbors."""
     figure, axis = plt.subplots(figsize=(5.5, 5.2), layout="constrained")
+    figure.suptitle(f"{', '.join(vectors)} and the angles between them")
     for name, end in vectors.items():
         axis.annotate("", end, (0, 0), arrowprops=dict(arrowstyle="-|>", linewidth=3, color=BLUE, shrinkB=0))
         axis.text(*(np.asarray(end) * 1.06), name, fontsize=16, ha="center", va="center")
@@ -254,14 +254,49 @@ def arrows(vectors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> 
     return figure
 
 
-def picture_map(images, places) -> Figure:
-    """Pictures uint8 (N, 3, H, W) at their places (N, 2), such as those of t-SNE; near ones cover one another."""
-    figure, axis = plt.subplots(figsize=(9, 7), layout="constrained")
-    axis.scatter(*np.asarray(places).T, s=0)
+def picture_map(images, places, title: str) -> Figure:
+    """Pictures uint8 (N, 3, H, W), 40 dots wide, at their places (N, 2), such as those of t-SNE; near ones overlap."""
+    places, canvas = np.asarray(places, float), np.full((720, 960, 3), 255, np.uint8)
+    span = np.maximum(np.ptp(places, axis=0), np.finfo(float).tiny)
+    corners = ((places - places.min(axis=0)) / span * (960 - 40, 720 - 40)).astype(int)
+    for image, (x, y) in zip(images, corners, strict=True):
+        rows, columns = (np.arange(40) * side // 40 for side in image.shape[1:])
+        canvas[y : y + 40, x : x + 40] = np.moveaxis(image[:, rows][:, :, columns], 0, -1)
+    figure, axis = plt.subplots(figsize=(8, 6.2), layout="constrained")
+    figure.suptitle(title)
+    axis.imshow(canvas, label=f"{len(images)} pictures")
     axis.axis("off")
-    for image, place in zip(images, places, strict=True):
-        small = OffsetImage(np.moveaxis(image, 0, -1), zoom=32 / image.shape[-1])
-        axis.add_artist(AnnotationBbox(small, place, frameon=False))
+    return figure
+
+
+def backbone(picture, maps: Sequence, pooled, embedding) -> Figure:
+    """From pixels to embedding: a picture uint8 (3, H, W), three channels of each stage's maps (C, h, w), two vectors.
+
+    The channels are those that vary most over places. Vectors are drawn as strips, a cell a number.
+    """
+    figure, axis = plt.subplots(figsize=(10.2, 3.4), layout="constrained")
+    figure.suptitle("From pixels to an embedding")
+    axis.imshow(np.moveaxis(picture, 0, -1), extent=(0, 2.6, -1.3, 1.3), label="a picture")
+    size, x = "{} x {} x {}".format, 3.1
+    axis.text(1.3, -1.45, f"pixels\n{size(*picture.shape)}", ha="center", va="top", fontsize=11)
+    for number, values in enumerate(maps, 1):
+        side = 2.4 * 0.8**number
+        for step, channel in enumerate(np.argsort(-np.std(values, axis=(1, 2)))[2::-1]):
+            left, bottom = x + 0.12 * (2 - step), -side / 2 + 0.12 * (2 - step)
+            place = dict(extent=(left, left + side, bottom, bottom + side), zorder=step + 1)
+            axis.imshow(values[channel], cmap="viridis", label=f"maps of stage {number}", **place)
+        axis.text(x + side / 2, -1.45, f"stage {number}\n{size(*values.shape)}", ha="center", va="top", fontsize=11)
+        x += side + 0.8
+    x -= 0.3
+    for name, vector, above in (("pooled", pooled, "mean over\nplaces"), ("embedding", embedding, "linear\nhead")):
+        axis.text(x + 0.45, 0.2, above, fontsize=11, ha="center", va="bottom")
+        axis.annotate("", (x + 0.9, 0), (x, 0), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
+        strip = dict(extent=(x + 1.1, x + 1.5, -1.3, 1.3), aspect="auto", cmap="viridis", label=name)
+        axis.imshow(np.asarray(vector)[:, None], **strip)
+        axis.text(x + 1.3, -1.45, f"{name}\n{len(vector)}", ha="center", va="top", fontsize=11)
+        x += 1.7
+    axis.set(xlim=(-0.1, x + 0.2), ylim=(-2.2, 1.4), aspect="equal")
+    axis.axis("off")
     return figure
 
 

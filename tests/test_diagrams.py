@@ -54,7 +54,14 @@ def test_hues_and_maps_show_every_picture():
     pictures = np.zeros((3, 3, 8, 8), np.uint8)
     figure = diagrams.hues(pictures, np.full((3, 4), 0.25), "abc")
     assert [len(axis.patches) for axis in figure.axes[3:]] == [4] * 3
-    assert len(diagrams.picture_map(pictures, np.eye(3)[:, :2]).axes[0].artists) == 3
+    shown = diagrams.picture_map(pictures, np.eye(3)[:, :2], "map").axes[0].images[0].get_array()
+    assert (shown == 0).all(-1).sum() == 3 * 40 * 40
+
+
+def test_a_backbone_is_drawn_with_the_sizes_of_what_flows_through_it():
+    maps = [np.random.default_rng(0).random((4, side, side)) for side in (8, 4)]
+    said = words(diagrams.backbone(np.zeros((3, 16, 16), np.uint8), maps, np.ones(4), np.ones(2)))
+    assert all(word in said for word in ("3 x 16 x 16", "4 x 8 x 8", "4 x 4 x 4", "pooled\n4", "embedding\n2"))
 
 
 def test_the_sign_step_lowers_a_linear_score_more_than_the_gradient_step():

@@ -104,7 +104,7 @@ def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
 def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
     """Train a candidate with cross-entropy for about `pictures` pictures, and measure it on the validation pairs.
 
-    Gives "scores" (P,) of the validation pairs, "seconds" of training, "pictures" seen.
+    Gives "scores" (P,) of the validation pairs, "seconds" of training, "pictures" seen, and the "history" of `train`.
     """
     part, pairs = splits.parts["closed_set"], splits.pairs["closed_set"]["validation"]
     species, labels = np.unique(image_set.labels[part["train"]], return_inverse=True)
@@ -116,7 +116,8 @@ def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pi
     validate = partial(pair_auc, image_set=image_set, pairs=pairs)
     history = train(budget, model, objective, loader, validate, config.seed)
     scores = cosine_scores(embed_all(model, image_set, part["validation"]), pairs)
-    return {"scores": scores, "seconds": history["seconds"].iloc[-1], "pictures": int(history["images"].iloc[-1])}
+    spent = {"seconds": history["seconds"].iloc[-1], "pictures": int(history["images"].iloc[-1])}
+    return {"scores": scores, **spent, "history": history}
 
 
 def compare(tuned: dict[str, dict], pairs) -> pd.DataFrame:

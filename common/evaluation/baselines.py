@@ -5,7 +5,6 @@ Each takes uint8 pictures (N, 3, H, W) and hands out float32 (N, D), to be compa
 
 import cv2
 import numpy as np
-import pandas as pd
 
 SIZE = 64  # random numbers of a picture
 SIDE = 16  # pixels of a thumbnail's side
@@ -50,21 +49,3 @@ def color_histogram(images, bins: tuple[int, int, int] = (12, 4, 4), where=None)
         counts = cv2.calcHist([hsv], [0, 1, 2], mask, bins, [0, 180, 0, 256, 0, 256]).ravel().astype(float)
         features[place] = np.sqrt(counts / max(counts.sum(), 1))
     return features
-
-
-def picture_statistics(images) -> pd.DataFrame:
-    """Color and light of each picture, all in [0, 1].
-
-    Returns:
-        N rows: `red`, `green`, `blue` and `red_std`, `green_std`, `blue_std`, the mean and the standard deviation
-        of each channel over the picture's pixels; `brightness` and `contrast`, the same two of the gray picture
-        (0.299 red + 0.587 green + 0.114 blue, ITU-R BT.601).
-    """
-    rows = []
-    for picture in images:
-        picture = picture.astype(np.float32) / 255
-        gray = np.tensordot(np.float32([0.299, 0.587, 0.114]), picture, 1)
-        channels = np.concatenate([picture, gray[None]]).reshape(4, -1)
-        rows.append(np.concatenate([channels.mean(1), channels.std(1)]))
-    names = ["red", "green", "blue", "brightness", "red_std", "green_std", "blue_std", "contrast"]
-    return pd.DataFrame(rows, columns=names)

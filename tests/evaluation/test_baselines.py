@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.evaluation.baselines import chance, color_histogram, picture_statistics, raw_pixels
+from common.evaluation.baselines import chance, color_histogram, raw_pixels
 from common.evaluation.metrics import cosine_scores, roc_auc
 
 
@@ -82,17 +82,3 @@ def test_histogram_counts_only_the_pixels_asked_for():
     np.testing.assert_allclose(color_histogram(images, where=left)[0], red, atol=1e-6)
     np.testing.assert_allclose(color_histogram(images, where=~left[None])[0], blue, atol=1e-6)
     np.testing.assert_array_equal(color_histogram(images, where=np.zeros((1, 8, 16), bool)), 0)
-
-
-def test_statistics_against_a_loop():
-    images = noise(5, 9, 13)
-    table = picture_statistics(images)
-    assert len(table) == 5
-    for row, image in zip(table.itertuples(), images):
-        gray = np.tensordot([0.299, 0.587, 0.114], image / 255, 1)
-        assert (row.brightness, row.contrast) == pytest.approx((gray.mean(), gray.std()), abs=1e-5)
-        for name, channel in zip(("red", "green", "blue"), image / 255):
-            assert (getattr(row, name), getattr(row, f"{name}_std")) == pytest.approx((channel.mean(), channel.std()))
-    pure = picture_statistics(flat((0, 0, 0), (255, 255, 255), (255, 0, 0)))
-    assert pure.brightness.tolist() == pytest.approx([0, 1, 0.299])
-    np.testing.assert_allclose(pure.filter(like="std"), 0, atol=1e-6)
