@@ -1,4 +1,4 @@
-"""Find pictures like the one you have: a folder is embedded once, kept and searched. `python -m common.find --help`."""
+"""Find pictures like the one you have: a folder is embedded once, kept and searched; also `python -m common.find`."""
 
 import argparse
 import hashlib
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -142,7 +142,7 @@ def printable(name: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line: a table of what is most similar, and it as a picture; see the parser's own help."""
-    parser = argparse.ArgumentParser("python -m common.find", description=__doc__)
+    parser = argparse.ArgumentParser("python -m common.find", description="Find the pictures most like one.")
     parser.add_argument("query", type=Path, help="the picture to find others like")
     parser.add_argument("folder", type=Path, help="where to search: a folder, flat or nested, or an archive")
     which = parser.add_mutually_exclusive_group()
@@ -177,7 +177,7 @@ def _chosen(given: argparse.Namespace, config: Config) -> tuple[nn.Module, dict 
         return model, content
     name = given.backbone or BACKBONE
     if not _online():  # the hub would be asked again and again, for most of a minute
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        constants.HF_HUB_OFFLINE = True
     try:
         model = EmbeddingNet(name, embedding_size=0, pretrained=True, weights=config.weights)
     except RuntimeError:

@@ -96,6 +96,7 @@ class Lab:
             "run": self.config.name,
             "approaches": {name: APPROACHES[name] for name in self.judges["standard"]},
             "robust": list(self.judges["robust"]),
+            "drawn": self.config.dataset == "rendered",
             "species": [one.name for one in self.species],
             "factors": {name: list(bounds) for name, bounds in FACTORS.items()},
             "words": WORDS,
@@ -119,6 +120,15 @@ class Lab:
         kept = self._keep(Picture(images[0], _tensor(images[1]), title, (plant, instance), background))
         return {**kept, "factors": values, "usual": {name: getattr(usual, name) for name in FACTORS}}
 
+    def sample(self, number: int) -> dict:
+        """One of the run's test pictures, counted round and round: what a run on photographs has instead of flowers."""
+        image_set, test = self._pictures_of_run()
+        index = test[int(number) % len(test)]
+        image = image_set.images[index]
+        shown = np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC))
+        title = image_set.class_names[image_set.labels[index]]
+        return self._keep(Picture(shown.transpose(2, 0, 1).copy(), _tensor(np.array(image)), title))
+
     def upload(self, data: bytes) -> dict:
         """A picture file of the user's own, decoded as every picture of the project is."""
         if len(data) > MOST_BYTES:
@@ -130,7 +140,7 @@ class Lab:
                 shown = read_picture(file, SHOWN, self.framing["squeeze"]).image
                 seen = read_framed(file, self.framing)
             except DamagedPicture as error:
-                reason = str(error).removeprefix(f"{file}: ")
+                reason = str(error).removeprefix(f"{file}: ").rstrip(".")
                 raise ValueError(f"This picture cannot be read: {reason}.") from error
         return self._keep(Picture(shown, _tensor(seen), "your picture"))
 
@@ -220,8 +230,8 @@ class Lab:
             shown = [read_framed(collection.folder / file, framing) for file in table["file"]]
         else:
             shown = images_to_show(image_set, [image_set.paths.index(file) for file in table["file"]], SHOWN // 2)
-        drawn = picture.flower is not None and picture.flower[0] in self.species  # of the run, and with nothing changed
-        wanted = picture.flower[0].name if drawn and image_set is not None else None
+        drawn = picture.flower is not None and picture.flower[0] in self.species  # and nothing of it was turned
+        wanted = picture.flower[0].name if drawn and image_set is not None and image_set.name == "rendered" else None
         rows = [
             {"picture": _address(image), "title": printable(file), **_verdict(judge, float(score)),
              "right": None if wanted is None else Path(file).parts[0] == wanted}
@@ -253,14 +263,18 @@ class Lab:
             raise ValueError(f"There is no {variant} model of {approach!r} here; there are: {names}.")
         return known[approach]
 
-    def _gallery(self, approach: str) -> tuple[Collection, ImageSet]:
-        """The test pictures of the run, as an approach's model sees them; made at the first search."""
+    def _pictures_of_run(self) -> tuple[ImageSet, np.ndarray]:
+        """The run's pictures, and which of them are for the test."""
         if "pictures" not in self.collections:
             image_set = load_images(self.config)
             splits = read_splits(self.config.directory / "splits.json", image_set)
             parts = splits.parts.get("closed_set") or splits.parts["open_set"]
             self.collections["pictures"] = image_set, parts["test"]
-        image_set, test = self.collections["pictures"]
+        return self.collections["pictures"]
+
+    def _gallery(self, approach: str) -> tuple[Collection, ImageSet]:
+        """The test pictures of the run, as an approach's model sees them; embedded at the first search."""
+        image_set, test = self._pictures_of_run()
         if approach not in self.collections:
             vectors = embed(self._judge(approach).model, image_set.images[test])
             files = [image_set.paths[index] for index in test]

@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 import traceback
+import warnings
 import webbrowser
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ from lab.answers import MOST_BYTES, Lab
 
 PORT = 7860  # or the next that is free
 PAGE = {"/": "html", "/page.css": "css", "/page.js": "javascript"}
-ANSWERS = ("about", "draw", "compare", "fool", "why", "hide", "search")
+ANSWERS = ("about", "draw", "sample", "compare", "fool", "why", "hide", "search")
 # The browser itself refuses whatever is not of this server, should the page ever name it.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " \
          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip
@@ -116,6 +117,7 @@ def serve(lab: Lab, port: int = PORT) -> ThreadingHTTPServer:
 
 def main() -> None:
     """Load the run's models, open the page, and serve it until interrupted."""
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said on the page
     try:
         lab = Lab(setup())
         server = serve(lab)

@@ -49,7 +49,7 @@ function meter(verdict) {
 function showSame(answer) {
   const all = answer.verdicts.length, same = answer.same;
   const judges = ["", "The model says", "Both say", "All three say"][all];
-  $("caution").hidden = !about.run.startsWith("rendered") || pictures.every((one) => one.drawn);
+  $("caution").hidden = !about.drawn || pictures.every((one) => one.drawn);
   const unanimous = same === all || same === 0;
   $("verdict").textContent = unanimous ? `${judges}: ${same ? "✓ same" : "✗ different"}`
     : `They disagree: ${same} of ${all} say same`;
@@ -143,7 +143,8 @@ async function hide() {
 // Search
 
 function showSearch(answer) {
-  const damaged = answer.damaged ? `; ${answer.damaged} damaged files are left out` : "";
+  const files = answer.damaged === 1 ? "1 damaged file is" : `${answer.damaged} damaged files are`;
+  const damaged = answer.damaged ? `; ${files} left out` : "";
   const frames = answer.wanted ? `. A frame says whether it is ${answer.wanted}, too` : "";
   $("where").textContent = `Most like your first picture, of ${answer.where}${damaged}${frames}.`;
   $("found").replaceChildren(...answer.found.map((one) => {
@@ -216,6 +217,10 @@ function card(place) {
   find("h2").textContent = place ? "Second picture" : "First picture";
   about.species.forEach((name, number) => find(".species").append(make("option", { value: number, textContent: name })));
   find(".species").value = state.species;
+  if (!about.drawn) { // a run on photographs
+    find(".species").parentElement.hidden = true;
+    find(".another").textContent = "Another one of the run's";
+  }
 
   const show = (picture) => {
     pictures[place] = picture;
@@ -229,8 +234,11 @@ function card(place) {
   const draw = async () => {
     const turn = ++latest;
     try {
-      const picture = await ask("draw", { species: state.species, instance: state.instance, ...state.factors });
+      const picture = await (about.drawn
+        ? ask("draw", { species: state.species, instance: state.instance, ...state.factors })
+        : ask("sample", { number: state.instance }));
       if (turn !== latest) return;
+      if (!picture.drawn) return show(picture);
       for (const input of element.querySelectorAll(".factors [name]"))
         if (!(input.name in state.factors)) input.value = picture.factors[input.name] ?? "";
       show(picture);

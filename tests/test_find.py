@@ -168,7 +168,7 @@ def test_the_command_prints_a_table_and_draws_sheets(folder, net, tmp_path, monk
 def test_without_weights_it_says_so_and_compares_colors_and_layout(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "_online", lambda: False)
-    monkeypatch.setattr(module.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(module.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     query = folder / "0 0.png"
     main([str(query), str(folder), "--number", "2", "--why"])
