@@ -6,13 +6,14 @@ import json
 import math
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
 from common.backbones import EmbeddingNet, SiameseNet
 from common.config import Config, describe, known_backbone
 from common.datasets import load_images
-from common.datasets.files import write_whole
+from common.datasets.files import reason, write_whole
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, read_splits
 from common.evaluation.metrics import Threshold
@@ -71,9 +72,10 @@ def load(path: Path, image_set: ImageSet | None = None, device: str = "cpu"):
     except FileNotFoundError:
         raise
     except Exception as error:
+        told = "it is not of plain numbers and words" if isinstance(error, UnpicklingError) else reason(error)
         raise ValueError(
-            f"{path} cannot be read as a checkpoint ({error}); move it away and run its notebook, which makes it anew"
-        ) from error
+            f"{path} cannot be read as a checkpoint ({told}); move it away and run its notebook, which makes it anew"
+        ) from None  # torch's own message tells how to run the code in it
     if image_set is not None and fingerprint != image_set.fingerprint:
         raise ValueError(
             f"{path} was trained on other pictures ({dataset!r}, {fingerprint}) than those here ({image_set.name!r}, "
@@ -143,4 +145,5 @@ def _chosen_backbone(path: Path, image_set: ImageSet) -> str:
             raise ValueError("it was chosen on other pictures")
         return known_backbone(content["backbone"])
     except Exception as error:  # whatever somebody's editor, or half a file, makes of it
-        raise ValueError(f"{path} names no backbone for these pictures ({error!r}): move it away and run R2") from error
+        told = f"{path} names no backbone for these pictures ({reason(error)})"
+        raise ValueError(f"{told}: move it away and run R2") from error

@@ -155,8 +155,8 @@ def setup(
         data=data,
         backbone=known_backbone(chosen["backbone"]) if chosen["backbone"] else None,
         weights=_existing("weights", chosen["weights"]),
-        checkpoints=Path(chosen["checkpoints"] or ROOT / "checkpoints").expanduser().resolve(),
-        cache=Path(chosen["cache"] or CACHE).expanduser().resolve(),
+        checkpoints=_place(chosen["checkpoints"] or ROOT / "checkpoints"),
+        cache=_place(chosen["cache"] or CACHE),
         seed=_whole("seed", chosen["seed"] or 0, 0, 2**31),
         device=_device(chosen["device"]),
         grayscale=_yes(chosen["grayscale"]),
@@ -214,10 +214,17 @@ def _dataset(value: str, data: Path | None) -> str:
     return f"folder:{_existing('dataset', path)}" if path else kind
 
 
+def _place(value) -> Path:
+    try:
+        return Path(value).expanduser().resolve()
+    except RuntimeError as error:
+        raise ValueError(f"{value} is nowhere ({error}); set SIMILARITY_CACHE to a full path") from None
+
+
 def _existing(name: str, value) -> Path | None:
     if not value:
         return None
-    path = Path(value).expanduser().resolve()
+    path = _place(value)
     if not path.exists():
         raise FileNotFoundError(f"{name} {str(value)!r} does not exist; give a folder or archive that does")
     return path

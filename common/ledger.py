@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from common.config import Config, setup
-from common.datasets.files import lock, write_whole
+from common.datasets.files import lock, reason, write_whole
 from common.datasets.images import ImageSet
 
 COLUMNS = [
@@ -72,11 +72,12 @@ def read_results(config: Config) -> pd.DataFrame:
     try:
         results = pd.read_csv(path, dtype={"fingerprint": str})
         if list(results) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(map(str, results))}, not {', '.join(COLUMNS)}")
+            odd = {*map(str, results)} ^ {*COLUMNS}
+            raise ValueError(f"its columns are not a ledger's: {', '.join(sorted(odd)[:4]) or 'another order'}")
         _check_rows(results)
     except ValueError as error:  # pandas' own errors are among them
-        reason = str(error).strip()
-        raise ValueError(f"{path} is damaged ({reason}): move it away, and what runs again fills another") from error
+        told = f"{path} is damaged ({reason(error)})"
+        raise ValueError(f"{told}: move it away, and what runs again fills another") from error
     return results
 
 
@@ -145,7 +146,8 @@ def _check_rows(rows: pd.DataFrame) -> None:
     areas = rows["metric"].astype(str).str.endswith("_area")  # under curves that may rise above 1; all else are rates
     wrong = ~np.isfinite(values) | (values.abs() > 1) & ~areas
     if wrong.any():
-        raise ValueError(f"a value is not finite, or no metric's: {rows[wrong].head(3).to_dict('records')}")
+        first = rows.loc[wrong, ["approach", "metric", "value"]].head(3).to_dict("records")
+        raise ValueError(f"a value is not finite, or no metric's: {first}")
 
 
 def write_page(path: Path, title: str, notes: Sequence[str], tables: dict[str, pd.DataFrame]) -> Path:

@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; what ran until then is kept.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, BlockingIOError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"Executed notebooks and their HTML pages are in {copies[0].parent}")
     return 0

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from common.datasets.files import reason
 from common.flowers.species import BACKGROUND, PETAL
 
 Image.init()
@@ -137,10 +138,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """One line for people out of a decoder's error."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture in any format that can be read"
-    return " ".join(str(error).split()) or type(error).__name__
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "not a picture in any format that can be read" if unknown else reason(error)
 
 
 def in_gray(image: np.ndarray) -> np.ndarray:

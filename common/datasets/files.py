@@ -100,6 +100,11 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def reason(error: Exception) -> str:
+    """What was raised, in one line for people."""
+    return f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders in `folder`, sorted, without the operating system's own."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
@@ -160,8 +165,7 @@ def unpack(source: Path, cache: Path) -> Path:
                 os.utime(target, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
         except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
                 tarfile.TarError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{archive} cannot be unpacked ({reason}): fetch it again, or unpack it yourself "
+            raise ValueError(f"{archive} cannot be unpacked ({reason(error)}): fetch it again, or unpack it yourself "
                              "and give the folder") from error
     return folder
 
@@ -174,6 +178,8 @@ def _members(archive: Path) -> Iterator[tuple]:
                 if not member.is_dir():
                     yield member.filename, opened.open(member)
     else:
+        if not tarfile.is_tarfile(archive):
+            raise tarfile.ReadError("it is no .zip, .tar or .tgz archive")
         with tarfile.open(archive) as opened:
             for member in opened:
                 if member.isfile():

@@ -7,7 +7,7 @@ from scipy.io import loadmat
 
 from common.config import Config
 from common.datasets.decoding import Entry
-from common.datasets.files import download, subfolders, unpack
+from common.datasets.files import download, reason, subfolders, unpack
 from common.datasets.images import ImageSet, read_files
 
 SEGMENTATIONS = "102segmentations.tgz"  # or the folder segmim that is in it; used where at hand, not downloaded
@@ -81,11 +81,12 @@ def _splits(file: Path, count: int) -> list[str | None]:
 def _matrix(file: Path, variable: str) -> np.ndarray:
     try:
         values = np.asarray(loadmat(file)[variable]).ravel()
-        if not len(values) or (values % 1 != 0).any():
+        if values.dtype.kind not in "iuf" or not len(values) or (values % 1 != 0).any():
             raise ValueError("it holds no whole numbers")
         return values.astype(np.int64)
     except Exception as error:  # a damaged .mat file raises nearly anything
-        raise ValueError(f"{file} is damaged or lacks the variable {variable!r} ({error!r}): fetch it again") from error
+        told = f"{file} is damaged or lacks the variable {variable!r} ({reason(error)})"
+        raise ValueError(f"{told}: fetch it again") from error
 
 
 def _names(count: int, places: list[Path]) -> list[str]:

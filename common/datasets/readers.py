@@ -57,6 +57,9 @@ def own_folder(config: Config) -> ImageSet:
     if ignored:
         named = ignored[:NAMED] + ["..."] * (len(ignored) > NAMED)
         print(f"Ignored {len(ignored)} files that are not pictures in a class folder: {', '.join(named)}")
+    for folder in subfolders(root):
+        if folder.name not in classes.values():
+            print(f"Class {folder.name!r} is left out: it holds no pictures")
     image_set = _class_folders(config, root, classes)
     for name, count in zip(image_set.class_names, np.bincount(image_set.labels)):
         if count == 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import Config
-from common.datasets.files import save_json
+from common.datasets.files import reason, save_json
 from common.datasets.images import SPLITS, ImageSet
 
 SHARES = {"train": 0.5, "validation": 0.2}  # of each species in the closed set; the rest is test
@@ -42,6 +42,9 @@ def make_splits(image_set: ImageSet, config: Config, keep=None) -> Splits:
     """
     keep = np.ones(len(image_set), bool) if keep is None else np.asarray(keep, bool)
     labels, official, parts = image_set.labels, image_set.official, {}
+    if not keep.any():
+        raise ValueError(f"of the {len(keep)} pictures of {image_set.name!r} none is left: each is the copy of one "
+                         "with another label; look at the pictures")
     if missing := [name for name in SPLITS if official and name not in official]:
         raise ValueError(f"the official split of {image_set.name!r} has no {' and no '.join(missing)} pictures")
     if not image_set.disjoint:
@@ -176,8 +179,8 @@ def read_splits(path: Path, image_set: ImageSet) -> Splits:
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever somebody's editor, or half a file, makes of it
-        raise ValueError(f"{path} holds no splits of these pictures ({error!r}): move it away and run R1, which draws "
-                         "them again, and the same") from error
+        raise ValueError(f"{path} holds no splits of these pictures ({reason(error)}): move it away and run R1, which "
+                         "draws them again, and the same") from error
     if fingerprint != image_set.fingerprint:
         raise ValueError(f"{path} was drawn on the data set with fingerprint {fingerprint}, but {image_set.name!r} "
                          f"here has {image_set.fingerprint}, as files, size or colors differ: set "

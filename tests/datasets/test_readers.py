@@ -93,7 +93,8 @@ def test_a_messy_folder_is_read_and_reported(load, tmp_path, capsys, monkeypatch
         assert len(re.findall(f"Damaged and left out: {line}".replace("(", r"\("), output)) == 1
     assert "Ignored 3 files" in output and all(n in output for n in ("a/notes.txt", "b/film.mpg", "loose.png"))
     assert "class 'single' has one picture" in output and "Class 'lost' is left out" in output
-    assert "3 more damaged files, 13 in all" in output and output.count("\n") == 14
+    assert "Class 'nothing in it' is left out: it holds no pictures" in output
+    assert "3 more damaged files, 13 in all" in output and output.count("\n") == 15
     assert "DS_Store" not in output and output.count("Damaged and left out") == 10
     assert image_set.files.set_index("path").loc["a/gray.png", ["width", "height", "mode"]].tolist() == [20, 30, "L"]
     monkeypatch.setattr(decoding, "read_picture", lambda *_, **__: pytest.fail("decoded again"))
