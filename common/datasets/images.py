@@ -106,7 +106,7 @@ def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[P
             if picture.parts is not None:
                 parts.write(picture.parts.astype(np.uint8).tobytes())
                 masks += 1
-    files = pd.DataFrame(rows, columns=COLUMNS)
+    files = pd.DataFrame(rows, columns=COLUMNS, dtype=object)  # pyarrow, where it is there, takes UTF-8 only
     used = sorted(set(files.label[files.problem == ""]))
     if len(used) < 2:
         problems = [f"{row.path}: {row.problem}" for row in files[files.problem != ""].head(3).itertuples()]
@@ -142,7 +142,7 @@ def _open(folder: Path, name: str) -> ImageSet:
         raise ValueError(f"{(damaged or ['meta.json'])[0]} does not hold the bytes it was written with")
     shape, splits = meta["shape"], np.array(meta["splits"], dtype=object)
     files = pd.read_csv(folder / "files.csv", na_filter=False, encoding_errors="surrogateescape",
-                        dtype={column: str for column in ("path", "mode", "problem")})
+                        dtype={column: object for column in ("path", "mode", "problem")})
     good = files[files.problem == ""]
     labels = good.label.to_numpy(np.int64)
     memory_map = partial(np.memmap, dtype=np.uint8, mode="r")
