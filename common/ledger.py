@@ -110,8 +110,9 @@ def robustness(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFr
     """
     chosen = results["attack"].notna() & (results["protocol"] == protocol) & (results["metric"] == "roc_auc")
     attacked = results[chosen].sort_values(["attack", "eps_255"])
-    radii = attacked["attack"].map({"pgd": "", "pgd_both": "both, "}) + attacked["eps_255"].map("{:g}/255".format)
-    return _summary(attacked, radii, radii.unique())
+    sides, radii = attacked["attack"].map({"pgd": "", "pgd_both": "both, "}), attacked["eps_255"]
+    words = pd.Series([f"{side}{radius:g}/255" for side, radius in zip(sides, radii)], attacked.index, dtype=object)
+    return _summary(attacked, words, words.unique())
 
 
 def _summary(rows: pd.DataFrame, columns: pd.Series, order: Iterable[str]) -> pd.DataFrame:
