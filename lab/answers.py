@@ -51,6 +51,8 @@ class Picture(NamedTuple):
     title: str
     flower: tuple[Species, int] | None = None  # if it was drawn, what and which
     background: str | None = None  # if another one was asked for
+    label: str | None = None  # its class, where it has one of the run's
+    path: str | None = None  # if it is one of the run's
 
 
 class Judge(NamedTuple):
@@ -113,11 +115,12 @@ class Lab:
             raise ValueError(f"there is no picture {instance!r}: choose a number from 0 to 999999")
         background = factors.pop("background", None)
         plant = replace(self.species[species], **_factors(factors))
-        title = f"{plant.name}, drawn" + (", changed" if factors or background else "")
+        turned = bool(factors or background)
+        title, label = f"{plant.name}, drawn{', changed' * turned}", None if turned else plant.name
         images = [render(plant, instance, size, background=background).image for size in (SHOWN, self.framing["size"])]
         usual = self.species[species]
         values = {name: getattr(plant, name) for name in FACTORS} | {"color": plant.colors[0], "background": background}
-        kept = self._keep(Picture(images[0], _tensor(images[1]), title, (plant, instance), background))
+        kept = self._keep(Picture(images[0], _tensor(images[1]), title, (plant, instance), background, label))
         return {**kept, "factors": values, "usual": {name: getattr(usual, name) for name in FACTORS}}
 
     def sample(self, number: int) -> dict:
@@ -127,7 +130,8 @@ class Lab:
         image = image_set.images[index]
         shown = np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC))
         title = image_set.class_names[image_set.labels[index]]
-        return self._keep(Picture(shown.transpose(2, 0, 1).copy(), _tensor(np.array(image)), title))
+        known = dict(label=title, path=image_set.paths[index])
+        return self._keep(Picture(shown.transpose(2, 0, 1).copy(), _tensor(np.array(image)), title, **known))
 
     def upload(self, data: bytes) -> dict:
         """A picture file of the user's own, decoded as every picture of the project is."""
@@ -223,22 +227,24 @@ class Lab:
         judge = self._judge(approach)
         folder = folder.strip()
         collection, image_set = (self._folder(judge, folder), None) if folder else self._gallery(approach)
-        asked = (255 * picture.seen[0]).round().byte().numpy()
-        table = find(asked, collection, judge.model, int(min(max(number, 1), 24)))
+        asked, number = (255 * picture.seen[0]).round().byte().numpy(), min(max(number, 1), 24)
+        table = find(asked, collection, judge.model, number + 1)
+        table = table[table["file"] != picture.path][:number]  # not the query itself
         if image_set is None:
             framing = {**collection.framing, "size": SHOWN // 2}
             shown = [read_framed(collection.folder / file, framing) for file in table["file"]]
+            titles, where, wanted = map(printable, table["file"]), "pictures of the folder", None
         else:
-            shown = images_to_show(image_set, [image_set.paths.index(file) for file in table["file"]], SHOWN // 2)
-        drawn = picture.flower is not None and picture.flower[0] in self.species  # and nothing of it was turned
-        wanted = picture.flower[0].name if drawn and image_set is not None and image_set.name == "rendered" else None
-        rows = [
-            {"picture": _address(image), "title": printable(file), **_verdict(judge, float(score)),
-             "right": None if wanted is None else Path(file).parts[0] == wanted}
-            for image, file, score in zip(shown, table["file"], table["score"], strict=True)
-        ]  # fmt: skip
-        where = f"{len(collection)} {'test pictures of the run' if image_set else 'pictures of the folder'}"
-        return {"found": rows, "where": where, "damaged": len(collection.damaged), "wanted": wanted}
+            rows = [image_set.paths.index(file) for file in table["file"]]
+            shown = images_to_show(image_set, rows, SHOWN // 2)
+            titles = [image_set.class_names[image_set.labels[row]] for row in rows]
+            where, wanted = "test pictures of the run", picture.label
+        found = [
+            {"picture": _address(image), "title": title, "score": float(score), "right": wanted and title == wanted}
+            for image, title, score in zip(shown, titles, table["score"], strict=True)
+        ]
+        damaged = len(collection.damaged)
+        return {"found": found, "where": f"{len(collection)} {where}", "damaged": damaged, "wanted": wanted}
 
     # Behind them
 

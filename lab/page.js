@@ -80,6 +80,8 @@ function showFool(answers) {
         make("figure", {}, make("img", { src: found.change, className: "pixels", alt: "The change, made 32 times stronger" }),
           make("figcaption", { textContent: `the change × 32 (largest: ${found.largest})` }))));
   });
+  if (sides.length === 1) sides.push(make("p", { className: "quiet", textContent:
+    "There is no robust model of this approach in the run: R6 trains it (make run NOTEBOOKS=R6)." }));
   $("fooled").replaceChildren(...sides);
   $("curve").replaceChildren(curve(answers));
 }
@@ -152,7 +154,7 @@ function showSearch(answer) {
     const sign = { right: "✓ ", wrong: "✗ ", "": "" }[known];
     return make("div", { className: `tile ${known}` }, make("img", { src: one.picture, alt: one.title }),
       make("p", {}, make("b", { textContent: sign + one.score.toFixed(2) })),
-      make("p", { className: "numbers", textContent: one.right === null ? one.title : one.title.split("/")[0] }));
+      make("p", { className: "numbers", textContent: one.title }));
   }));
 }
 
