@@ -5,7 +5,9 @@ import http.client
 import io
 import json
 import re
+import shutil
 import struct
+import subprocess
 import threading
 import time
 
@@ -26,6 +28,8 @@ from lab import app
 from lab.answers import APPROACHES, FILES, MOST_BYTES, RADII, SHOWN, Lab, NoModels
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -336,3 +340,19 @@ def test_first_answers_take_less_than_two_seconds(lab):
 def test_the_makefile_starts_it():
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r"^lab: ## .*\n.*requirements.txt\)\n\t@\$\(python\) -m lab\.app$", makefile, re.MULTILINE)
+
+
+@pytest.mark.skipif(not BROWSER, reason="neither chromium nor google-chrome is installed here")
+def test_a_browser_shows_a_verdict_and_asks_nobody_else(server, tmp_path):
+    log = tmp_path / "net.json"
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    command = [BROWSER, "--headless", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}", *quiet]
+    options = [f"--log-net-log={log}", "--virtual-time-budget=20000", "--dump-dom", f"http://127.0.0.1:{server}/"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert re.search(r"All three say: . (same|different)|They disagree: \d of 3 say same", done.stdout), done.stderr
+    assert done.stdout.count("data:image/png;base64") >= 2, "both pictures are shown"
+    own = f"http://127.0.0.1:{server}"
+    requests = [event["params"] for event in json.loads(log.read_text())["events"] if "url" in event.get("params", {})]
+    asked = [request["url"] for request in requests if own in request.get("initiator", "")]  # not the browser
+    assert {url.removeprefix(own) for url in asked} >= {"/page.css", "/page.js", "/about", "/draw", "/compare"}
+    assert all(url.startswith((f"{own}/", "data:")) for url in asked)
