@@ -124,8 +124,8 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     centers = np.array([wide[species == j].mean(0) for j in (0, 1)])
     tight = wide + pull * (centers[species] - wide)
     query = None
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), layout="constrained", sharex=True, sharey=True)
-    panels = (wide, "separated: no point is on the wrong side"), (wide, "the pull"), (tight, "gathered")
+    figure, axes = plt.subplots(1, 3, figsize=(10, 4.3), layout="constrained", sharex=True, sharey=True)
+    panels = (wide, "separated: none on the wrong side"), (wide, "the pull"), (tight, "gathered")
     for axis, (points, title) in zip(axes, panels, strict=True):
         axis.axvline(0, color="black", linestyle="--")
         for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
@@ -147,7 +147,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
             axis.plot(*centers.T, "X", color="black", markersize=15, markeredgecolor="white")
             for j, x in enumerate(centers[:, 0]):
                 axis.text(x + 1.4 * j - 0.7, 0.75, f"$c_{j + 1}$", fontsize=20, ha="center", bbox=WHITE)
-        axis.set_title(title, fontsize=14)
+        axis.set_title(title, fontsize=12)
         axis.set(xlim=(-2.5, 2.5), ylim=(-2, 1.9), xticks=[], yticks=[])
     return figure
 
@@ -161,18 +161,18 @@ def principal_start() -> Figure:
     generator, species = np.random.default_rng(0), np.repeat([0, 1], 40)
     features = np.column_stack([5 + generator.normal(0, 1, 80), (2 * species - 1) * 0.6 + generator.normal(0, 0.3, 80)])
     strengths = np.sqrt((features**2).mean(0))
-    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.2), layout="constrained", width_ratios=(1.75, 1))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained", width_ratios=(1.75, 1))
     panels = (features, "features"), (features / strengths**0.5, "after the untrained head")
     for axis, (points, title) in zip(axes, panels, strict=True):
         unit = points / np.linalg.norm(points, axis=1, keepdims=True)
         cosines, same = unit @ unit.T, species[:, None] == species
-        title += f"\ncosine: same species {cosines[same].mean():.2f}, different {cosines[~same].mean():.2f}"
+        title += f"\ncosine: same {cosines[same].mean():.2f}, different species {cosines[~same].mean():.2f}"
         for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
             axis.plot(*points[species == j].T, marker, color=color, markersize=8, markeredgecolor="white")
             mean = unit[species == j].mean(0) * np.linalg.norm(points, axis=1).max()
             axis.plot(*np.stack([[0, 0], mean]).T, color=color, linewidth=3, zorder=0)
         axis.plot(0, 0, "o", color="black", markersize=8)
-        axis.set_title(title, fontsize=14)
+        axis.set_title(title, fontsize=12)
         axis.set(aspect="equal", xticks=[], yticks=[], xlabel="along $v_1$, loud", ylabel="along $v_2$, faint")
         axis.set_ylim(*(1.25 * np.abs(points[:, 1]).max() * np.array([-1, 1])))
     return figure
@@ -376,4 +376,23 @@ def circles(panels: Mapping, labels) -> Figure:
             radius, mine = 1 + 0.07 * (kind - 2.5), np.asarray(angles)[np.asarray(labels) == kind]
             axis.plot(radius * np.cos(mine), radius * np.sin(mine), marker, markersize=10, alpha=0.8)
         axis.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))
+    return figure
+
+
+def after_center_loss() -> Figure:
+    """Losses that came after center loss, by year: what each line of thought changed."""
+    boxes = {  # name: (year, lane)
+        "center loss\n2016": (2016, 1), "length 1\nNormFace 2017": (2017.5, 2), "proxies\nProxy-NCA 2017": (2017.5, 0),
+        "margin of the angle\nCosFace 2018, ArcFace 2019": (2019.6, 2), "Proxy Anchor\n2020": (2019.6, 0),
+        "no centers\nSupCon 2020": (2019.6, 1), "no training: large frozen models\nCLIP 2021, DINOv2 2023": (2022.6, 1),
+    }  # fmt: skip
+    figure, axis = plt.subplots(figsize=(10, 3.4), layout="constrained")
+    look, names = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray"), [*boxes]
+    drawn = [axis.text(*boxes[name], name, fontsize=11, ha="center", va="center", bbox=look) for name in names]
+    for start, end in ((0, 1), (0, 2), (1, 3), (2, 4), (1, 5)):
+        arrow = dict(arrowstyle="-|>", linewidth=2, color="dimgray", shrinkA=4, shrinkB=4)
+        arrow |= dict(patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch())
+        axis.annotate("", boxes[names[end]], boxes[names[start]], arrowprops=arrow)
+    axis.set(xlim=(2015.3, 2024.1), ylim=(-0.5, 2.5))
+    axis.axis("off")
     return figure

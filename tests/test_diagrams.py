@@ -30,7 +30,7 @@ def test_the_pull_gathers_what_was_only_separated():
 
 def test_the_principal_start_parts_the_cosines_of_same_and_different():
     titles = [axis.get_title() for axis in diagrams.principal_start().axes]
-    gaps = [float(title.split("same species ")[1][:4]) - float(title[-4:]) for title in titles]
+    gaps = [float(title.split("same ")[1][:4]) - float(title[-4:]) for title in titles]
     assert 0 < 2 * gaps[0] < gaps[1]
 
 
@@ -87,3 +87,9 @@ def test_points_on_circles_keep_their_angles():
     figure = diagrams.circles({"start": [0.5, 1.0], "end": [0.5, 2.0]}, [0, 5])
     x, y = figure.axes[1].lines[5].get_data()
     assert np.allclose(np.arctan2(y, x), 2)
+
+
+def test_the_map_of_what_came_after_starts_with_center_loss():
+    texts = diagrams.after_center_loss().axes[0].texts
+    years = [int(text.get_text()[-4:]) for text in texts if text.get_text()]
+    assert texts[0].get_text() == "center loss\n2016" and min(years) == years[0]
