@@ -17,6 +17,7 @@ from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import average_precision, map_at_r, normalize, precision_at_1, r_precision
 
+SPARE = 16  # neighbors looked at beyond the k that are asked for
 CHUNK = 256  # queries, and gallery rows, compared at a time, which bounds memory
 RANKS = (1, 5, 10)  # the k of CMC@k
 
@@ -174,33 +175,45 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
         raise ValueError("some embeddings are not finite: look for NaN or infinity in them")
     if similarity is None:  # rounded from float64, equal pictures are equally similar, whatever the chunk
         queries, gallery = F.normalize(exact(queries)), F.normalize(exact(gallery))
+    shortened = similarity is None and 4 * (k + SPARE) < len(gallery)  # a long ranking is as quick to compute exactly
+    rough = gallery.float() if shortened else None
     for start in range(0, len(queries), CHUNK):
         part = queries[start : start + CHUNK]
         rows = np.arange(start, start + len(part))
-        values = _similarities(part, gallery, similarity).float()
+        values = part.float() @ rough.T if shortened else _similarities(part, gallery, similarity).float()
         if similarity is not None and not values.isfinite().all():
             raise ValueError("some similarities are not finite: look for NaN or infinity in the similarity")
         if excluded is not None:
             values[torch.as_tensor(excluded(rows), device=values.device)] = -torch.inf
-        ranked, order = _best(values.cpu().numpy(), k)
-        yield rows, order, ranked
+        ranked, order = _shortlisted(part, gallery, values, k) if shortened else _best(values, k)
+        yield rows, order.cpu().numpy(), ranked.cpu().numpy()
 
 
-def _best(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of each row and their columns; of equal ones the first columns."""
-    worse = values.shape[1] - k  # how many are left out
-    if worse <= k:
-        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(values, order, 1), order
-    columns = np.argpartition(values, (worse - 1, worse), axis=1)[:, worse - 1 :]  # the best left out is the first
-    left_out = np.take_along_axis(values, columns[:, :1], 1)[:, 0]
-    columns = np.sort(columns[:, 1:], axis=1)
-    found = np.take_along_axis(values, columns, 1)
-    places = np.argsort(-found, axis=1, kind="stable")
-    ranked, order = np.take_along_axis(found, places, 1), np.take_along_axis(columns, places, 1)
-    cut = ranked[:, -1] == left_out  # as good as the last, yet left out: perhaps an earlier one
-    order[cut] = np.argsort(-values[cut], axis=1, kind="stable")[:, :k]
+def _shortlisted(queries: Tensor, gallery: Tensor, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`_best` of exact cosines, computed only for those whose rough values (C, G) say that they may be among them."""
+    best = values.topk(k + SPARE, sorted=False)
+    columns = best.indices.sort(dim=1).values
+    cosines = torch.einsum("cd,ckd->ck", queries, gallery[columns]).float()
+    cosines[values.gather(1, columns).isneginf()] = -torch.inf
+    ranked, order = _best(cosines, k)
+    order = columns.gather(1, order)
+    unsure = ranked[:, -1] < best.values.amin(1) + 1e-5  # somebody outside the list may be as good
+    if unsure.any():
+        exactly = (queries[unsure] @ gallery.T).float().where(values[unsure] > -torch.inf, -torch.inf)
+        ranked[unsure], order[unsure] = _best(exactly, k)
     return ranked, order
+
+
+def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns; of equal ones the first columns, which `topk` does not promise."""
+    if 2 * k > values.shape[1]:
+        ranked, order = values.sort(dim=1, descending=True, stable=True)
+        return ranked[:, :k], order[:, :k]
+    columns = values.topk(k + 1, sorted=False).indices.sort(dim=1).values
+    ranked, places = values.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    order, cut = columns.gather(1, places), ranked[:, -1] == ranked[:, -2]  # others left out are perhaps as good
+    order[cut] = values[cut].sort(dim=1, descending=True, stable=True).indices[:, : k + 1]
+    return ranked[:, :k], order[:, :k]
 
 
 def _tensor(embeddings) -> Tensor:

@@ -82,6 +82,20 @@ def test_ties_keep_the_order_of_the_gallery(values, chunk):
     assert indices.tolist() == [sorted(range(len(values)), key=lambda row: -values[row])] * 2
 
 
+@slow
+@given(st.integers(0, 999), st.sampled_from([1e-9, 1e-7, 1e-5, 1.0]), st.integers(1, 20))
+def test_a_shortlist_finds_what_exact_search_finds(seed, apart, k):
+    """Also where cosines differ by less than single precision can tell, and for copies."""
+    generator = np.random.default_rng(seed)
+    gallery = generator.normal(size=12) + apart * generator.normal(size=(200, 12))
+    gallery[generator.integers(0, 200, 40)] = gallery[:40]
+    queries, gone = generator.normal(size=(5, 12)), generator.random((5, 200)) < 0.2
+    with patch("common.evaluation.retrieval.SPARE", 200):
+        expected = nearest(queries, gallery, k, None, lambda rows: gone[rows])
+    found = nearest(queries, gallery, k, None, lambda rows: gone[rows])
+    np.testing.assert_array_equal(found, expected)
+
+
 @given(st.integers(0, 999), st.integers(1, 12), st.integers(2, 5))
 def test_of_equal_similarities_the_first_of_the_gallery_come(seed, k, kinds):
     """Also where the k-th has equals that are left out; compared with sorting by similarity and place."""
