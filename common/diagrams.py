@@ -274,28 +274,29 @@ def backbone(picture, maps: Sequence, pooled, embedding) -> Figure:
 
     The channels are those that vary most over places. Vectors are drawn as strips, a cell a number.
     """
-    figure, axis = plt.subplots(figsize=(10.2, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10.2, 3.3), layout="constrained")
     figure.suptitle("From pixels to an embedding")
     axis.imshow(np.moveaxis(picture, 0, -1), extent=(0, 2.6, -1.3, 1.3), label="a picture")
-    size, x = "{} x {} x {}".format, 3.1
-    axis.text(1.3, -1.45, f"pixels\n{size(*picture.shape)}", ha="center", va="top", fontsize=11)
+    said, x = "{}\n{} {}\n{} x {}".format, 3.1
+    axis.text(1.3, -1.45, said("pixels", 3, "colors", *picture.shape[1:]), ha="center", va="top", fontsize=11)
     for number, values in enumerate(maps, 1):
         side = 2.4 * 0.8**number
         for step, channel in enumerate(np.argsort(-np.std(values, axis=(1, 2)))[2::-1]):
             left, bottom = x + 0.12 * (2 - step), -side / 2 + 0.12 * (2 - step)
             place = dict(extent=(left, left + side, bottom, bottom + side), zorder=step + 1)
             axis.imshow(values[channel], cmap="viridis", label=f"maps of stage {number}", **place)
-        axis.text(x + side / 2, -1.45, f"stage {number}\n{size(*values.shape)}", ha="center", va="top", fontsize=11)
+        words = said(f"stage {number}", len(values), "maps", *values.shape[1:])
+        axis.text(x + side / 2, -1.45, words, ha="center", va="top", fontsize=11)
         x += side + 0.8
     x -= 0.3
-    for name, vector, above in (("pooled", pooled, "mean over\nplaces"), ("embedding", embedding, "linear\nhead")):
+    for name, vector, above in (("pooled", pooled, "mean"), ("embedding", embedding, "head")):
         axis.text(x + 0.45, 0.2, above, fontsize=11, ha="center", va="bottom")
         axis.annotate("", (x + 0.9, 0), (x, 0), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
         strip = dict(extent=(x + 1.1, x + 1.5, -1.3, 1.3), aspect="auto", cmap="viridis", label=name)
         axis.imshow(np.asarray(vector)[:, None], **strip)
-        axis.text(x + 1.3, -1.45, f"{name}\n{len(vector)}", ha="center", va="top", fontsize=11)
-        x += 1.7
-    axis.set(xlim=(-0.1, x + 0.2), ylim=(-2.2, 1.4), aspect="equal")
+        axis.text(x + 1.3, -1.45, f"{name}\n{len(vector)} numbers", ha="center", va="top", fontsize=11)
+        x += 1.9
+    axis.set(xlim=(-0.1, x + 0.2), ylim=(-2.6, 1.35), aspect="equal")
     axis.axis("off")
     return figure
 
