@@ -24,7 +24,7 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
     axis.add_patch(Circle((0, 0), outer, facecolor="tab:orange", alpha=0.25))
     axis.add_patch(Circle((0, 0), inner, facecolor="white"))
     for radius, style, name in ((inner, "-", "ring through the positive"), (outer, "--", "ring of the margin")):
-        axis.add_patch(Circle((0, 0), radius, fill=False, linestyle=style, linewidth=2))
+        axis.add_patch(Circle((0, 0), radius, fill=False, edgecolor="black", linestyle=style, linewidth=2))
         axis.text(0, -radius - 0.03, name, ha="center", va="top", fontsize=12)
     green, red = dict(color="tab:green", markersize=15), dict(color="tab:red", markersize=14)
     for name, marker, x in (("positive", "^", -inner), ("anchor", "o", 0)):

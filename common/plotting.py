@@ -297,6 +297,7 @@ def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", gr
     for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(float)):
         text = f"{value:.{digits}f}" + f" [{low:.{digits}f}, {high:.{digits}f}]" * bool(np.isfinite(high - low))
         axis.annotate(text, (1, row), (8, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=LETTERS)
+    axis.locator_params(axis="x", nbins=6)  # small differences have long numbers
     _rows(axis, table.index)
     if len({*groups}) > 1:
         figure.legend(loc="outside lower center", ncol=min(4, len({*groups})), fontsize=LETTERS)

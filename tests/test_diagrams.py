@@ -9,6 +9,14 @@ def words(figure) -> str:
     return " ".join(text.get_text() for text in figure.axes[0].texts)
 
 
+def test_triplet_rings_give_each_negative_the_loss_of_its_place():
+    figure = diagrams.triplet_rings(0.6, 0.5)
+    assert [ring.radius for ring in figure.axes[0].patches][-2:] == [0.5**0.5, 1.1**0.5]
+    for kind, place in (("easy", 2), ("semi-hard", 3), ("hard", 4)):
+        (x,), (y,) = figure.axes[0].lines[place].get_data()
+        assert f"{kind} negative loss {max(0, 0.5 - x**2 - y**2 + 0.6):.2f}" in words(figure).replace("\n", " ")
+
+
 def test_two_towers_show_both_pictures_and_the_numbers_given():
     first, second = np.zeros((3, 8, 8), np.uint8), np.full((3, 8, 8), 255, np.uint8)
     figure = diagrams.two_towers(first, second, {"z1": np.arange(3), "product": np.array([0.25, 0.5]), "s": 9.65})
