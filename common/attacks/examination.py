@@ -32,71 +32,135 @@ def sanity_suite(
 
     Returns one row a check: check, value, bound, passed ("PASS" or "FAIL").
     """
-    model, others = folded(model), [folded(other) for other in others]
-    sides = []  # (changed, clean, how far it may have moved), of both sides of all that was ever made
-    side, radii = 2 * same.cpu().numpy() - 1.0, [min(times * eps, 1.0) for times in (1, 2, 4)]
-
-    def scores(*pictures):
-        with evaluation_mode(model):
-            return model.score(*pictures).float().cpu().numpy()
-
-    def run(attack, radius, **options):
-        """Attack, and let the model score what came out: nobody's word is taken for it."""
-        found = attack(model, first, second, same, eps=radius, **options)
-        sides.extend([(found.first, first, radius), (found.second, second, radius if "which" in options else 0.0)])
-        return scores(found.first, found.second)
-
-    def share(part, whole):
-        """Of the mean harm of the whole; infinite where that does none, so that no line passes for want of harm."""
-        return float(part.mean() / whole.mean()) if whole.mean() > 0 else np.inf
-
-    attack, clean = partial(attack, restarts=1), scores(first, second)
-    change = float(np.abs(run(attack, 0.0, steps=2) - clean).max())
-    moved = float((sides[0][0] - first).abs().max())
-    harms = lambda attack, **options: [side * (clean - run(attack, radius, **options)) for radius in radii]  # noqa: E731
-    shares = lambda parts, wholes: [*map(share, parts, wholes)]  # noqa: E731
-    percents = lambda values: ", ".join(f"{100 * value:.3g} %" for value in values)  # noqa: E731
-
-    ours, few, far = harms(attack, steps=steps), max(steps // 4, 2), min(16 * eps, 1.0)
-    margins = [float((side * (clean - threshold.value) - taken).mean()) for taken in (0.0, *ours)]
-    courses = [*zip(*(shares(harms(attack, steps=count), ours) for count in (1, few)), shares(ours, ours))]
-    wide = accuracy(run(attack, far, steps=2 * steps), same.cpu().numpy(), threshold)
-    strong = [float(((taken > 0) & (taken >= once - 1e-5)).mean()) for taken, once in zip(ours, harms(fgsm))]
-    longer = shares(ours, harms(attack, steps=5 * steps))
-    both = shares(harms(attack, steps=steps, which="both"), ours)
-    rivals = {"uniform noise does no more": shares(harms(noise), ours)}
+    trial, attack = _Trial(folded(model), first, second, same, threshold, eps), partial(attack, restarts=1)
+    ours = trial.harms(attack, steps=steps)
+    rivals = {"uniform noise": shares(trial.harms(noise), ours)}
     if others:
-        lent = [shares(harms(partial(transfer, other, steps=steps, restarts=1)), ours) for other in others]
-        rivals[f"transfer from {len(others)} other models does no more"] = [*map(max, *lent, lent[0])]
-    some = [values[::every] for values in (first, second, same)]
-    left = scores(*square(model, *some, eps, queries)[:2])
-    searched = [share(side[::every] * (clean[::every] - left), ours[0][::every])]
-    rivals[f"Square, {queries:,} queries on {len(left)} pairs, does no more"] = searched
-
-    with evaluation_mode(model, gradients=True):
-        leaf = first.detach().clone().requires_grad_()
-        slopes = input_gradient(model.score(leaf, second).sum(), leaf).flatten(1).abs().sum(1)
-    blind = int((~(slopes > 0) | ~slopes.isfinite()).sum())  # pairs without a gradient
-    excess = max(0.0, *(float((exact(new) - exact(old)).abs().max()) - radius for new, old, radius in sides))
-    lowest, highest = min(float(new.min()) for new, *_ in sides), max(float(new.max()) for new, *_ in sides)
-    growth = ", ".join("/".join(f"{100 * part:.0f}" for part in course) for course in courses)
-    grow = all(earlier * 0.98 <= later < np.inf for course in courses for earlier, later in pairwise(course))
+        lent = [trial.harms(partial(transfer, folded(other), steps=steps, restarts=1)) for other in others]
+        worst = [max(shares([one[place] for one in lent], [whole] * len(lent))) for place, whole in enumerate(ours)]
+        rivals[f"transfer from {len(others)} other models"] = worst
+    searched, count = trial.searched(ours[0], queries, every)
+    rivals[f"Square, {queries:,} queries on {count} pairs,"] = searched
     table = [
-        ("eps = 0 changes nothing", f"pixels {moved:.1e}, scores {change:.1e}", "0 and <= 1e-05",
-         moved == 0 and change <= 1e-5),
-        ("mean margin falls in eps (0, {:.3g}, {:.3g}, {:.3g} of 255)".format(*(255 * radius for radius in radii)),
-         " > ".join(f"{margin:.3f}" for margin in margins), "always", all(np.diff(margins) < 0)),
-        (f"more steps do no less (1, {few}, {steps})", f"{growth} %", "never down by 2 %", grow),
-        (f"at {255 * far:.3g} of 255 no pair is judged rightly", f"accuracy {wide:.3f}", "< 0.01", wide < 0.01),
-        ("PGD harms, and no less than FGSM", f"{percents(strong)} of pairs", ">= 95 %", min(strong) >= 0.95),
-        (f"PGD-{steps} does what PGD-{5 * steps} does", f"{percents(longer)} of its harm", ">= 90 %",
-         min(longer) >= 0.9 and np.isfinite(longer).all()),
-        *((name, f"{percents(parts)} of PGD's harm", "<= 100 %", max(parts) <= 1) for name, parts in rivals.items()),
-        ("no gradient is zero", f"{blind} of {len(same)} pairs", "0", blind == 0),
-        ("changing both pictures does more", f"{percents(both)} of PGD's harm", "> 100 %",
-         min(both) > 1 and np.isfinite(both).all()),
-        ("|change| <= eps and pixels in [0, 1]", f"eps + {excess:.1e}, [{lowest:.3g}, {highest:.3g}]", "exact",
-         excess == 0 and lowest >= 0 and highest <= 1),
+        _nothing_at_zero(trial, attack),
+        _margin_falls(trial, ours),
+        _more_steps_do_no_less(trial, attack, ours, steps),
+        _nobody_withstands_much(trial, attack, steps),
+        _no_less_than_fgsm(trial, ours),
+        _converged(trial, attack, ours, steps),
+        *((f"{name} does no more", f"{percents(parts)} of PGD's harm", "<= 100 %", max(parts) <= 1)
+          for name, parts in rivals.items()),
+        _gradients_everywhere(trial),
+        _both_do_more(trial, attack, ours, steps),
+        _within_bounds(trial),
     ]  # fmt: skip
     found = pd.DataFrame(table, columns=["check", "value", "bound", "passed"])
     return found.assign(passed=np.where(found["passed"], "PASS", "FAIL"))
+
+
+class _Trial:
+    """A model's pairs, what attacks do to them, and a record of every picture that was ever made."""
+
+    def __init__(self, model, first, second, same, threshold, eps):
+        self.model, self.first, self.second, self.same, self.threshold = model, first, second, same, threshold
+        self.eps, self.radii = eps, [min(times * eps, 1.0) for times in (1, 2, 4)]
+        self.side = 2 * same.cpu().numpy() - 1.0  # 1 for same pairs, whose score should be high
+        self.made = []  # (changed, clean, how far it may have moved), of both sides
+        self.clean = self.scores(first, second)
+
+    def scores(self, *pictures) -> np.ndarray:
+        with evaluation_mode(self.model):
+            return self.model.score(*pictures).float().cpu().numpy()
+
+    def run(self, attack, radius, **options) -> np.ndarray:
+        """Attack, and let the model score what came out: nobody's word is taken for it."""
+        found = attack(self.model, self.first, self.second, self.same, eps=radius, **options)
+        moves_second = radius if "which" in options else 0.0
+        self.made += [(found.first, self.first, radius), (found.second, self.second, moves_second)]
+        return self.scores(found.first, found.second)
+
+    def harms(self, attack, **options) -> list[np.ndarray]:
+        """What an attack takes of each margin, at each of the radii."""
+        return [self.side * (self.clean - self.run(attack, radius, **options)) for radius in self.radii]
+
+    def searched(self, ours: np.ndarray, queries: int, every: int) -> tuple[list[float], int]:
+        """The share of our harm that a search without gradients does, and on how many pairs."""
+        some = [values[::every] for values in (self.first, self.second, self.same)]
+        left = self.scores(*square(self.model, *some, self.eps, queries)[:2])
+        return shares([self.side[::every] * (self.clean[::every] - left)], [ours]), len(left)
+
+
+def shares(parts, wholes) -> list[float]:
+    """Each mean harm as a share of another; infinite where that does none, so that nothing passes for want of harm."""
+    pairs = ((float(part.mean()), float(whole.mean())) for part, whole in zip(parts, wholes, strict=True))
+    return [part / whole if whole > 0 else np.inf for part, whole in pairs]
+
+
+def percents(values) -> str:
+    """Shares as they stand in the table."""
+    return ", ".join(f"{100 * value:.3g} %" for value in values)
+
+
+def _nothing_at_zero(trial, attack):
+    change = float(np.abs(trial.run(attack, 0.0, steps=2) - trial.clean).max())
+    moved = float((trial.made[-2][0] - trial.first).abs().max())
+    value = f"pixels {moved:.1e}, scores {change:.1e}"
+    return "eps = 0 changes nothing", value, "0 and <= 1e-05", moved == 0 and change <= 1e-5
+
+
+def _margin_falls(trial, ours):
+    kept = trial.side * (trial.clean - trial.threshold.value)
+    margins = [float((kept - taken).mean()) for taken in (0.0, *ours)]
+    name = "mean margin falls in eps (0, {:.3g}, {:.3g}, {:.3g} of 255)".format(*(255 * eps for eps in trial.radii))
+    return name, " > ".join(f"{margin:.3f}" for margin in margins), "always", bool(all(np.diff(margins) < 0))
+
+
+def _more_steps_do_no_less(trial, attack, ours, steps):
+    few = max(steps // 4, 2)
+    counts = [shares(trial.harms(attack, steps=count), ours) for count in (1, few)]
+    courses = [*zip(*counts, shares(ours, ours), strict=True)]  # of each radius
+    value = ", ".join("/".join(f"{100 * part:.0f}" for part in course) for course in courses)
+    grow = all(earlier * 0.98 <= later < np.inf for course in courses for earlier, later in pairwise(course))
+    return f"more steps do no less (1, {few}, {steps})", f"{value} %", "never down by 2 %", grow
+
+
+def _nobody_withstands_much(trial, attack, steps):
+    far = min(16 * trial.eps, 1.0)
+    left = accuracy(trial.run(attack, far, steps=2 * steps), trial.same.cpu().numpy(), trial.threshold)
+    return f"at {255 * far:.3g} of 255 no pair is judged rightly", f"accuracy {left:.3f}", "< 0.01", left < 0.01
+
+
+def _no_less_than_fgsm(trial, ours):
+    both = zip(ours, trial.harms(fgsm), strict=True)
+    strong = [float(((taken > 0) & (taken >= once - 1e-5)).mean()) for taken, once in both]
+    return "PGD harms, and no less than FGSM", f"{percents(strong)} of pairs", ">= 95 %", min(strong) >= 0.95
+
+
+def _converged(trial, attack, ours, steps):
+    longer = shares(ours, trial.harms(attack, steps=5 * steps))
+    passed = min(longer) >= 0.9 and bool(np.isfinite(longer).all())
+    return f"PGD-{steps} does what PGD-{5 * steps} does", f"{percents(longer)} of its harm", ">= 90 %", passed
+
+
+def _gradients_everywhere(trial):
+    with evaluation_mode(trial.model, gradients=True):
+        leaf = trial.first.detach().clone().requires_grad_()
+        slopes = input_gradient(trial.model.score(leaf, trial.second).sum(), leaf).flatten(1).abs().sum(1)
+    blind = int((~(slopes > 0) | ~slopes.isfinite()).sum())
+    return "no gradient is zero", f"{blind} of {len(slopes)} pairs", "0", blind == 0
+
+
+def _both_do_more(trial, attack, ours, steps):
+    both = shares(trial.harms(attack, steps=steps, which="both"), ours)
+    passed = min(both) > 1 and bool(np.isfinite(both).all())
+    return "changing both pictures does more", f"{percents(both)} of PGD's harm", "> 100 %", passed
+
+
+def _within_bounds(trial):
+    """Of every picture that any line above has made; hence the last."""
+    moves = (float((exact(new) - exact(old)).abs().max()) - radius for new, old, radius in trial.made)
+    excess = max(0.0, *moves)
+    lowest, highest = min(float(new.min()) for new, *_ in trial.made), max(float(new.max()) for new, *_ in trial.made)
+    value = f"eps + {excess:.1e}, [{lowest:.3g}, {highest:.3g}]"
+    passed = excess == 0 and lowest >= 0 and highest <= 1
+    return "|change| <= eps and pixels in [0, 1]", value, "exact", passed
