@@ -35,7 +35,7 @@ OWNERS = {  # which notebook makes which file of a run's checkpoint folder
     "robust_model_triplet_loss.pth": "R6",
     "report.html": "R7",
 }
-BESIDE = ("R3", "R4", "R5")  # need nothing of each other, so they run side by side once R1 and R2 have run
+BESIDE = ("R3", "R4")  # need nothing of each other, so they run side by side once R1 and R2 have run
 WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)

@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.backbones import embed, evaluation_mode
 from common.datasets.batches import exact
-from common.datasets.decoding import read_picture
 from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
-from common.evaluation.metrics import average_precision, map_at_r, normalize, precision_at_1, r_precision
+from common.evaluation.metrics import average_precision, map_at_r, precision_at_1, r_precision
 
 SPARE = 16  # neighbors looked at beyond the k that are asked for
 CHUNK = 256  # queries, and gallery rows, compared at a time, which bounds memory
@@ -124,41 +122,6 @@ def read_embeddings(path: Path | str) -> pd.DataFrame:
     except ValueError as error:  # pandas' own errors are among them
         raise ValueError(f"{path} is no table of embeddings ({error}): write it with save_embeddings") from error
     return table
-
-
-def find_similar(
-    model, picture_file: Path | str, table: pd.DataFrame, k: int, image_size: int, squeeze: bool = False
-) -> pd.DataFrame:
-    """The k pictures of a stored collection that a model finds most similar to a picture file.
-
-    The file itself is left out where the collection holds it: where its path ends like the collection's and both
-    embeddings agree. A copy under another name is found.
-
-    Args:
-        model: the one that made the collection's embeddings.
-        picture_file: any picture; prepared exactly as those of a data set are.
-        table: what `read_embeddings` returns.
-        image_size, squeeze: as of the data set; faces and persons are squeezed.
-
-    Returns:
-        k rows of path, label, similarity, the most similar first.
-
-    Raises:
-        DamagedPicture: the file cannot be decoded.
-        ValueError: the embeddings are of another model's size, or of fewer than k other pictures.
-    """
-    query = embed(model, read_picture(picture_file, image_size, squeeze).image[None])
-    gallery = table.drop(columns=["path", "label"]).to_numpy(np.float32)
-    folders = Path(picture_file).resolve().parts
-    alike = [folders[-len(Path(path).parts) :] == Path(path).parts for path in table["path"]]
-
-    def itself(_) -> np.ndarray:
-        return np.array(alike) & (normalize(gallery) @ normalize(query).T > 0.9999).T
-
-    with evaluation_mode(model) as device:
-        query_there, gallery_there = (torch.tensor(side, device=device) for side in (query, gallery))
-        found, similarities = nearest(query_there, gallery_there, k, model.score_embeddings, itself)
-    return table.iloc[found[0]][["path", "label"]].reset_index(drop=True).assign(similarity=similarities[0])
 
 
 @torch.inference_mode()

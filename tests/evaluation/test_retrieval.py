@@ -4,21 +4,15 @@ import math
 from unittest.mock import patch
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
-from toys import class_folder, config, encoded, image_set, model, smooth, write
+from toys import image_set
 
-from common.backbones import embed
-from common.datasets import load_images
-from common.datasets.decoding import DamagedPicture
-from common.evaluation.metrics import cosine_scores
 from common.evaluation.retrieval import (
     cmc,
-    find_similar,
     nearest,
     queries_and_gallery,
     read_embeddings,
@@ -279,61 +273,6 @@ def test_a_damaged_or_wrong_file_is_refused(tmp_path, content):
         read_embeddings(path)
     with pytest.raises(FileNotFoundError, match=r"other\.csv"):
         read_embeddings(tmp_path / "other.csv")
-
-
-@pytest.fixture
-def stored(tmp_path):
-    """A folder of pictures, one twice under different names, the model that embedded it, and the stored table."""
-    root, net = class_folder(tmp_path / "pictures", ("iris", "rose"), each=4), model()
-    write(root / "rose" / "copy.jpg", (root / "iris" / "0.jpg").read_bytes())
-    pictures = load_images(config(tmp_path, dataset=f"folder:{root}", data=root, image_size=SIZE))
-    save_embeddings(tmp_path / "table.csv", pictures, embed(net, pictures.images))
-    return root, net, read_embeddings(tmp_path / "table.csv")
-
-
-def test_a_query_is_prepared_as_the_data_set_was_and_finds_its_like(stored, monkeypatch):
-    root, net, table = stored
-    query = table.index[table["path"] == "iris/0.jpg"][0]
-    pairs = np.array([[query, other] for other in table.index if other != query])
-    cosines = cosine_scores(table.iloc[:, 2:].to_numpy(float), pairs)
-    expected = pd.Series(cosines, pairs[:, 1]).sort_values(ascending=False)
-    found = find_similar(net, root / "iris" / "0.jpg", table, 8, SIZE)
-    assert list(found) == ["path", "label", "similarity"] and list(found.index) == list(range(8))
-    assert list(found["path"]) == table.loc[expected.index, "path"].tolist()
-    np.testing.assert_allclose(found["similarity"], expected, atol=1e-5)
-    first = found.iloc[0]
-    assert (first["path"], first["label"]) == ("rose/copy.jpg", "rose"), "a copy under another name is found"
-    assert first["similarity"] == pytest.approx(1, abs=1e-5)
-    monkeypatch.chdir(root / "iris")
-    pd.testing.assert_frame_equal(find_similar(net, "0.jpg", table, 8, SIZE), found)
-
-
-def test_only_the_very_file_is_left_out(stored, tmp_path):
-    root, net, table = stored
-    same_name = write(tmp_path / "elsewhere" / "iris" / "0.jpg", encoded(smooth(999)))
-    assert "iris/0.jpg" in set(find_similar(net, same_name, table, 9, SIZE)["path"]), "another picture of that name"
-    other_name = write(tmp_path / "new.jpg", (root / "iris" / "0.jpg").read_bytes())
-    assert set(find_similar(net, other_name, table, 2, SIZE)["path"]) == {"iris/0.jpg", "rose/copy.jpg"}
-
-
-def test_the_model_is_asked_not_the_cosine(stored):
-    root, net, table = stored
-    nearest = find_similar(net, root / "iris" / "1.jpg", table, 8, SIZE)
-    modes = []
-    net.score_embeddings = lambda a, b: modes.append(net.training) or -torch.cosine_similarity(a, b, dim=-1)
-    farthest = find_similar(net, root / "iris" / "1.jpg", table, 8, SIZE)
-    np.testing.assert_allclose(farthest["similarity"], -nearest["similarity"][::-1], atol=1e-6)
-    assert modes and not any(modes) and net.training
-
-
-def test_bad_queries_are_refused(stored, tmp_path):
-    root, net, table = stored
-    with pytest.raises(ValueError, match="k = 9"):
-        find_similar(net, root / "iris" / "0.jpg", table, 9, SIZE)
-    with pytest.raises(DamagedPicture, match=r"no\.jpg"):
-        find_similar(net, write(tmp_path / "no.jpg", b"no picture"), table, 1, SIZE)
-    with pytest.raises(ValueError, match=r"\(1, 8\) .* \(9, 5\)"):
-        find_similar(net, root / "iris" / "0.jpg", table.drop(columns=["e5", "e6", "e7"]), 1, SIZE)
 
 
 @settings(deadline=None)
