@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from queue import Queue
 
 import nbformat
 from nbclient import NotebookClient
@@ -115,16 +116,20 @@ def run(
 
 def _in_its_own_loop(work: Coroutine) -> None:
     """Run `work` in another thread, where nbclient leaves the signals alone; Ctrl-C ends it, and its kernels."""
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(work)
+    begun: Queue = Queue()
+
+    async def noted() -> None:
+        begun.put((asyncio.get_running_loop(), asyncio.current_task()))
+        await work
+
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(loop.run_until_complete, task)
+        running = thread.submit(asyncio.run, noted())
         try:
             running.result()
         except KeyboardInterrupt:
+            loop, task = begun.get()
             loop.call_soon_threadsafe(task.cancel)
             raise  # leaving the thread waits until every kernel is shut down
-    loop.close()
 
 
 async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: bool) -> None:
