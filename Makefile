@@ -44,7 +44,7 @@ endef
 check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
   echo 'make: $(subst ",,$(1)) is not Python 3.10 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 
-.PHONY: help run lab test notebooks results bench lint clean
+.PHONY: help run lab test test-slow notebooks results bench lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' Makefile
@@ -79,6 +79,10 @@ test: ## lint, unit tests, then every notebook again, exercises solved, with its
 lab: ## a page to play in: compare pictures, fool the models, ask why, search (needs the models of make run)
 	@$(call install,requirements.txt)
 	@$(python) -m lab.app
+
+test-slow: ## 200 times kill -9, two runs at once, ten thousand odd inputs: half an hour
+	@$(call install,requirements-dev.txt)
+	@$(defaults); $(python) -m pytest tests/slow
 
 notebooks: ## refresh the committed outputs, on the offline default
 	@$(call install,requirements.txt)

@@ -16,6 +16,7 @@ COLUMNS = [
     *("metric", "value", "low", "high", "n", "seed", "threshold_from", "train_seconds", "fingerprint"),
 ]
 MEASURED = ("dataset", "profile", "notebook", "fingerprint")  # `record` fills them in
+NUMBERS = ["eps_255", "value", "low", "high", "n", "seed", "train_seconds"]
 REQUIRED = ("approach", "variant", "protocol", "split", "metric")
 ALLOWED = {
     "approach": "chance color_histogram raw_pixels frozen_backbone cross_entropy center_loss "
@@ -70,10 +71,11 @@ def read_results(config: Config) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
     try:
-        results = pd.read_csv(path, dtype={"fingerprint": str})
+        results = pd.read_csv(path, dtype={name: str for name in COLUMNS if name not in NUMBERS})
         if list(results) != COLUMNS:
             odd = {*map(str, results)} ^ {*COLUMNS}
             raise ValueError(f"its columns are not a ledger's: {', '.join(sorted(odd)[:4]) or 'another order'}")
+        results[NUMBERS].apply(pd.to_numeric)
         _check_rows(results)
     except ValueError as error:  # pandas' own errors are among them
         told = f"{path} is damaged ({reason(error)})"

@@ -140,6 +140,11 @@ def test_notebooks_are_refreshed_with_the_defaults_and_missed_by_a_test(project)
     assert status != 0 and "no notebook to test" in said
 
 
+def test_the_slow_tests_run_apart(project):
+    status, calls, _ = make(project, "test-slow", SIMILARITY_SEED="9")
+    assert status == 0 and calls[-1] == "-m pytest tests/slow |"
+
+
 def test_help_lists_every_setting_that_setup_takes(project):
     said = make(project, "help")[2].split()
     assert {f"{name.upper()}=" for name in inspect.signature(setup).parameters} <= set(said)
