@@ -559,13 +559,17 @@ def score_surface(surface, moves, threshold: float, radius: float, title: str) -
     figure, axis = _axis(title, across, up, 8, 5.4)
     axis.grid(False)
     figure.colorbar(axis.contourf(moves, moves, surface, 20, cmap="viridis"), label="score")
-    edge = axis.contour(moves, moves, surface, [threshold], colors="red", linewidths=3)
-    axis.clabel(edge, fmt=f"threshold {threshold:.2f}", fontsize=LETTERS + 1)
+    axis.contour(moves, moves, surface, [threshold], colors="red", linewidths=3)
+    axis.plot([], [], color="red", linewidth=3, label=f"threshold {threshold:.2f}")
     box = Rectangle((-radius, -radius), 2 * radius, 2 * radius, fill=False, edgecolor="white", linewidth=2.5)
     axis.add_patch(box).set_linestyle("--")
-    axis.text(-radius, radius, " the box", color="white", fontsize=LETTERS + 1, va="top")
-    arrow = dict(color="white", width=2, headwidth=9)
-    axis.annotate("FGSM", (radius, 0), (-radius / 4, 0), color="white", fontsize=13, va="center", arrowprops=arrow)
+    arrow = dict(color="white", width=3, headwidth=11)
+    axis.annotate("", (radius, 0), (0, 0), arrowprops=arrow)
+    axis.plot(0, 0, "o", color="black", markersize=9)
+    looks = dict(fontsize=LETTERS + 2, bbox=dict(facecolor="white", alpha=0.85, linewidth=0, pad=2))
+    for x, y, word in ((-radius / 3, 0.4, "picture"), (radius / 2, 0.4, "FGSM"), (0, 0.4 - radius, "the box")):
+        axis.text(x, y, word, ha="center", va="bottom", **looks)
+    axis.legend(fontsize=LETTERS + 1, loc="lower left")
     return figure
 
 
@@ -577,7 +581,8 @@ def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     for (row, column), good in np.ndenumerate(passed):
         word, looks = ("PASS" if good else "FAIL"), dict(ha="center", va="center", color="white", fontsize=LETTERS)
         axis.text(column + 0.5, row + 0.5, word, **looks)
-    axis.set_xticks(np.arange(len(tables)) + 0.5, [*tables], fontsize=LETTERS + 1)
+    names = [name.replace(", ", ",\n") for name in tables]
+    axis.set_xticks(np.arange(len(tables)) + 0.5, names, fontsize=LETTERS + 1)
     axis.set_yticks(np.arange(len(passed)) + 0.5, next(iter(tables.values()))["check"], fontsize=LETTERS)
     axis.invert_yaxis()
     axis.xaxis.tick_top()
