@@ -354,6 +354,8 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
         (line,) = _line(axis, table.index, values, name, place)
         if low is not None:
             axis.fill_between(table.index, low[name], high[name], color=line.get_color(), alpha=0.2, linewidth=0)
+    if pd.api.types.is_integer_dtype(table.index):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     _name_lines(axis)
     return figure
 
