@@ -51,7 +51,7 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
 def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     """A siamese network: two pictures uint8 (3, H, W), one network, a pair head, a probability.
 
-    `numbers` may give "z1" and "z2", whose first two stand below their symbols, "distance" and "product", of which the
+    `numbers` may give "z1" and "z2", whose first two stand below their symbols, "gap" and "product", of which the
     sums do, and "s" and "P".
     """
     figure, axis = plt.subplots(figsize=(12.5, 4.6), layout="constrained")
@@ -60,7 +60,7 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
         axis.annotate("", (2.9, y), (2.15, y), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
     boxes = {
         "f1": (3.1, 3.5, "$f$"), "f2": (3.1, 1.1, "$f$"), "z1": (4.9, 3.5, "$z_1$"), "z2": (4.9, 1.1, "$z_2$"),
-        "distance": (7.7, 3.5, "$|a - b|$"), "product": (7.7, 1.1, r"$a \odot b$"), "s": (10, 2.3, "$s$"),
+        "gap": (7.7, 3.5, "$|a - b|$"), "product": (7.7, 1.1, r"$a \odot b$"), "s": (10, 2.3, "$s$"),
         "P": (11.7, 2.3, r"$P = \sigma(s)$"),
     }  # fmt: skip
     drawn, size = {}, 13 if numbers else 16
@@ -71,7 +71,7 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
             start = "({:.2f}, {:.2f}, ...)".format(*value[:2]) if name in ("z1", "z2") else ""
             words += "\n" + (start or f"sum {value.sum():.3f}" if value.ndim else f"{value:.3f}")
         drawn[name] = axis.text(x, y, words, fontsize=size, ha="center", va="center", zorder=3, bbox=look)
-    ends = "f1 z1, f2 z2, z1 distance, z1 product, z2 distance, z2 product, distance s, product s, s P"
+    ends = "f1 z1, f2 z2, z1 gap, z1 product, z2 gap, z2 product, gap s, product s, s P"
     for start, end in map(str.split, ends.split(",")):
         arrow = dict(arrowstyle="-|>", linewidth=2, color="dimgray", shrinkA=3, shrinkB=3)
         arrow |= dict(patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch())

@@ -19,9 +19,10 @@ def test_triplet_rings_give_each_negative_the_loss_of_its_place():
 
 def test_two_towers_show_both_pictures_and_the_numbers_given():
     first, second = np.zeros((3, 8, 8), np.uint8), np.full((3, 8, 8), 255, np.uint8)
-    figure = diagrams.two_towers(first, second, {"z1": np.arange(3), "product": np.array([0.25, 0.5]), "s": 9.65})
+    numbers = {"z1": np.arange(3), "gap": np.ones(2), "product": np.array([0.25, 0.5]), "s": 9.65}
+    figure = diagrams.two_towers(first, second, numbers)
     assert [image.get_array().max() for image in figure.axes[0].images] == [0, 255]
-    assert all(said in words(figure) for said in ("(0.00, 1.00, ...)", "sum 0.750", "9.650"))
+    assert all(said in words(figure) for said in ("(0.00, 1.00, ...)", "sum 2.000", "sum 0.750", "9.650"))
     assert "9.65" not in words(diagrams.two_towers(first, second))
 
 
