@@ -54,7 +54,7 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     `numbers` may give "z1" and "z2", whose first two stand below their symbols, "gap" and "product", of which the
     sums do, and "s" and "P".
     """
-    figure, axis = plt.subplots(figsize=(12.5, 4.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10.3, 3.8), layout="constrained")
     for picture, y in ((first, 3.5), (second, 1.1)):
         axis.imshow(np.moveaxis(picture, 0, -1), extent=(0.1, 2.1, y - 1, y + 1))
         axis.annotate("", (2.9, y), (2.15, y), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
@@ -352,7 +352,7 @@ def losses_and_forces(curves: Mapping) -> Figure:
 
     Each entry of `curves` is a column: title -> the axis' name, what the loss looks at (N,), and both losses (N,).
     """
-    size = dict(figsize=(5.5 * len(curves), 6.2), squeeze=False)
+    size = dict(figsize=(5.1 * len(curves), 6), squeeze=False)
     figure, axes = plt.subplots(2, len(curves), sharex="col", layout="constrained", **size)
     for (upper, lower), (title, (name, x, *losses)) in zip(axes.T, curves.items(), strict=True):
         for loss, kind, color in zip(losses, ("same pair", "different pair"), (BLUE, ORANGE), strict=True):
@@ -370,7 +370,7 @@ def circles(panels: Mapping, labels) -> Figure:
 
     A label's points lie a little inside or outside of the circle, so that they hide no other's.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 4.5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.8), squeeze=False, layout="constrained")
     for axis, (title, angles) in zip(axes.flat, panels.items(), strict=True):
         axis.add_patch(Circle((0, 0), 1, fill=False, edgecolor="gray", zorder=0))
         for kind, marker in enumerate("os^DvP"):
