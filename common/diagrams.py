@@ -77,7 +77,7 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
         arrow |= dict(patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch())
         axis.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=arrow)
     axis.plot([3.1, 3.1], [1.6, 3], linestyle=":", linewidth=2, color="dimgray")
-    labels = [(3.65, 2.3, "one set\nof weights"), (6.1, 3.95, "$a$, of length 1"), (6.1, 0.65, "$b$, of length 1")]
+    labels = [(3.85, 2.3, "one set\nof weights"), (6.1, 4.15, "$a$, of length 1"), (6.1, 0.45, "$b$, of length 1")]
     for x, y, words in (*labels, (9.1, 3.15, "$w_1$"), (9.1, 1.45, "$w_2$")):
         axis.text(x + 0.1, y, words, fontsize=14, ha="center", va="center")
     axis.set(xlim=(0, 12.6), ylim=(0, 4.6), aspect="equal")
