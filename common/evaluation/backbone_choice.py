@@ -1,7 +1,6 @@
 """Which backbone: candidates with their published figures, and what each one costs and gives on these pictures."""
 
 import json
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -35,7 +34,6 @@ PUBLISHED = {
 FROM_SCRATCH = ("test_byobnet", "test_efficientnet", "test_resnet", "test_vit")
 FROM_HUB = ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "tiny_vit_5m_224.dist_in22k_ft_in1k")
 LARGE = ("resnet50", "resnext101_32x4d")
-BATCH = 32  # pictures of a batch whose speed is taken
 RULE = (
     "highest validation pair AUC after an equal-budget fine-tune; of all at most "
     f"{RESOLUTION} behind it, the one with the fewest multiply-adds"
@@ -66,26 +64,6 @@ def cost(model: EmbeddingNet, image_size: int) -> dict[str, int]:
         model.pooled(torch.zeros(1, 3, image_size, image_size, device=device))
     parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
-
-
-def speed(model: EmbeddingNet, image_size: int) -> dict[str, float]:
-    """Latency of one picture in ms and pictures per second in batches, on the device the model is on.
-
-    Each is the median of 0.4 seconds of repetitions; a warm-up of three is not counted. It differs from run to run, so
-    it is shown and decides nothing.
-    """
-    medians = {}
-    with evaluation_mode(model) as device:
-        for count in (1, BATCH):
-            pictures, durations = torch.rand(count, 3, image_size, image_size, device=device), []
-            while len(durations) < 6 or sum(durations[3:]) < 0.4:
-                started = time.perf_counter()
-                model.pooled(pictures)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                durations.append(time.perf_counter() - started)
-            medians[count] = float(np.median(durations[3:]))
-    return {"latency_ms": 1000 * medians[1], "images_per_second": BATCH / medians[BATCH]}
 
 
 def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
