@@ -14,12 +14,12 @@ from queue import Queue
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbconvert import HTMLExporter
 from nbconvert.filters import strip_ansi
 from tqdm.auto import tqdm
 
 from common.config import ROOT, Config, setup
 from common.datasets.files import lock, write_whole
+from common.pages import LANDING, land, notebook_page
 
 NOTEBOOKS = (
     *("R1_Data_Exploration", "R2_Backbone_Selection", "R3_Center_Loss", "R4_Siamese_Network", "R5_Triplet_Loss"),
@@ -99,11 +99,12 @@ def run(
     """Execute the notebooks that `select` finds, each in a fresh kernel that works in `root`.
 
     They run in order; those `BESIDE` each other side by side, as many as there are cores. `config` (default
-    `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed copies, which are returned, and an HTML
-    page each go to the folder `output` (default `runs/<name of the run>/`). `in_place` puts the executed notebook,
-    cleaned of what is volatile, in the place of the original too, once it has run to its end. A cell that fails raises
-    NotebookError: what ran until then is kept in `output`, later notebooks are not run. BlockingIOError where another
-    run works in the same folder of checkpoints; notebooks that this run's own kernels start are not another run.
+    `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed copies, which are returned, a page each,
+    and the landing page go to the folder `output` (default `runs/<name of the run>/`). `in_place` puts the executed
+    notebook, cleaned of what is volatile, in the place of the original too, once it has run to its end. A cell that
+    fails raises NotebookError: what ran until then is kept in `output`, later notebooks are not run. BlockingIOError
+    where another run works in the same folder of checkpoints; notebooks that this run's own kernels start are not
+    another run.
     """
     config = config or setup()
     output = Path(output or Path(root) / "runs" / config.name)
@@ -144,10 +145,10 @@ async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: 
         async def one(path: Path, place: int, free=free, threads=threads) -> None:
             async with free:
                 notebook = await _execute(path, output / path.name, config, threads, place)
-            try:  # the classic template is the one that keeps the alt text of pictures
-                exporter = HTMLExporter(template_name="classic")
-                page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+            try:
+                page = notebook_page(notebook, path.stem, {"All pages of this run": LANDING})
                 _write(output / f"{path.stem}.html", page)
+                land(output, config.directory / "report.html")
             except Exception as fault:  # who needs what the notebook made needs no page
                 print(f"{path.stem} ran, but its page could not be made ({fault!r})", file=sys.stderr)
             if in_place:
@@ -228,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f"Executed notebooks and their HTML pages are in {copies[0].parent}")
+    print(f"Executed notebooks and their pages are in {copies[0].parent}; open {copies[0].parent / LANDING}")
     return 0
 
 

@@ -85,7 +85,10 @@ def test_run_in_order_with_progress_copies_pages_and_environment(tmp_path, bars,
     assert 'alt="A line rises."' in copies[1].with_suffix(".html").read_text()
     assert {path: path.read_bytes() for path in tmp_path.glob("R*.ipynb")} == before
     files = {path.name for path in copies[0].parent.iterdir()}
-    assert files == {f"{name}.{kind}" for name in (FIRST, SECOND) for kind in ("ipynb", "html")}
+    made = {f"{name}.{kind}" for name in (FIRST, SECOND) for kind in ("ipynb", "html")}
+    assert files == {"report.html", "docs", *made}
+    landing = (copies[0].parent / "report.html").read_text()
+    assert all(f'href="{name}.html"' in landing for name in (FIRST, SECOND))
 
 
 def test_failure_names_section_keeps_partial_copy_and_stops(tmp_path, bars, monkeypatch, capsys):
@@ -148,7 +151,7 @@ def test_a_page_that_cannot_be_made_stops_nothing(tmp_path, bars, monkeypatch, c
     def fail(*_, **__):
         raise RuntimeError("no template")
 
-    monkeypatch.setattr(notebooks, "HTMLExporter", fail)
+    monkeypatch.setattr(notebooks, "notebook_page", fail)
     put(tmp_path, FIRST, ORDER.format("one"))
     put(tmp_path, SECOND, ORDER.format("two"))
     copies = run((), setup(), output=tmp_path / "out", root=tmp_path)
@@ -223,7 +226,7 @@ def test_where_one_fails_its_neighbor_runs_to_its_end_and_nothing_after_them(tmp
     put(tmp_path, NOTEBOOKS[2], MEET.format(mine="three", other="four"), "1 / 0")
     with pytest.raises(NotebookError, match=r"(?s)R3_Center_Loss.*ZeroDivisionError"):
         run((), couple, root=tmp_path)
-    pages = {path.stem for path in (tmp_path / "runs").rglob("*.html")}
+    pages = {path.stem for path in (tmp_path / "runs").rglob("R*.html")}
     assert pages == {NOTEBOOKS[3]} and not (tmp_path / "order.txt").exists()
 
 

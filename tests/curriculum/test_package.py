@@ -62,6 +62,7 @@ def test_an_installed_copy_has_every_module_and_works_where_one_is(elsewhere):
     run(elsewhere, "-m", "pip", "install", *options, str(source))
     modules = {path.relative_to(ROOT) for path in (ROOT / "common").rglob("*.py")}
     assert {path.relative_to(site) for path in (site / "common").rglob("*.py")} == modules
+    assert (site / "common" / "pages.css").exists()
     metadata = next(site.glob("image_similarity-*/METADATA")).read_text()
     listed = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert sorted(re.findall(r"^Requires-Dist: (\S+)", metadata, re.MULTILINE)) == sorted(listed)
