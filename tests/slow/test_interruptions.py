@@ -10,6 +10,7 @@ import signal
 import time
 import traceback
 from functools import partial
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -128,11 +129,13 @@ def test_a_run_killed_at_any_moment_leaves_whole_files_and_a_rerun_gives_the_sam
     lasts, expected = time.perf_counter() - started, result(place)
     assert finish(start(work, place)) == 0 and result(place) == expected, "cells that run twice change nothing"
     generator, killed, found = np.random.default_rng(0), 0, []
-    for number in range(KILLS):
+    for number in count():
+        if killed == KILLS:
+            break
         if number % 2 == 0:  # else go on from where the last one was killed
             clear(place)
         process = start(work, place)
-        time.sleep(generator.uniform(0, 1.1 * lasts))
+        time.sleep(generator.uniform(0, lasts))
         os.kill(process, signal.SIGKILL)
         killed += finish(process) == -signal.SIGKILL
         reader = start(check_whole, place)
@@ -141,8 +144,7 @@ def test_a_run_killed_at_any_moment_leaves_whole_files_and_a_rerun_gives_the_sam
             assert finish(start(work, place)) == 0 and result(place) == expected, f"after kill {number}"
             config = settle(place)
             found.append(sum(path.suffix == ".part" for path in [*config.directory.iterdir(), *config.cache.iterdir()]))
-    print(f"{killed} of {KILLS} processes were killed in {lasts:.1f} s of work; {sum(found)} leftovers, gone in a day")
-    assert killed > KILLS / 2
+    print(f"{killed} of {number} processes were killed in {lasts:.1f} s of work; {sum(found)} leftovers, gone in a day")
 
 
 def note(place, notebook, times):
