@@ -23,7 +23,7 @@ from common.checkpoints import load
 from common.config import CACHE, Config, setup
 from common.datasets.batches import as_float
 from common.datasets.decoding import Entry, in_gray, is_picture, read_picture, read_pictures
-from common.datasets.files import digest, files_below, unpack, write_whole
+from common.datasets.files import digest, files_below, printable, unpack, write_whole
 from common.evaluation.baselines import color_histogram, raw_pixels
 from common.evaluation.metrics import normalize
 from common.evaluation.reports import similarity_of
@@ -126,18 +126,14 @@ def find(query: Path | str | np.ndarray, collection: Collection, model: nn.Modul
         queries, gallery = (torch.from_numpy(side).to(device) for side in sides)
         count = min(number, int((~own).sum()))
         found, scores = nearest(queries, gallery, count, similarity_of(model), lambda _: own[None])
-    return pd.DataFrame({"file": [collection.files[row] for row in found[0]], "score": scores[0]})
+    files = pd.Series([collection.files[row] for row in found[0]], dtype=object)  # a name may be no UTF-8
+    return pd.DataFrame({"file": files, "score": scores[0]})
 
 
 def read_framed(file: Path | str, framing: dict) -> np.ndarray:
     """A picture file as a collection's model sees it: uint8 (3, size, size); `framing` is of a `Collection`."""
     image = read_picture(Path(file), framing["size"], framing["squeeze"]).image
     return in_gray(image) if framing["grayscale"] else image
-
-
-def printable(name: str) -> str:
-    """A file's name without what a terminal would obey or cannot show, written as escapes."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def main(arguments: list[str] | None = None) -> None:

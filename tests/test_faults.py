@@ -25,10 +25,12 @@ from common import checkpoints, notebooks
 from common.config import ROOT, setup
 from common.datasets import files, load_images
 from common.datasets.duplicates import find_duplicates, keep_one
+from common.datasets.files import printable
 from common.datasets.splits import make_splits, save_splits
 from common.evaluation.metrics import Threshold
 from common.evaluation.retrieval import read_embeddings, save_embeddings
 from common.explanations.maps import pair_cam
+from common.find import ColorAndLayout, collect, find
 from common.ledger import COLUMNS, read_results, record
 from common.losses import Classification
 from common.training import Collapse, fit
@@ -139,6 +141,7 @@ PICTURES = {
     "picture_bad_exif": ("notes.jpg", encoded(smooth(1), exif=b"Exif\x00\x00garbage")),
     "picture_named_oddly": ("a'b\"c\n<script>x</script> $1 \U0001f339.jpg", encoded(smooth(1))),
     "picture_not_utf_8": (os.fsdecode(b"\xff\xfe.jpg"), encoded(smooth(1))),
+    "picture_that_obeys": ("\x1b[2J" + os.fsdecode(b"\xff") + ".jpg", b""),
     "picture_hidden": (".DS_Store", b"x"), "picture_of_a_mac": ("._0.jpg", b"x"), "picture_notes": ("notes.txt", b"x"),
 }  # fmt: skip
 
@@ -664,6 +667,24 @@ def killed_leftovers(world):
     yield
     world.load()
     assert not left.exists()
+
+
+def searched(query, folder="set"):
+    def wrong(world):
+        world.folder({"rose/" + os.fsdecode(b"\xff.jpg"): encoded(smooth(1)), "text.txt": b"text"})
+        world.patch.setenv("COLUMNS", "200")
+        net = ColorAndLayout()
+        yield
+        table = find(world.place / query, collect(world.place / folder, net), net)
+        assert len(table) == 6 and printable(table["file"].iloc[0])
+
+    return wrong
+
+
+fault(searched("set/iris/0.jpg"), "search_among_odd_names")
+fault(searched("set/text.txt"), "search_for_a_text")
+fault(searched("set/gone.jpg"), "search_for_nothing")
+fault(searched("set/iris/0.jpg", "gone"), "search_in_nothing")
 
 
 @fault

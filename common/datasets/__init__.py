@@ -4,6 +4,7 @@ import numpy as np
 
 from common.config import Config
 from common.datasets.decoding import Picture
+from common.datasets.files import printable
 from common.datasets.images import ImageSet, cached
 from common.datasets.oxford import flowers102
 from common.datasets.readers import NAMED, att_faces, caltech101, own_folder, reid
@@ -29,7 +30,7 @@ def load_images(config: Config) -> ImageSet:
     image_set = readers[kind](config)
     damaged = image_set.files[image_set.files.problem != ""]
     for file in damaged.head(NAMED).itertuples():
-        print(f"Damaged and left out: {file.path} ({file.problem})")
+        print(f"Damaged and left out: {printable(file.path)} ({file.problem})")
     if len(damaged) > NAMED:
         print(f"... and {len(damaged) - NAMED} more damaged files, {len(damaged)} in all")
     return image_set

@@ -105,6 +105,11 @@ def reason(error: Exception) -> str:
     return f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(name) -> str:
+    """A file's name without what a terminal would obey or cannot show, written as escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(name))
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders in `folder`, sorted, without the operating system's own."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
@@ -122,7 +127,7 @@ def files_below(root: Path) -> list[Path]:
     paths = [(path, below) for path, below in paths if not any(map(_hidden, below.parts))]
     if lost := sorted(str(below) for path, below in paths if path.is_symlink() and not path.is_file()
                       and path not in linked):
-        print(f"Left out: {len(lost)} links that lead to no file, such as {lost[0]}")
+        print(f"Left out: {len(lost)} links that lead to no file, such as {printable(lost[0])}")
     return sorted(below for path, below in paths if path.is_file())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.config import Config
 from common.datasets.decoding import Entry, is_picture
-from common.datasets.files import download, files_below, subfolders, unpack
+from common.datasets.files import download, files_below, printable, subfolders, unpack
 from common.datasets.images import ImageSet, read_files
 
 NAMED = 10  # so many files that are left out are named one by one
@@ -56,7 +56,7 @@ def own_folder(config: Config) -> ImageSet:
     ignored = [str(path) for path in paths if path not in classes]
     if ignored:
         named = ignored[:NAMED] + ["..."] * (len(ignored) > NAMED)
-        print(f"Ignored {len(ignored)} files that are not pictures in a class folder: {', '.join(named)}")
+        print(f"Ignored {len(ignored)} files that are not pictures in a class folder: {printable(', '.join(named))}")
     for folder in subfolders(root):
         if folder.name not in classes.values():
             print(f"Class {folder.name!r} is left out: it holds no pictures")
