@@ -1,6 +1,5 @@
 """The ledger: every measured row of a run in one CSV, and the tables and the page read from it."""
 
-import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -37,9 +36,6 @@ SCOREBOARD = {  # metric -> column
     "intervention_agreement": "faithfulness: agreement with interventions",
     "relevance_mass": "localization: relevance mass",
 }
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-div { overflow-x: auto } table { border-collapse: collapse; font-size: 0.85rem }
-th, td { padding: 0.4rem 0.7rem; border-bottom: 1px solid #ccc; text-align: left; vertical-align: top }"""
 
 
 def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -154,19 +150,13 @@ def _check_rows(rows: pd.DataFrame) -> None:
 
 
 def write_page(path: Path, title: str, notes: Sequence[str], tables: dict[str, pd.DataFrame]) -> Path:
-    """Write a page that opens in any browser and needs nothing beside it: notes, then tables under their headings."""
-    title = html.escape(title)
-    parts = [f"<p>{html.escape(note)}</p>\n" for note in notes]
-    for heading, table in tables.items():
-        parts.append(f"<h2>{html.escape(heading)}</h2>\n<div>{table.to_html(border=0)}</div>\n")
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>{STYLE}</style></head><body>
-<h1>{title}</h1>
-{"".join(parts)}</body></html>
-"""
-    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
-    return path
+    """Write the report of the run that lies in the folder of `path`: one page that needs nothing beside it.
+
+    `notes` are its first lines, `tables` of `scoreboard` the leaderboards, by protocol; see `report.write_report`.
+    """
+    from common.report import write_report  # here, since what draws takes seconds to import
+
+    return write_report(path, title, notes, tables, SCOREBOARD)
 
 
 def main() -> None:

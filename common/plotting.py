@@ -44,13 +44,19 @@ def show(figure: Figure, caption: str, alt: str | None = None) -> None:
 
     It is drawn sharp enough for a projector, and shown at the width that lets its smallest letters be read.
     """
+    content, kind, width = encode(figure)
+    told = {"alt": alt or describe(figure), "width": width}
+    display(Image(content, format=kind), metadata={f"image/{kind}": told})
+    display(Markdown(f"*{caption}*"))
+
+
+def encode(figure: Figure) -> tuple[bytes, str, int]:
+    """Close a figure and give it as a file's content, that file's kind, and the width in pixels to show it at."""
     kind = "jpeg" if any(axis.images for axis in figure.axes) else "png"  # of pictures a third of the bytes
     drawn, looks = io.BytesIO(), {"quality": 90, "subsampling": 0} if kind == "jpeg" else {}
     figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
     plt.close(figure)
-    told = {"alt": alt or describe(figure), "width": Pixels.open(drawn).width * SHOWN // DOTS}
-    display(Image(drawn.getvalue(), format=kind), metadata={f"image/{kind}": told})
-    display(Markdown(f"*{caption}*"))
+    return drawn.getvalue(), kind, Pixels.open(drawn).width * SHOWN // DOTS
 
 
 def describe(figure: Figure, most: int = 8) -> str:

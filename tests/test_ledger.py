@@ -1,7 +1,6 @@
 """The ledger: rows replaced and never doubled, unknown words refused, honest tables, a page that stands alone."""
 
 import dataclasses
-import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from toys import config, image_set
 
 from common import ledger
-from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, robustness, scoreboard, write_page
+from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, robustness, scoreboard
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:common")
 
@@ -205,15 +204,3 @@ def test_robustness_has_a_column_for_each_radius():
     assert center["4/255"].startswith("0.400 [") and center["8/255"] == "0.200 [0.180, 0.220]"
     assert center["both, 4/255"] == "0.100 [0.080, 0.120]" and center["1/255"] == ""
     assert table.loc[("center_loss", "robust"), "1/255"].startswith("0.700")
-
-
-def test_the_page_holds_its_tables_and_needs_nothing_beside_it(tmp_path):
-    table = pd.DataFrame({"ROC-AUC": ["0.9 <b>"]}, index=["siamese & co"])
-    tables = {"closed set": table, "open": table}
-    path = write_page(tmp_path / "new" / "report.html", "A < B", ["One.", "5 > 4"], tables)
-    page = path.read_text(encoding="utf-8")
-    assert page.startswith("<!doctype html>") and "<title>A &lt; B</title>" in page
-    assert re.findall(r"<h2>(.*?)</h2>", page) == ["closed set", "open"]
-    assert re.findall(r"<p>(.*?)</p>", page) == ["One.", "5 &gt; 4"]
-    assert page.count("siamese &amp; co") == 2 and "<b>" not in page
-    assert not re.search(r"(src|href)=|url\(|@import", page)

@@ -1,0 +1,240 @@
+"""The report of a run: one page for a lesson's end, of what was asked, measured, shown, and what held."""
+
+import base64
+import html
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from common import plotting
+from common.backbones import embed
+from common.checkpoints import load
+from common.config import Config
+from common.datasets import images_to_show, load_images
+from common.datasets.files import reason, write_whole
+from common.datasets.images import ImageSet
+from common.datasets.splits import read_splits
+from common.evaluation.reports import similarity_of
+from common.evaluation.retrieval import nearest, queries_and_gallery
+from common.pages import PAGES_HERE, page, picture
+
+MODELS = {  # approach in the ledger -> the end of its files' names, and what it learns from
+    "center_loss": ("center_loss", "names of classes; each class is gathered around its center"),
+    "siamese": ("siamese_network", "pairs: same or different"),
+    "triplet": ("triplet_loss", "triplets: nearer to its own class than to another"),
+}
+ASKED = (
+    "What is in the pictures, and who may be tested on what?",
+    "Which network sees these pictures best for its price?",
+    "Does gathering each class around a center help?",
+    "Same or different: what does judging pairs teach?",
+    "Is being nearer enough, and does it find?",
+    "How easily are the models fooled, and what withstands?",
+    "Why do two pictures look alike, and is the answer true?",
+)
+TRAINED = ("center_loss", "siamese", "triplet")
+CLAIMS = (  # what it says, metric, and of each approach the row that shall be higher and the one it is held against
+    ("Training tells classes apart better than the frozen backbone", "roc_auc", "standard", "frozen_backbone"),
+    ("Training finds more of the query's class than the frozen backbone", "map_at_r", "standard", "frozen_backbone"),
+    ("Robust training withstands the attack better", "attacked roc_auc", "robust", "standard"),
+    ("Robust training costs ROC-AUC on clean pictures", "roc_auc", "standard", "robust"),
+    ("Maps of robust models agree better with what parts do", "intervention_agreement", "robust", "standard"),
+)
+INTERVAL = r"^(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]$"
+MISSING = '<span class="note">not measured</span>'
+CLASSES, QUERIES, NEIGHBORS = 16, 4, 5
+
+
+def write_report(
+    path: Path, title: str, notes: Sequence[str], tables: dict[str, pd.DataFrame], columns: Mapping
+) -> Path:
+    """Write the page of the run whose checkpoints lie beside `path`; what is not there is left out, and said.
+
+    Args:
+        notes: its first lines.
+        tables: protocol -> approach x variant, of words "mean [low, high]", as `ledger.scoreboard` makes them.
+        columns: metric -> the name of its column in the tables.
+    """
+    models = _models(path.parent)
+    content = next((one for _, _, one in models.values()), None)
+    parts = [f"<h1>{html.escape(title)}</h1>", PAGES_HERE, *(f"<p>{html.escape(note)}</p>" for note in notes)]
+    parts += [_settings(content), "<h2>What was asked</h2>", _list(ASKED, "ol")]
+    parts += _pictures(path.parent, models)
+    parts += [part for name, table in tables.items() for part in _leaderboard(name, table)]
+    if models:
+        parts += ["<h2>The models</h2>", _model_table(models, next(iter(tables.values()), pd.DataFrame()), columns)]
+    held = [_verdicts(name, table, columns) for name, table in tables.items()]
+    parts += ["<h2>What held, and what did not</h2>", *held] if any(held) else []
+    text = page(title, "\n".join(filter(None, parts)))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _models(folder: Path) -> dict:
+    """(approach, variant) -> what `load` gives, of those of the six that are there."""
+    found = {}
+    for variant, stem in (("standard", "best"), ("robust", "robust")):
+        for approach, (name, _) in MODELS.items():
+            file = folder / f"{stem}_model_{name}.pth"
+            if file.exists():
+                found[approach, variant] = load(file)
+    return found
+
+
+def _settings(content: dict | None) -> str:
+    """The date, and the settings of the run, in one line each."""
+    told = {"Made": time.strftime("%Y-%m-%d")}
+    if content:
+        config = content["config"]
+        names = ("profile", "image_size", "embedding_size", "epochs", "seeds", "seed", "device")
+        told["Data"] = content["dataset"]
+        told["Backbone"] = content["arguments"]["backbone"] + (
+            ", pretrained" if config["pretrained"] else ", from scratch"
+        )
+        told["Settings"] = ", ".join(f"{name.replace('_', ' ')} {config[name]}" for name in names)
+        told["Versions"] = ", ".join(" ".join(one) for one in content["versions"].items())
+    return _list([f"{name}: {text}" for name, text in told.items()])
+
+
+def _list(texts: Sequence[str], kind: str = "ul") -> str:
+    return f"<{kind}>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</{kind}>"
+
+
+def _figure(figure) -> str:
+    content, kind, width = plotting.encode(figure)
+    return picture(base64.b64encode(content).decode(), f"image/{kind}", plotting.describe(figure), width)
+
+
+def _pictures(folder: Path, models: dict) -> list[str]:
+    """One picture of each class, and a strip of neighbors by the first model that finds best."""
+    if not models:
+        return []
+    name = ("triplet", "standard") if ("triplet", "standard") in models else next(iter(models))
+    model, _, content = models[name]
+    try:
+        settings = {name: Path(value) if name in ("data", "weights", "checkpoints", "cache") and value else value
+                    for name, value in content["config"].items()}  # fmt: skip
+        pictures = load_images(Config(**settings))
+        splits = read_splits(folder / "splits.json", pictures)
+    except Exception as error:  # moved, changed, or of an older version: the numbers still stand
+        return [f"<p>The pictures are not at hand any more: {html.escape(reason(error))}.</p>"]
+    first = np.unique(pictures.labels, return_index=True)[1][:CLASSES]
+    names = [pictures.class_names[label] for label in pictures.labels[first]]
+    title = (
+        f"One picture of {'each class' if len(names) == len(pictures.class_names) else f'{len(names)} of the classes'}"
+    )
+    sheet = plotting.contact_sheet(images_to_show(pictures, first), list(map(_short, names)), 8, title)
+    test = next(iter(splits.parts.values()))["test"]
+    return [
+        "<h2>The pictures</h2>",
+        _figure(sheet),
+        "<h2>What is found</h2>",
+        _neighbors(pictures, test, model, name[0]),
+    ]
+
+
+def _neighbors(pictures: ImageSet, test: np.ndarray, model, approach: str) -> str:
+    """Queries of different classes, each with what the model finds for it among the other test pictures."""
+    queries, gallery = queries_and_gallery(pictures.labels, test, len(test) // 2)
+    queries = queries[np.unique(pictures.labels[queries], return_index=True)[1]][:: max(1, len(queries) // 40)][
+        :QUERIES
+    ]
+    sides = [torch.from_numpy(embed(model, pictures.images[rows])) for rows in (queries, gallery)]
+    with torch.no_grad():
+        found, scores = nearest(*sides, min(NEIGHBORS, len(gallery)), similarity_of(model))
+    rows, right = gallery[found], pictures.labels[gallery[found]] == pictures.labels[queries][:, None]
+    show = images_to_show(pictures, np.concatenate([queries, rows.ravel()]))
+    titles = [[f"query: {_short(pictures.class_names[pictures.labels[query]])}", *map("{:.2f}".format, line)]
+              for query, line in zip(queries, scores, strict=True)]  # fmt: skip
+    strip = show[len(queries) :].reshape(*found.shape, *show.shape[1:])
+    title = f"Test pictures and what {approach.replace('_', ' ')} finds most like them"
+    return _figure(plotting.retrieval_gallery(show[: len(queries)], strip, right, titles, title))
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _numbers(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """value, low and high of the rows of a table that have them in a column."""
+    if column not in table:
+        return pd.DataFrame(columns=["value", "low", "high"], dtype=float)
+    found = table[column].astype(str).str.extract(INTERVAL).astype(float).set_axis(["value", "low", "high"], axis=1)
+    return found.dropna()
+
+
+def _named(rows: pd.DataFrame) -> list[str]:
+    """Approach and variant of each row as one name; of the standard models the approach alone."""
+    names = [", ".join(name) if isinstance(name, tuple) else str(name) for name in rows.index]
+    return [name.removesuffix(", standard").replace("_", " ") for name in names]
+
+
+def _leaderboard(name: str, table: pd.DataFrame) -> list[str]:
+    """A figure for each column, and the numbers behind them to open."""
+    parts = [f"<h2>{html.escape(name[:1].upper() + name[1:])}: who is best at what?</h2>", '<div class="cards">']
+    for column in table:
+        rows = _numbers(table, column)
+        if len(rows):
+            rows = rows.sort_values("value", ascending="deletion" in column, kind="stable")
+            figure = plotting.intervals(rows.set_axis(_named(rows)), column, "test, 95 % intervals")
+            parts.append(_figure(figure))
+    shown = table[[column for column in table if table[column].astype(bool).any()]]
+    cells = shown.astype(str).set_axis(map(html.escape, _named(shown)))
+    cells = cells.map(lambda text: html.escape(text) or MISSING).rename(columns=html.escape)
+    lines = cells.rename_axis(columns="model").to_html(border=0, escape=False)
+    return [*parts, "</div>", f"<details><summary>The numbers</summary>{lines}</details>"]
+
+
+def _model_table(models: dict, table: pd.DataFrame, columns: Mapping) -> str:
+    """The models that are there: what each learned from, how long, where it says "same", and what it scored."""
+    rows = {}
+    for (approach, variant), (_, threshold, content) in models.items():
+        row = {
+            "learns from": MODELS[approach][1],
+            "epochs": len(content["history"]),
+            "same from": f"{threshold.value:.3f}",
+        }
+        for word, metric in (("ROC-AUC", "roc_auc"), ("MAP@R", "map_at_r"), ("ROC-AUC attacked", "attacked roc_auc")):
+            found = _numbers(table, columns[metric])
+            there = (approach, variant) in found.index
+            row[word] = f"{found.loc[(approach, variant), 'value']:.3f}" if there else MISSING
+        rows[f"{approach.replace('_', ' ')}, {variant}"] = row
+    missing = 2 * len(MODELS) - len(models)
+    note = f'<p class="note">{missing} of the six were not made in this run.</p>' if missing else ""
+    return pd.DataFrame(rows).T.rename_axis(columns="model").to_html(border=0, escape=False, classes="words") + note
+
+
+def _verdicts(name: str, table: pd.DataFrame, columns: Mapping) -> str:
+    """Each claim with whether it held: as many as allow it, by intervals that do not overlap."""
+    lines = []
+    for claim, metric, higher, lower in CLAIMS:
+        rows, told, signs = _numbers(table, columns[metric]), [], []
+        for approach in TRAINED:
+            one = (approach, higher)
+            other = (lower, "standard") if lower not in ("standard", "robust") else (approach, lower)
+            if one in rows.index and other in rows.index:
+                a, b = rows.loc[one], rows.loc[other]
+                signs.append(int(a["low"] > b["high"]) - int(a["high"] < b["low"]))
+                told.append(f"{approach.replace('_', ' ')} {a['value']:.3f} against {b['value']:.3f}")
+        if told:
+            verdict = (
+                "held"
+                if min(signs) > 0
+                else "did not hold"
+                if max(signs) < 0
+                else "not shown"
+                if not any(signs)
+                else "mixed"
+            )
+            lines.append(f'<li><span class="verdict">{verdict}</span>: {claim} ({"; ".join(told)}).</li>')
+    if not lines:
+        return ""
+    note = (
+        "Held: for every approach the 95 % intervals lie apart in its favor; did not hold: against it; not shown: they "
+        "overlap. Overlapping intervals may hide small differences, which R3 to R7 compare in pairs."
+    )
+    return f'<h3>{html.escape(name[:1].upper() + name[1:])}</h3><ul>{"".join(lines)}</ul><p class="note">{note}</p>'
