@@ -59,7 +59,7 @@ def keep_one(image_set: ImageSet, duplicates: pd.DataFrame) -> np.ndarray:
     Of each group that the table of `find_duplicates` links one stays, from test rather than validation rather than
     train, so that an official test stays whole. A group with two labels goes: nobody knows which of them is right.
     """
-    links = (np.ones(len(duplicates)), duplicates[["first", "second"]].to_numpy().T)
+    links = (np.ones(len(duplicates)), duplicates[["first", "second"]].to_numpy(np.int32).T)  # scipy 1.11 needs 32 bits
     group = connected_components(coo_array(links, (len(image_set), len(image_set))), directed=False)[1]
     rank = np.full(len(image_set), len(SPLITS))
     for place, name in enumerate(reversed(SPLITS)):
