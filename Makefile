@@ -10,7 +10,7 @@ SETTINGS = PROFILE DATASET DATA BACKBONE WEIGHTS CHECKPOINTS CACHE SEED DEVICE G
 $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),\
   $(eval export SIMILARITY_$(name) = $$(value $(name)))))
 given = $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
-unknown = $(filter-out $(SETTINGS) NOTEBOOKS PYTHON TORCH,$(given))
+unknown = $(filter-out $(SETTINGS) NOTEBOOKS PYTHON TORCH REPOSITORY,$(given))
 $(if $(unknown),$(error there is no setting $(unknown); there are: NOTEBOOKS $(SETTINGS) PYTHON TORCH))
 override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
 override TORCH := $(if $(filter command,$(origin TORCH)),$(TORCH))
@@ -44,7 +44,7 @@ endef
 check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
   echo 'make: $(subst ",,$(1)) is not Python 3.10 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 
-.PHONY: help run lab test test-slow notebooks results bench lint clean
+.PHONY: help run lab test test-slow notebooks results bench address lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' Makefile
@@ -98,6 +98,9 @@ results: ## measure every approach on photographs again: DATA=folder of the data
 bench: ## how fast we are beside well-known libraries, as ratios: prints and writes benchmarks/speed.csv
 	@$(call install,requirements-dev.txt)
 	@$(python) -m benchmarks.speed
+
+address: ## put a copy's own address into badges and set-up cells: REPOSITORY=you/your-repository
+	@"$(PYTHON)" .ci/address
 
 lint: ## ruff, the notebooks included
 	@$(call install,requirements-dev.txt)

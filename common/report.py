@@ -159,7 +159,7 @@ def _short(name: str, most: int = 18) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _numbers(table: pd.DataFrame, column: str) -> pd.DataFrame:
+def numbers(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """value, low and high of the rows of a table that have them in a column."""
     if column not in table:
         return pd.DataFrame(columns=["value", "low", "high"], dtype=float)
@@ -177,7 +177,7 @@ def _leaderboard(name: str, table: pd.DataFrame) -> list[str]:
     """A figure for each column, and the numbers behind them to open."""
     parts = [f"<h2>{html.escape(name[:1].upper() + name[1:])}: who is best at what?</h2>", '<div class="cards">']
     for column in table:
-        rows = _numbers(table, column)
+        rows = numbers(table, column)
         if len(rows):
             rows = rows.sort_values("value", ascending="deletion" in column, kind="stable")
             figure = plotting.intervals(rows.set_axis(_named(rows)), column, "test, 95 % intervals")
@@ -199,7 +199,7 @@ def _model_table(models: dict, table: pd.DataFrame, columns: Mapping) -> str:
             "same from": f"{threshold.value:.3f}",
         }
         for word, metric in (("ROC-AUC", "roc_auc"), ("MAP@R", "map_at_r"), ("ROC-AUC attacked", "attacked roc_auc")):
-            found = _numbers(table, columns[metric])
+            found = numbers(table, columns[metric])
             there = (approach, variant) in found.index
             row[word] = f"{found.loc[(approach, variant), 'value']:.3f}" if there else MISSING
         rows[f"{approach.replace('_', ' ')}, {variant}"] = row
@@ -212,7 +212,7 @@ def _verdicts(name: str, table: pd.DataFrame, columns: Mapping) -> str:
     """Each claim with whether it held: as many as allow it, by intervals that do not overlap."""
     lines = []
     for claim, metric, higher, lower in CLAIMS:
-        rows, told, signs = _numbers(table, columns[metric]), [], []
+        rows, told, signs = numbers(table, columns[metric]), [], []
         for approach in TRAINED:
             one = (approach, higher)
             other = (lower, "standard") if lower not in ("standard", "robust") else (approach, lower)

@@ -1,16 +1,35 @@
-"""The README names only what exists, and its result tables say what the committed ledger says."""
+"""What the README and its kin name exists, their code runs, and their results are those of the committed ledger."""
 
+import importlib.util
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from toys import TINY, config, image_set
 
-from benchmarks.readme_tables import END, LEDGER, START, fill, gap_lines, tables
+from benchmarks.readme_tables import END, LEDGER, START, TABLES, fill, gap_lines, stale, summary, tables
+from common.backbones import EmbeddingNet
 from common.config import ROOT
+from common.datasets.batches import Pictures, species_batches
 from common.ledger import COLUMNS
+from common.training import fit
 
 README = (ROOT / "README.md").read_text()
+WRITTEN = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "faults.md",
+           ROOT / "checkpoints" / "README.md"]  # fmt: skip
+EXTENDING = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+SHELL = [line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+         for line in block.splitlines() if not line.startswith("#")]  # fmt: skip
 MADE_BY_RUNS = ("runs/", "checkpoints/")
 
 
@@ -20,6 +39,7 @@ def missing_files(readme: str, root: Path) -> list[str]:
     code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme, re.DOTALL))
     links = [link for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", readme) if "://" not in link]
     links += [source for source in re.findall(r'<img[^>]*src="([^"]+)"', readme) if "://" not in source]
+    links = [link for link in links if not link.startswith("data:")]
     named = re.findall(r"(?<![\w./<:{}-])[\w./-]+\.(?:ipynb|py|txt|toml|cfg|md|yml)\b", code)
     named += [f"{module.replace('.', '/')}.py" for module in re.findall(r"-m (common\.\w+)", code)]
     targets = re.findall(r"\bmake ([a-z]+)", code)
@@ -38,9 +58,133 @@ def test_what_a_readme_names_in_vain_is_found(tmp_path):
     assert missing_files(readme, tmp_path) == ["R9.ipynb", "common/no.py", "make fly"]
 
 
-def test_tables_are_those_of_the_ledger():
-    assert fill(README, tables()) == README, "run: python -m benchmarks.readme_tables"
-    assert README.count("| center_loss |") >= 2, "the tables name the trained approach"
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(path):
+    links = re.findall(r"\]\(([^)\s]+)", path.read_text(encoding="utf-8"))
+    for link in links:
+        if "://" not in link:
+            file, _, place = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.exists() and target.is_relative_to(ROOT), link
+            if place and target.suffix == ".md":
+                anchors = re.findall(r'(?:id|name)="([^"]+)"', target.read_text()) + [
+                    re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+                    for heading in re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+                ]
+                assert place in anchors, link
+
+
+@pytest.mark.parametrize("line", SHELL)
+def test_every_command_of_the_readme_is_one(line, tmp_path):
+    words = shlex.split(line)
+    if words[0] == "make":  # said, not done
+        environment = {"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(tmp_path)}
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    elif words[:3] == ["python", "-m", "common.find"]:
+        pictures = image_set(3, 2).images
+        (tmp_path / "my_pictures").mkdir()
+        for number, image in enumerate(np.moveaxis(pictures, 1, -1)):
+            Image.fromarray(image).save(tmp_path / "my_pictures" / f"{number}.png")
+        shutil.copy(tmp_path / "my_pictures" / "1.png", tmp_path / "query.jpg")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "SIMILARITY_CACHE": str(tmp_path)}
+        command = [sys.executable, *words[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and (tmp_path / "found.png").exists(), done.stderr
+    else:
+        pytest.fail(f"nobody checks {line!r}")
+
+
+def test_modules_and_settings_in_the_text_exist():
+    for module in re.findall(r"-m ([a-z_]+\.[a-z_]+)", README):
+        assert importlib.util.find_spec(module), module
+
+
+def test_the_recipe_of_the_house_runs(tmp_path, monkeypatch):
+    (recipe,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "setup(" in block]
+    for name in ("iris", "rose"):
+        (tmp_path / "my_pictures" / name).mkdir(parents=True)
+        for number in range(3):
+            image = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(image).save(tmp_path / "my_pictures" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIMILARITY_CACHE", str(tmp_path / "cache"))
+    offline = recipe.replace('"resnet50", pretrained=True', f'"{TINY}", image_size=160')  # no weights to fetch
+    assert offline != recipe
+    exec(offline, {})
+
+
+def test_a_data_set_is_added_in_ten_lines(tmp_path):
+    for number, name in enumerate(("robin", "wren") * 3):
+        Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8)).save(tmp_path / f"000{number}_{name}_7.jpg")
+    space = {}
+    exec(EXTENDING[0], space)
+    found = space["birds"](config(tmp_path / "run", data=tmp_path, image_size=16))
+    assert found.class_names == ["robin", "wren"] and np.bincount(found.labels).tolist() == [3, 3]
+
+
+def test_a_backbone_is_added_in_a_few_lines(tmp_path, monkeypatch):
+    (tmp_path / "two_layers.py").write_text(EXTENDING[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("two_layers")
+    net = EmbeddingNet("two_layers", embedding_size=8, image_size=64)
+    assert net(torch.rand(2, 3, 64, 64)).shape == (2, 8)
+
+
+def test_a_loss_is_added_in_ten_lines():
+    space, pictures = {}, image_set(4, 6)
+    exec(EXTENDING[2], space)
+    model = EmbeddingNet(TINY, embedding_size=8, image_size=32)
+    loader = species_batches(Pictures(pictures, np.arange(len(pictures))), 4, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    history = fit(model, space["SupervisedContrastive"](), loader, [optimizer], 4, lambda _: 0.5, keep="last")
+    assert history["contrast"].iloc[-1] < history["contrast"].iloc[0]
+    far = space["SupervisedContrastive"]()(torch.eye(4), torch.tensor([0, 0, 1, 1]))["contrast"]
+    assert far.item() == pytest.approx(np.log(3), abs=1e-5), "all alike: a third each"
+
+
+def test_messages_to_look_up_are_those_that_are_printed():
+    printed = "".join(path.read_text() for path in [*ROOT.glob("common/**/*.py"), ROOT / "Makefile"])
+    rows = re.findall(r"^\| `([^`]+)` \|", README[README.index("## When something goes wrong") :], re.MULTILINE)
+    assert len(rows) >= 4
+    for message in rows[:4]:
+        assert max(message.split("..."), key=len).strip() in printed.replace('"\n            f"', ""), message
+
+
+def test_the_address_is_written_wherever_it_stands_again_and_again(tmp_path):
+    for path in [*ROOT.glob("R*.ipynb"), ROOT / "README.md", ROOT / "CITATION.cff"]:
+        shutil.copy(path, tmp_path)
+    command = [sys.executable, str(ROOT / ".ci" / "address")]
+    for address in ("me/flowers", "you.too/flowers-2"):
+        environment = {**os.environ, "REPOSITORY": address}
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+        for path in tmp_path.iterdir():
+            text = path.read_text()
+            assert "OWNER/image-similarity" not in text and f"/{address}" in text, path.name
+    assert "until the address is set" not in (tmp_path / "README.md").read_text()
+    for wrong in ("", "you", "a/b/c", "a b/c"):
+        environment = {**os.environ, "REPOSITORY": wrong}
+        assert subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode
+
+
+def test_version_and_date_are_the_same_everywhere():
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    citation = (ROOT / "CITATION.cff").read_text()
+    date = re.search(r'^date-released: "(.+)"$', citation, re.MULTILINE)[1]
+    assert f'version: "{version}"' in citation
+    assert re.search(rf"^## {re.escape(version)}, {date}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+
+
+def test_results_are_those_of_the_ledger():
+    again, results = "run: python -m benchmarks.readme_tables", pd.read_csv(LEDGER)
+    text = TABLES.read_text(encoding="utf-8")
+    assert fill(text, tables()) == text, again
+    assert text.count("| center_loss |") >= 2, "the tables name the trained approach"
+    assert fill(README, summary(results)) == README, again
+    assert stale(ROOT / "docs", results) == [], again
+    results.loc[results["metric"] == "map_at_r", "value"] *= 0.5
+    assert stale(ROOT / "docs", results) == ["results-found.png"] and fill(README, summary(results)) != README
 
 
 def test_committed_ledger_is_clean():
