@@ -48,6 +48,19 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
     return figure
 
 
+def triplet_steps(points: Mapping[str, Sequence[float]], steps: Sequence) -> Figure:
+    """Anchor, positive and negative, by name, and an arrow from each of them: its step."""
+    figure, axis = plt.subplots(figsize=(8, 2.8), layout="constrained")
+    looks = ("o", "tab:green"), ("^", "tab:green"), ("s", "tab:red")
+    for (name, point), step, (marker, color) in zip(points.items(), np.asarray(steps), looks, strict=True):
+        axis.plot(*point, marker, color=color, markersize=14)
+        axis.annotate("", point + step, point, arrowprops=dict(color=color, width=3, headwidth=11, shrink=0.04))
+        axis.annotate(name, point, (0, 13), textcoords="offset points", fontsize=14, ha="center", color=color)
+    axis.set(aspect="equal", xticks=[], yticks=[])
+    axis.margins(x=0.3, y=0.8)
+    return figure
+
+
 def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     """A siamese network: two pictures uint8 (3, H, W), one network, a pair head, a probability.
 

@@ -17,6 +17,14 @@ def test_triplet_rings_give_each_negative_the_loss_of_its_place():
         assert f"{kind} negative loss {max(0, 0.5 - x**2 - y**2 + 0.6):.2f}" in words(figure).replace("\n", " ")
 
 
+def test_triplet_steps_start_at_the_points_and_are_as_long_as_given():
+    points = {"anchor": (0.0, 0.0), "positive": (-1.0, 0.0), "negative": (1.0, 0.5)}
+    figure = diagrams.triplet_steps(points, np.array([[-0.3, 0.1], [0.2, 0.0], [0.1, 0.1]]))
+    arrows = [text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None) and not text.get_text()]
+    assert np.allclose([arrow.xy for arrow in arrows], [[-0.3, 0.1], [-0.8, 0.0], [1.1, 0.6]])
+    assert all(name in words(figure) for name in points)
+
+
 def test_two_towers_show_both_pictures_and_the_numbers_given():
     first, second = np.zeros((3, 8, 8), np.uint8), np.full((3, 8, 8), 255, np.uint8)
     numbers = {"z1": np.arange(3), "gap": np.ones(2), "product": np.array([0.25, 0.5]), "s": 9.65}
