@@ -33,7 +33,8 @@ def cosine_scores(embeddings, pairs) -> np.ndarray:
 def spread(embeddings) -> float:
     """Standard deviation of embeddings (N, D) at unit length, mean over dimensions times their square root.
 
-    Near 1 where they point everywhere, 0 where all are equal.
+    0 where all are equal, near 1 where they point everywhere, and hardly less where they fill a few directions only: a
+    high spread excludes a point, not a plane.
     """
     unit = normalize(embeddings)
     return float(unit.std(0, ddof=1).mean() * unit.shape[1] ** 0.5)
