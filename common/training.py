@@ -54,7 +54,7 @@ def train_arm(config: Config, arm: Callable, image_set: ImageSet, splits: Splits
     al. 2022, "Fine-Tuning Can Distort Pretrained Features and Underperform Out-of-Distribution"), then everything.
     On the straight lines between the start (0), the trained head (1) and the end (2) the model goes back (Wortsman et
     al. 2022, "Robust Fine-Tuning of Zero-Shot Models") to the first of the `POINTS` whose mean of ROC-AUC and MAP@R is
-    near the best: in the closed set on the validation pictures, in the open set as `rehearse` expects it.
+    near the best: in the closed set on the validation pictures, in the open set by `class_held_out_validation`.
 
     `arm(indices, seed)` makes the model, objective and loader that learn from the training pictures `indices`.
     """
@@ -62,7 +62,7 @@ def train_arm(config: Config, arm: Callable, image_set: ImageSet, splits: Splits
     validate = partial(validation_report, image_set=image_set, pairs=pairs)
     model, history, corners = _walk(config, arm, part["train"], seed, validate)
     if protocol == "open_set" and len(corners) > 1:
-        path = rehearse(config, arm, image_set, splits, seed)
+        path = class_held_out_validation(config, arm, image_set, splits, seed)
     else:
         path = path_quality(model, corners, image_set, part["validation"], pairs)
     point = first_near_best(path.mean(axis=1))
@@ -70,17 +70,20 @@ def train_arm(config: Config, arm: Callable, image_set: ImageSet, splits: Splits
     return Trained(model.eval(), history, path, point)
 
 
-def rehearse(config: Config, arm: Callable, image_set: ImageSet, splits: Splits, seed: int) -> pd.DataFrame:
-    """The `path_quality` that an arm may expect on new species, in the open set: the mean of two rehearsals.
+def class_held_out_validation(
+    config: Config, arm: Callable, image_set: ImageSet, splits: Splits, seed: int
+) -> pd.DataFrame:
+    """The `path_quality` that an arm may expect on new species, in the open set: the mean of two trainings.
 
-    The species of train and validation are halved; each half is trained on once and judged once.
+    The species of train and validation are halved; each half is trained on once and held out once, to judge.
     """
     indices = np.concatenate([splits.parts["open_set"][name] for name in ("train", "validation")])
     species, paths = np.random.default_rng(seed).permutation(np.unique(image_set.labels[indices])), []
     for held in np.array_split(species, 2):
         new = np.isin(image_set.labels[indices], held)
-        model, _, corners = _walk(config, arm, indices[~new], seed, validate=lambda model: 0.0)
         pairs = make_pairs(image_set.labels, indices[new], config.pairs, seed)
+        validate = partial(validation_report, image_set=image_set, pairs=pairs)
+        model, _, corners = _walk(config, arm, indices[~new], seed, validate)
         paths.append(path_quality(model, corners, image_set, indices[new], pairs))
     return sum(paths) / 2
 

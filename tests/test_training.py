@@ -412,9 +412,12 @@ def test_an_arm_goes_back_to_the_first_point_near_the_best(arm, protocol, monkey
 
     def planted(model, corners, image_set, indices, pairs):
         judged.append((indices, set(image_set.labels[indices]), arm.learned[-1]))
-        assert np.isin(pairs[:, :2], indices).all()
+        assert np.isin(pairs[:, :2], indices).all() and watched[-1] is pairs, "watched by what it will be judged by"
         return pd.DataFrame({"roc_auc": qualities, "map_at_r": qualities}).rename_axis("point")
 
+    watched, report = [], training.validation_report
+    seen = lambda model, image_set, pairs: [watched.append(pairs), report(model, image_set, pairs)][1]  # noqa: E731
+    monkeypatch.setattr(training, "validation_report", seen)
     monkeypatch.setattr(training, "path_quality", planted)
     trained = train_arm(arm.run, arm, arm.pictures, arm.splits, protocol, SEED)
     parts = arm.splits.parts[protocol]
