@@ -439,8 +439,9 @@ def scatter(panels: dict, labels, title: str, names: Sequence[str] = (), alike: 
         axis.set(title=panel, xlabel="dimension 1", ylabel="dimension 2")
         for place, kind in enumerate(kinds):
             mine, label = np.asarray(labels) == kind, _plain(names[kind]) if len(names) else None
-            looks = dict(color=COLORS[place % len(COLORS)], marker=MARKERS[place // len(COLORS) % len(MARKERS)])
-            axis.scatter(*np.asarray(points)[mine].T, s=28, linewidth=0, label=label, **looks)
+            turn, color = divmod(place, len(COLORS))  # after a turn of the colors their marks move on by one
+            looks = dict(color=COLORS[color], marker=MARKERS[(color + turn) % len(MARKERS)])
+            axis.scatter(*np.asarray(points)[mine].T, s=40, linewidth=0, label=label, **looks)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     if legend:
