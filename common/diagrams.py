@@ -153,13 +153,18 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
             title += f"\nnearest neighbor right: {right.mean():.0%}"
             query = np.flatnonzero(~right)[0] if query is None else query
             color = "tab:green" if right[query] else "tab:red"
-            axis.plot(*points[[query, nearest[query]]].T, color=color, linewidth=5, zorder=1)
-            axis.annotate("query", points[query], (-2.3, -1.85), fontsize=15, color=color, weight="bold",
-                          arrowprops=dict(arrowstyle="-", color=color, linewidth=2))
+            axis.plot(*points[[query, nearest[query]]].T, color=color, linewidth=5)
+            ring = dict(markerfacecolor="none", markeredgecolor=color, markeredgewidth=3)
+            axis.plot(*points[query], "o", markersize=24, **ring)
+            axis.plot(*points[nearest[query]], "o", markersize=18, **ring)
+            axis.annotate("query", points[query], (points[query, 0], -1.85), fontsize=15, color=color, weight="bold",
+                          ha="center", arrowprops=dict(arrowstyle="-", color=color, linewidth=2, shrinkB=14))
         if axis is not axes[0]:
             axis.plot(*centers.T, "X", color="black", markersize=15, markeredgecolor="white")
-            for j, x in enumerate(centers[:, 0]):
-                axis.text(x + 1.4 * j - 0.7, 0.75, f"$c_{j + 1}$", fontsize=20, ha="center", bbox=WHITE)
+        if title == "the pull":
+            for j, place in enumerate(centers):
+                looks = dict(textcoords="offset points", fontsize=18, ha="center", bbox=WHITE)
+                axis.annotate(f"$c_{j + 1}$", place, (0, 14), **looks)
         axis.set_title(title, fontsize=12)
         axis.set(xlim=(-2.5, 2.5), ylim=(-2, 1.9), xticks=[], yticks=[])
     return figure
@@ -394,19 +399,21 @@ def circles(panels: Mapping, labels) -> Figure:
 
 
 def after_center_loss() -> Figure:
-    """Losses that came after center loss, by year: what each line of thought changed."""
+    """Two lines of thought by year, classifying and comparing: where center loss stands, and what came after."""
     boxes = {  # name: (year, lane)
-        "center loss\n2016": (2016, 1), "length 1\nNormFace 2017": (2017.5, 2), "proxies\nProxy-NCA 2017": (2017.5, 0),
-        "margin of the angle\nCosFace 2018, ArcFace 2019": (2019.6, 2), "Proxy Anchor\n2020": (2019.6, 0),
-        "no centers\nSupCon 2020": (2019.6, 1), "no training: large frozen models\nCLIP 2021, DINOv2 2023": (2022.6, 1),
+        "classify:\nsoftmax": (2014.3, 2.4), "center loss\n2016": (2016.2, 1.6),
+        "length 1\nNormFace 2017": (2017.7, 2.4), "margin: L-Softmax 2016,\nSphereFace 2017": (2016.6, 3.2),
+        "margin at length 1\nCosFace 2018, ArcFace 2019": (2019.6, 3.2),
+        "compare:\nNCA 2004, triplets 2015": (2014.3, 0), "proxies for pictures\nProxy-NCA 2017": (2017.7, 0.8),
+        "Proxy Anchor\n2020": (2020.2, 0.8), "many pairs\nSupCon 2020": (2020.2, 0),
+        "no training: large frozen models\nCLIP 2021, DINOv2 2023": (2022.3, 2),
     }  # fmt: skip
-    figure, axis = plt.subplots(figsize=(10, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10, 4.6), layout="constrained")
     look, names = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray"), [*boxes]
     drawn = [axis.text(*boxes[name], name, fontsize=11, ha="center", va="center", bbox=look) for name in names]
-    for start, end in ((0, 1), (0, 2), (1, 3), (2, 4), (1, 5)):
+    for start, end in ((0, 1), (0, 2), (0, 3), (3, 4), (2, 4), (5, 6), (6, 7), (5, 8)):
         arrow = dict(arrowstyle="-|>", linewidth=2, color="dimgray", shrinkA=4, shrinkB=4)
         arrow |= dict(patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch())
         axis.annotate("", boxes[names[end]], boxes[names[start]], arrowprops=arrow)
-    axis.set(xlim=(2015.3, 2024.1), ylim=(-0.5, 2.5))
-    axis.axis("off")
+    axis.set(xlim=(2013, 2024), ylim=(-0.5, 3.7), yticks=[], xlabel="year (the first two stand for earlier ones, too)")
     return figure
