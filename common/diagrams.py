@@ -337,13 +337,15 @@ def eps_box(gradient: tuple[float, float] | None = None) -> Figure:
     if gradient is None:
         axis.text(x[0], x[1] + eps + 0.02, "all the attacker may reach", ha="center", fontsize=13)
         low = x[1] - 0.05
-        axis.annotate("", (x[0] + eps, low), (x[0], low), arrowprops=dict(arrowstyle="<->", linewidth=1.5))
+        arrow = dict(arrowstyle="<->", color="black", linewidth=1.5)
+        axis.annotate("", (x[0] + eps, low), (x[0], low), arrowprops=arrow)
         axis.text(x[0] + eps / 2, low, r"$\varepsilon$", fontsize=17, ha="center", va="top")
         return figure
     g = np.array(gradient) / np.linalg.norm(gradient)
     across, up = np.meshgrid(*2 * [np.linspace(0, 1, 200)])
     axis.contourf(across, up, g[0] * across + g[1] * up, 14, cmap="Blues", alpha=0.7)
-    axis.add_patch(Circle(x, eps, fill=False, linestyle=":", linewidth=2))
+    axis.add_patch(Circle(x, eps, fill=False, edgecolor="black", linestyle=":", linewidth=2))
+    axis.text(x[0] + 0.75 * eps, x[1] - 0.75 * eps, "same length", fontsize=12, ha="left", va="top")
     steps = ("along the gradient", -eps * g, "dimgray", "^"), ("sign step", -eps * np.sign(g), "tab:red", "s")
     for name, step, color, marker in steps:
         axis.annotate("", x + step, x, arrowprops=dict(color=color, width=3, headwidth=11, shrink=0.03))

@@ -115,14 +115,20 @@ def robustness(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFr
 
 def _summary(rows: pd.DataFrame, columns: pd.Series, order: Iterable[str]) -> pd.DataFrame:
     """Approach x variant, one column for each word of `columns` (one for each row): "mean [low, high]", or nothing."""
-    groups = rows.groupby(["approach", "variant", columns.rename("column")])
+    means = over_seeds(rows, ["approach", "variant", columns.rename("column")])
+    texts = ["{:.3f} [{:.3f}, {:.3f}]".format(*numbers) for numbers in means.to_numpy()]
+    table = pd.Series(texts, means.index, dtype=object).unstack(fill_value="")
+    return table.reindex(columns=pd.Index(order), fill_value="")
+
+
+def over_seeds(rows: pd.DataFrame, keys: list) -> pd.DataFrame:
+    """Value, low and high of the mean over seeds, by `keys`, with intervals as in `leaderboard`."""
+    groups = rows.groupby(keys)
     mean, spread = groups[["value", "low", "high"]].mean(), 1.96 * groups["value"].sem().fillna(0)
     least = -(groups["low"].min() < 0).astype(float)  # a correlation may fall below 0, a rate may not
     low = (mean["value"] - np.hypot(mean["value"] - mean["low"], spread)).clip(lower=least)
     high = (mean["value"] + np.hypot(mean["high"] - mean["value"], spread)).clip(upper=1)
-    texts = ["{:.3f} [{:.3f}, {:.3f}]".format(*numbers) for numbers in zip(mean["value"], low, high)]
-    table = pd.Series(texts, mean.index, dtype=object).unstack(fill_value="")
-    return table.reindex(columns=pd.Index(order), fill_value="")
+    return mean.assign(low=low, high=high)
 
 
 def _best_first(table: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:

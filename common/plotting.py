@@ -39,20 +39,22 @@ MEASURES = {  # columns of a history, and what an axis says
 PART_COLORS = np.array([[70, 70, 70], [70, 160, 70], [220, 90, 160], [250, 210, 70]], np.uint8)  # by mask value
 
 
-def show(figure: Figure, caption: str, alt: str | None = None) -> None:
+def show(figure: Figure, caption: str, alt: str | None = None, lossless: bool = False) -> None:
     """Display a figure and its caption below; `alt` is its alternative text, made by `describe` if not given.
 
-    It is drawn sharp enough for a projector, and shown at the width that lets its smallest letters be read.
+    It is drawn sharp enough for a projector, and shown at the width that lets its smallest letters be read. Pictures
+    are compressed a little, unless `lossless`: for changes so small that compression would hide them.
     """
-    content, kind, width = encode(figure)
+    content, kind, width = encode(figure, lossless)
     told = {"alt": alt or describe(figure), "width": width}
     display(Image(content, format=kind), metadata={f"image/{kind}": told})
     display(Markdown(f"*{caption}*"))
 
 
-def encode(figure: Figure) -> tuple[bytes, str, int]:
+def encode(figure: Figure, lossless: bool = False) -> tuple[bytes, str, int]:
     """Close a figure and give it as a file's content, that file's kind, and the width in pixels to show it at."""
-    kind = "jpeg" if any(axis.images for axis in figure.axes) else "png"  # of pictures a third of the bytes
+    pictures = any(axis.images for axis in figure.axes)
+    kind = "jpeg" if pictures and not lossless else "png"  # of pictures a third of the bytes
     drawn, looks = io.BytesIO(), {"quality": 90, "subsampling": 0} if kind == "jpeg" else {}
     figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
     plt.close(figure)
@@ -283,10 +285,12 @@ def bars(values: pd.Series, title: str, xlabel: str, ylabel: str) -> Figure:
     return figure
 
 
-def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", groups: Sequence = ()) -> Figure:
+def intervals(
+    table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", groups: Sequence = (), chance: float = 0.0,
+) -> Figure:  # fmt: skip
     """Dots with intervals, one for each row of a table with columns value, low, high, and at the right their numbers.
 
-    Rows stay in their order; `groups` (one for each row) have a color and a marker each. A line at 0 where 0 is near.
+    Rows stay in their order; `groups` (one for each row) have a color and a marker each. A line at `chance`, if near.
     """
     figure, axis = _axis(title, xlabel, ylabel, 9, 0.4 * len(table) + 1.6)
     groups = np.asarray(groups if len(groups) else [""] * len(table))
@@ -296,8 +300,8 @@ def intervals(table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", gr
         looks = dict(fmt=MARKERS[place % len(MARKERS)], color=COLORS[place % len(COLORS)], markersize=8, capsize=4)
         axis.errorbar(value, mine, xerr=np.abs([low - value, high - value]), label=name, **looks)
     low, high = table["low"].min(), table["high"].max()
-    if 2 * low - high < 0 < 2 * high - low:  # among them, or no farther away than they spread
-        axis.axvline(0, color="black", linestyle="--", zorder=0)
+    if 2 * low - high < chance < 2 * high - low:  # among them, or no farther away than they spread
+        axis.axvline(chance, color="black", linestyle="--", zorder=0)
     spread = (table["high"] - table["low"]).median()
     digits = int(np.clip(1 - np.floor(np.log10(spread)), 0, 4)) if spread > 0 else 3
     for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(float)):
@@ -333,6 +337,40 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
             axis.axvline(band[0], color="tab:green", linewidth=3, zorder=0)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
+    return figure
+
+
+def dot_panels(
+    table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2, chance: float | None = None,
+) -> Figure:  # fmt: skip
+    """Dots in rows, the same rows and one scale in all panels; those of a row are joined.
+
+    `table` has the columns panel, row, group (a color and a marker each), value and text, which stands above the dot;
+    low and high, if it has them, make intervals. A dotted line at `chance`.
+    """
+    panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
+    down, table = -(-len(panels) // columns), table.assign(place=0.0)
+    for (_, row), mine in table.groupby(["panel", "row"]):
+        table.loc[mine.index, "place"] = rows.index(row) + 0.34 * (np.arange(len(mine)) - (len(mine) - 1) / 2)
+    size = (WIDEST, (0.62 * len(rows) + 0.9) * down + 1)
+    figure, axes = _figure(title, size, down, columns, sharex=True, sharey=True)
+    for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):
+        for _, joined in mine.groupby("row"):
+            axis.plot(joined["value"], joined["place"], color="lightgray", zorder=0)
+        for place, name in enumerate(groups):
+            some = mine[mine["group"] == name]
+            looks = dict(fmt=MARKERS[place], color=COLORS[place], markersize=8, capsize=3, label=name)
+            ends = np.abs([some[end] - some["value"] for end in ("low", "high")]) if "low" in table else None
+            axis.errorbar(some["value"], some["place"], xerr=ends, **looks)
+        for _, dot in mine.iterrows():
+            above = dict(xytext=(0, 6), textcoords="offset points", ha="center", fontsize=LETTERS)
+            axis.annotate(_plain(dot["text"]), (dot["value"], dot["place"]), **above)
+        if chance is not None:
+            axis.axvline(chance, color="black", linestyle=":", zorder=0)
+        axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
+        axis.margins(x=0.12)
+        _rows(axis, rows)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     return figure
 
 
@@ -474,24 +512,30 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str)
 
 def score_histograms(
     stages: Mapping, same, title: str, thresholds: Mapping | None = None, score: str = "cosine similarity",
+    columns: int = 1,
 ) -> Figure:  # fmt: skip
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
-    All panels share the axis of `score`; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed.
+    All panels, filled column by column, share both axes; their titles say the ROC-AUC. `thresholds` (name -> value)
+    are dashed.
     """
-    figure, axes = _figure(title, (8.5, 2.1 * len(stages) + 1.4), len(stages), sharex=True)
-    edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 60)
-    for axis, (name, scores) in zip(axes.flat, stages.items(), strict=True):
+    rows = len(stages) // columns
+    size = (8.5 if columns == 1 else WIDEST, 2.1 * rows + 1.4)
+    figure, axes = _figure(title, size, rows, columns, sharex=True, sharey=columns > 1)
+    edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 20 if len(same) < 200 else 60)
+    for axis, (name, scores) in zip(axes.T.flat, stages.items(), strict=True):
         for kind, label, color in ((0, "different pairs", COLORS[1]), (1, "same pairs", COLORS[0])):
             mine = np.asarray(scores)[np.asarray(same) == kind]
-            axis.hist(mine, bins=edges, alpha=0.6, histtype="stepfilled", label=label, color=color)
+            looks = dict(facecolor=(*color, 0.5), edgecolor=color, linewidth=1.5)
+            axis.hist(mine, bins=edges, histtype="stepfilled", label=label, **looks)
         axis.set(ylabel="pairs", title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
         axis.margins(y=0.2)
         if name in (thresholds or {}):
             axis.axvline(thresholds[name], color="black", linestyle="--")
             looks = dict(va="top", fontsize=LETTERS, xycoords=("data", "axes fraction"), textcoords="offset points")
             axis.annotate(f"threshold {thresholds[name]:.2f}", (thresholds[name], 0.97), (5, 0), **looks)
-    axes.flat[-1].set_xlabel(f"score ({score})")
+    for axis in axes[-1]:
+        axis.set_xlabel(f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
     return figure
 
@@ -556,29 +600,6 @@ def reliability(probabilities, same, title: str) -> Figure:
     lower.hist(probabilities, bins=10, range=(0, 1))
     for axis, ylabel in ((upper, "share of same pairs"), (lower, "pairs")):
         axis.set(xlabel="predicted probability of same", ylabel=ylabel, xlim=(-0.03, 1.03))
-    return figure
-
-
-def score_surface(surface, moves, threshold: float, radius: float, title: str) -> Figure:
-    """A score over a plane of changed pictures (M, M), the picture in its middle, with the box that an attack may use.
-
-    `moves` (M,) are steps of 255: of columns along the sign of the gradient, of rows along random signs.
-    """
-    across, up = "steps of 255 along the sign of the gradient", "steps of 255 along random signs"
-    figure, axis = _axis(title, across, up, 8, 5.4)
-    axis.grid(False)
-    figure.colorbar(axis.contourf(moves, moves, surface, 20, cmap="viridis"), label="score")
-    axis.contour(moves, moves, surface, [threshold], colors="red", linewidths=3)
-    axis.plot([], [], color="red", linewidth=3, label=f"threshold {threshold:.2f}")
-    box = Rectangle((-radius, -radius), 2 * radius, 2 * radius, fill=False, edgecolor="white", linewidth=2.5)
-    axis.add_patch(box).set_linestyle("--")
-    arrow = dict(color="white", width=3, headwidth=11)
-    axis.annotate("", (radius, 0), (0, 0), arrowprops=arrow)
-    axis.plot(0, 0, "o", color="black", markersize=9)
-    looks = dict(fontsize=LETTERS + 2, bbox=dict(facecolor="white", alpha=0.85, linewidth=0, pad=2))
-    for x, y, word in ((-radius / 3, 0.4, "picture"), (radius / 2, 0.4, "FGSM"), (0, 0.4 - radius, "the box")):
-        axis.text(x, y, word, ha="center", va="bottom", **looks)
-    axis.legend(fontsize=LETTERS + 1, loc="lower left")
     return figure
 
 

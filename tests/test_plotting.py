@@ -25,6 +25,10 @@ LABELS = np.repeat([0, 1, 3], 5)
 NAMES = ["iris", "rose", "tulip", "poppy"]
 HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "map_at_r": [0.1, 0.2, 0.4]})
 POINTS = pd.DataFrame({"cost": [1, 2, 3, 4], "gain": [0.5, 0.9, 0.7, 0.95]}, index=["a", "b", "c", "d"])
+DOTS = pd.DataFrame(
+    [("drawn", "x", "standard", 0.2, "0.2", 0.1, 0.4), ("drawn", "x", "robust", 0.9, "0.9", 0.85, 0.95),
+     ("drawn", "y", "standard", 0.8, "0.8", 0.7, 0.9), ("photographs", "y", "robust", 0.7, "0.7", 0.6, 0.8)],
+    columns=["panel", "row", "group", "value", "text", "low", "high"])  # fmt: skip
 RANGES = pd.DataFrame({"value": [0.5, 0.8], "low": [0.3, 0.7], "high": [0.6, 0.85]}, index=["x", "y"])
 IMAGES = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
 WIDE = RANDOM.integers(0, 256, (3, 3, 16, 24), np.uint8)
@@ -63,7 +67,7 @@ FIGURES = {
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
     "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
-    "score_surface": lambda: plotting.score_surface(np.add.outer([1, 2, 3], [3, 2, 1]), [-8, 0, 8], 4.5, 4, TITLE),
+    "dot_panels": lambda: plotting.dot_panels(DOTS, TITLE, "ROC-AUC", "approach", chance=0.5),
     "examination": lambda: plotting.examination(EXAMS, TITLE),
     "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
     "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
@@ -212,6 +216,8 @@ def test_bars_and_intervals_show_their_numbers():
         np.testing.assert_allclose(np.array(segments)[:, :, 0].astype(float), RANGES[["low", "high"]] + shift)
         np.testing.assert_allclose(axis.lines[0].get_xdata().astype(float), RANGES["value"] + shift)
         assert [list(line.get_xdata()) for line in axis.lines if line.get_linestyle() == "--"] == dashed
+    halfway = plotting.intervals(RANGES, TITLE, "ROC-AUC", chance=0.5).axes[0].lines
+    assert [list(line.get_xdata()) for line in halfway if line.get_linestyle() == "--"] == [[0.5, 0.5]]
     (axis,) = FIGURES["intervals"]().axes
     assert words(axis.texts) == ["0.50 [0.30, 0.60]", "0.80 [0.70, 0.85]"]
     bare = plotting.intervals(RANGES.assign(low=[0.3, np.nan]), TITLE, "ROC-AUC").axes[0]
@@ -234,6 +240,22 @@ def test_strips_show_every_value_in_its_row_and_panel():
         assert axis.patches[0].get_extents().transformed(axis.transData.inverted()).x1 == pytest.approx(0.5)
     shown = [axis.yaxis.get_tick_params()["labelleft"] for axis in axes[:4]]
     assert shown == [True, False, False, True] and words(axes[0].get_yticklabels()) == ["one", "other", "none"]
+
+
+def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
+    figure = FIGURES["dot_panels"]()
+    left, right = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == ["drawn", "photographs"]
+    assert words(left.texts) == ["0.2", "0.9", "0.8"] and words(right.texts) == ["0.7"]
+    joined, alone = left.lines[0], left.lines[1]
+    assert list(joined.get_xdata()) == [0.2, 0.9] and np.mean(joined.get_ydata()) == pytest.approx(0)
+    assert list(alone.get_xdata()) == [0.8] and list(alone.get_ydata()) == [1.0]
+    assert list(right.lines[0].get_ydata()) == [1.0], "a row has one place in all panels"
+    ends = [segment[:, 0] for container in left.collections for segment in container.get_segments()]
+    np.testing.assert_allclose(ends, [[0.1, 0.4], [0.7, 0.9], [0.85, 0.95]])
+    assert words(figure.legends[0].get_texts()) == ["standard", "robust"]
+    assert all(set(axis.lines[-1].get_xdata()) == {0.5} for axis in figure.axes)
+    assert not plotting.dot_panels(DOTS.drop(columns=["low", "high"]), TITLE, "x", "y", 1).axes[0].collections
 
 
 def test_scatters_color_by_label_and_name_it():
@@ -273,6 +295,8 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
     assert [axis.get_title() for axis in (before, after)] == ["before: ROC-AUC 0.111", "after: ROC-AUC 0.889"]
     assert before.get_xlim() == after.get_xlim() and after.get_xlabel() == "score (logit)"
     assert not before.lines and set(after.lines[0].get_xdata()) == {0.65} and not before.get_xlabel()
+    one, other = plotting.score_histograms(STAGES, SAME, TITLE, columns=2).axes
+    assert one.get_title().startswith("before") and one.get_ylim() == other.get_ylim() and one.get_xlabel()
 
 
 def test_heatmaps_and_confusions_write_their_numbers_where_they_belong():
@@ -440,6 +464,9 @@ def test_show_puts_a_picture_with_its_alternative_text_and_its_caption(name, kin
     displayed.clear()
     plotting.show(FIGURES[name](), "A caption.", "Said otherwise.")
     assert one_picture(displayed)[1]["alt"] == "Said otherwise."
+    displayed.clear()
+    plotting.show(FIGURES[name](), "A caption.", lossless=True)
+    assert one_picture(displayed)[0].format == "PNG"
 
 
 def test_a_figure_describes_itself():

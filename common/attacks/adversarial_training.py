@@ -8,16 +8,36 @@ from itertools import count
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from common.attacks.gradient import ball, noisy, pgd, step
 from common.attacks.reports import attacked_scores
 from common.backbones import evaluation_mode
+from common.config import Config
+from common.datasets.batches import Pictures, batches, species_batches
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import cosine_scores, roc_auc
 from common.evaluation.reports import embed_all, pair_scores
-from common.losses import TripletJudgment
+from common.losses import Classification, PairJudgment, TripletJudgment
 from common.mining import all_triplets
 from common.training import Collapse
+
+
+def robust_task(
+    approach: str, model: nn.Module, image_set: ImageSet, train, config: Config, center_weight: float = 0.0
+) -> tuple[nn.Module, DataLoader]:
+    """The objective and the batches of an approach ("center_loss", "siamese", "triplet"), as R3, R4 and R5 train it.
+
+    Batches are of the pictures `train`; `center_weight` is lambda of center loss.
+    """
+    learned, classes, size = Pictures(image_set, train), len(image_set.class_names), config.embedding_size
+    if approach == "center_loss":
+        objective = Classification(model.classify, classes, size, center_weight)
+        return objective, batches(learned, config.batch_size, shuffle=True, seed=config.seed)
+    objective = TripletJudgment("semi_hard", margin=0.6, squared=True)
+    if approach == "siamese":
+        objective = PairJudgment(model.score_embeddings, classes, size)
+    return objective, species_batches(learned, config.batch_size // 4, 4, config.seed)
 
 
 def adversarial_terms(standard: nn.Module, eps: float, ramp_batches: int, hold_weight: float, steps: int) -> Callable:

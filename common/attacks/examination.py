@@ -30,17 +30,20 @@ def sanity_suite(
         steps: of the attack, 2 or more; one check takes five times as many.
         queries: of the gradient-free attack, at eps, on the pairs whose number `every` divides.
 
-    Returns one row a check: check, value, bound, passed ("PASS" or "FAIL").
+    Returns one row a check: check, value, bound, passed ("PASS" or "FAIL"); and in those of PGD and its rivals
+    harm, the mean of what the attack took of the margins at eps.
     """
     trial, attack = _Trial(folded(model), first, second, same, threshold, eps), partial(attack, restarts=1)
     ours = trial.harms(attack, steps=steps)
-    rivals = {"uniform noise": shares(trial.harms(noise), ours)}
+    noisy = trial.harms(noise)
+    rivals = {"uniform noise": (shares(noisy, ours), noisy[0].mean())}
     if others:
         lent = [trial.harms(partial(transfer, folded(other), steps=steps, restarts=1)) for other in others]
         worst = [max(shares([one[place] for one in lent], [whole] * len(lent))) for place, whole in enumerate(ours)]
-        rivals[f"transfer from {len(others)} other models"] = worst
-    searched, count = trial.searched(ours[0], queries, every)
-    rivals[f"Square, {queries:,} queries on {count} pairs,"] = searched
+        rivals[f"transfer from {len(others)} other models"] = worst, max(one[0].mean() for one in lent)
+    searched = trial.searched(queries, every)
+    part = shares([searched], [ours[0][::every]])
+    rivals[f"Square, {queries:,} queries on {len(searched)} pairs,"] = part, searched.mean()
     table = [
         _nothing_at_zero(trial, attack),
         _margin_falls(trial, ours),
@@ -48,13 +51,14 @@ def sanity_suite(
         _nobody_withstands_much(trial, attack, steps),
         _no_less_than_fgsm(trial, ours),
         _converged(trial, attack, ours, steps),
-        *((f"{name} does no more", f"{percents(parts)} of PGD's harm", "<= 100 %", max(parts) <= 1)
-          for name, parts in rivals.items()),
+        *((f"{name} does no more", f"{percents(parts)} of PGD's harm", "<= 100 %", max(parts) <= 1, harm)
+          for name, (parts, harm) in rivals.items()),
         _gradients_everywhere(trial),
         _both_do_more(trial, attack, ours, steps),
         _within_bounds(trial),
     ]  # fmt: skip
-    found = pd.DataFrame(table, columns=["check", "value", "bound", "passed"])
+    columns = "check", "value", "bound", "passed", "harm"
+    found = pd.DataFrame([dict(zip(columns, line)) for line in table])
     return found.assign(passed=np.where(found["passed"], "PASS", "FAIL"))
 
 
@@ -83,11 +87,11 @@ class _Trial:
         """What an attack takes of each margin, at each of the radii."""
         return [self.side * (self.clean - self.run(attack, radius, **options)) for radius in self.radii]
 
-    def searched(self, ours: np.ndarray, queries: int, every: int) -> tuple[list[float], int]:
-        """The share of our harm that a search without gradients does, and on how many pairs."""
+    def searched(self, queries: int, every: int) -> np.ndarray:
+        """What a search without gradients takes of the margins of some pairs, at eps."""
         some = [values[::every] for values in (self.first, self.second, self.same)]
         left = self.scores(*square(self.model, *some, self.eps, queries)[:2])
-        return shares([self.side[::every] * (self.clean[::every] - left)], [ours]), len(left)
+        return self.side[::every] * (self.clean[::every] - left)
 
 
 def shares(parts, wholes) -> list[float]:
@@ -98,7 +102,7 @@ def shares(parts, wholes) -> list[float]:
 
 def percents(values) -> str:
     """Shares as they stand in the table."""
-    return ", ".join(f"{100 * value:.3g} %" for value in values)
+    return ", ".join(f"{100 * value:.3g} %" if np.isfinite(value) else "undefined" for value in values)
 
 
 def _nothing_at_zero(trial, attack):
@@ -133,7 +137,8 @@ def _nobody_withstands_much(trial, attack, steps):
 def _no_less_than_fgsm(trial, ours):
     both = zip(ours, trial.harms(fgsm), strict=True)
     strong = [float(((taken > 0) & (taken >= once - 1e-5)).mean()) for taken, once in both]
-    return "PGD harms, and no less than FGSM", f"{percents(strong)} of pairs", ">= 95 %", min(strong) >= 0.95
+    passed, harm = min(strong) >= 0.95, float(ours[0].mean())
+    return "PGD harms, and no less than FGSM", f"{percents(strong)} of pairs", ">= 95 %", passed, harm
 
 
 def _converged(trial, attack, ours, steps):

@@ -15,10 +15,13 @@ from common.attacks.adversarial_training import (
     attack_loss,
     attacked_batch,
     robust_auc,
+    robust_task,
     semi_hard_loss,
 )
 from common.attacks.gradient import pgd
 from common.attacks.reports import attacked_scores
+from common.backbones import EmbeddingNet
+from common.config import setup
 from common.datasets.batches import Pictures, batches
 from common.evaluation.metrics import roc_auc
 from common.evaluation.reports import pair_auc
@@ -48,6 +51,21 @@ class Brightness(nn.Module):
     def forward(self, embeddings, labels):
         self.seen.append((embeddings.detach().clone(), labels))
         return {"one": self.sign * embeddings.mean(), "two": self.sign * embeddings.mean()}
+
+
+def test_each_approach_trains_on_its_own_task(pictures):
+    config, train = setup(embedding_size=16), np.arange(0, len(pictures), 2)
+    model = EmbeddingNet("test_resnet", 16, 8)
+    for approach, kind, terms in (
+        ("center_loss", Classification, {"cross_entropy", "center"}),
+        ("siamese", PairJudgment, {"pairs", "center"}),
+        ("triplet", TripletJudgment, {"triplet"}),
+    ):
+        objective, loader = robust_task(approach, model, pictures, train, config, 0.01)
+        images, labels = next(iter(loader))
+        assert isinstance(objective, kind) and {*objective(torch.randn(len(labels), 16), labels)} == terms
+        assert {*loader.dataset.indices} == {*train} and images.dtype == torch.uint8
+    assert robust_task("center_loss", model, pictures, train, config, 0.01)[0].center_weight == 0.01
 
 
 def test_the_radius_grows_over_the_ramp():

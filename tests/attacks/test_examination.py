@@ -9,7 +9,7 @@ from common.attacks.examination import sanity_suite
 from common.attacks.gradient import fgsm, noise, pgd
 from common.evaluation.metrics import Threshold, accuracy
 
-COLUMNS = ["check", "value", "bound", "passed"]
+COLUMNS = ["check", "value", "bound", "passed", "harm"]
 THRESHOLD = Threshold(-0.09, "validation")
 RADII = (8 / 255, 1 / 255)  # one that changes answers, and one at which no pair changes sides
 LINES = dict(zero="eps = 0 ", eps="falls in eps", steps="more steps", large="judged rightly", fgsm="FGSM",
@@ -89,6 +89,10 @@ def test_values_are_those_of_attacks_made_one_by_one():
         shares = [100 * (clean - their) / (clean - our) for their, our in zip(theirs, ours)]
         shown = table.value[table.index.str.contains(word)].item()
         assert shown == ", ".join(f"{share:.3g} %" for share in shares) + " of PGD's harm"
+        if word == "noise":
+            assert table.harm[table.index.str.contains(word)].item() == pytest.approx(clean - theirs[0], abs=1e-5)
+    assert table.harm["PGD harms, and no less than FGSM"] == pytest.approx(clean - ours[0], abs=1e-5)
+    assert table.harm.notna().sum() == 4, "PGD, noise, transfer and Square"
 
 
 def test_the_search_may_take_fewer_pairs_and_transfer_may_be_left_out():
