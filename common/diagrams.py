@@ -345,7 +345,7 @@ def eps_box(gradient: tuple[float, float] | None = None) -> Figure:
     across, up = np.meshgrid(*2 * [np.linspace(0, 1, 200)])
     axis.contourf(across, up, g[0] * across + g[1] * up, 14, cmap="Blues", alpha=0.7)
     axis.add_patch(Circle(x, eps, fill=False, edgecolor="black", linestyle=":", linewidth=2))
-    axis.text(x[0] + 0.75 * eps, x[1] - 0.75 * eps, "same length", fontsize=12, ha="left", va="top")
+    axis.text(x[0], x[1] + 0.95 * eps, "same length", fontsize=12, ha="center", va="top")
     steps = ("along the gradient", -eps * g, "dimgray", "^"), ("sign step", -eps * np.sign(g), "tab:red", "s")
     for name, step, color, marker in steps:
         axis.annotate("", x + step, x, arrowprops=dict(color=color, width=3, headwidth=11, shrink=0.03))
