@@ -340,19 +340,17 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
     return figure
 
 
-def dot_panels(
-    table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2, chance: float | None = None,
-) -> Figure:  # fmt: skip
+def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2) -> Figure:
     """Dots in rows, the same rows and one scale in all panels; those of a row are joined.
 
-    `table` has the columns panel, row, group (a color and a marker each), value and text, which stands above the dot;
-    low and high, if it has them, make intervals. A dotted line at `chance`.
+    `table` has the columns panel, row, group (a color and a marker each), value and text, which stands by the dot; low
+    and high, if it has them, make intervals.
     """
     panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
-    down, table = -(-len(panels) // columns), table.assign(place=0.0)
+    down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)
     for (_, row), mine in table.groupby(["panel", "row"]):
         table.loc[mine.index, "place"] = rows.index(row) + 0.34 * (np.arange(len(mine)) - (len(mine) - 1) / 2)
-    size = (WIDEST, (0.62 * len(rows) + 0.9) * down + 1)
+    size = (WIDEST, (0.62 * len(rows) + 1.1) * down + 1)
     figure, axes = _figure(title, size, down, columns, sharex=True, sharey=True)
     for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):
         for _, joined in mine.groupby("row"):
@@ -363,13 +361,14 @@ def dot_panels(
             ends = np.abs([some[end] - some["value"] for end in ("low", "high")]) if "low" in table else None
             axis.errorbar(some["value"], some["place"], xerr=ends, **looks)
         for _, dot in mine.iterrows():
-            above = dict(xytext=(0, 6), textcoords="offset points", ha="center", fontsize=LETTERS)
-            axis.annotate(_plain(dot["text"]), (dot["value"], dot["place"]), **above)
-        if chance is not None:
-            axis.axvline(chance, color="black", linestyle=":", zorder=0)
+            side, end = (-7, "top") if dot["place"] > rows.index(dot["row"]) else (7, "bottom")
+            looks = dict(xytext=(0, side), textcoords="offset points", ha="center", va=end, fontsize=LETTERS)
+            axis.annotate(_plain(dot["text"]), (dot["value"], dot["place"]), **looks)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.12)
         _rows(axis, rows)
+    for axis in axes[:, 1:].flat:
+        axis.yaxis.label.set_visible(False)  # the first of the line has said it
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     return figure
 
