@@ -15,7 +15,7 @@ from nbconvert.filters import ansi2html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
+from pygments.lexers import get_lexer_by_name
 
 from common.config import ROOT
 from common.datasets.files import write_whole
@@ -108,7 +108,7 @@ def notebook_page(notebook: nbformat.NotebookNode, name: str, links: dict[str, s
         if cell.cell_type == "markdown":
             body.append(f"<section>{render(cell.source)}</section>")
         elif cell.cell_type == "code" and cell.source.strip():
-            body.append(highlight(cell.source, PythonLexer(), HtmlFormatter()))
+            body.append(highlight(cell.source, get_lexer_by_name("ipython3"), HtmlFormatter()))
             shown = "\n".join(filter(None, map(partial(_output, state=state, render=render), cell.outputs)))
             body.append(f'<div class="output">{shown}</div>' if shown else "")
     return page(name.replace("_", " "), "\n".join(body), links)
