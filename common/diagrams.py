@@ -216,12 +216,14 @@ def part_of_the_way() -> Figure:
     return figure
 
 
-def split_map(parts: Mapping[str, Mapping], labels) -> Figure:
+def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Figure:
     """Which picture is in which part: each class a row, each picture a cell, one panel a protocol.
 
     `parts` is protocol -> part -> indices, as `Splits` holds it; the cells of pictures that are left out stay white.
+    Rows have names where there is room for them.
     """
-    figure, axes = plt.subplots(1, len(parts), figsize=(5.1 * len(parts), 5), squeeze=False, layout="constrained")
+    size = dict(figsize=(5 * len(parts), 6), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(parts), layout="constrained", **size)
     labels, colors = np.asarray(labels), [BLUE, ORANGE, "#029e73", "white"]
     for axis, (protocol, members) in zip(axes.flat, parts.items(), strict=True):
         part = np.full(len(labels), 3)
@@ -235,9 +237,12 @@ def split_map(parts: Mapping[str, Mapping], labels) -> Figure:
             row[: (labels == label).sum()] = np.sort(part[labels == label])
         shades = dict(cmap=ListedColormap(colors), vmin=0, vmax=3, linewidth=0.5 if cells.size < 4000 else 0)
         axis.pcolormesh(cells, edgecolors="white", **shades)
-        axis.set(xlabel="pictures of the class", ylabel="class")
+        axis.set_xlabel("pictures of the class")
         axis.set_title(protocol.replace("_", " "), pad=38)
-        axis.invert_yaxis()
+    if len(names) <= 30:
+        axes[0, 0].set_yticks(np.arange(len(names)) + 0.5, names, fontsize=11, parse_math=False)
+    axes[0, 0].set_ylabel("class")
+    axes[0, 0].invert_yaxis()
     return figure
 
 
@@ -249,9 +254,87 @@ def hues(pictures, shares, titles: Sequence[str]) -> Figure:
         above.imshow(np.moveaxis(picture, 0, -1), label=f"picture of {title}")
         above.set_title(title, fontsize=13)
         above.axis("off")
-        below.bar(np.arange(len(share)), share, width=1, color=plt.cm.hsv(np.arange(len(share)) / len(share)))
-        below.set(xlabel="hue", xticks=[])
+        middles = (np.arange(len(share)) + 0.5) / len(share)  # of the circle of hues
+        below.bar(middles, share, width=1 / len(share), color=plt.cm.hsv(middles))
+        below.set(xlabel="hue", xlim=(0, 1))
+        below.set_xticks([0, 1 / 6, 1 / 3, 2 / 3], ["red", "\nyellow", "green", "blue"], fontsize=11)
     axes[1, 0].set_ylabel("share of pixels")
+    return figure
+
+
+def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel: str) -> Figure:
+    """Scores (P,) of same pairs, and below of different pairs, cut by thresholds.
+
+    Each entry of `thresholds` is a line: its name -> the score, and the shares of same pairs below and of different
+    pairs above, which the line says.
+    """
+    figure, axes = plt.subplots(2, 1, figsize=(8.5, 5.2), sharex=True, sharey=True, layout="constrained")
+    figure.suptitle(title)
+    scores, same = np.asarray(scores), np.asarray(same)
+    for axis, kind, name, color in zip(axes, (1, 0), ("same pairs", "different pairs"), (BLUE, ORANGE), strict=True):
+        axis.hist(scores[same == kind], 25, (scores.min(), scores.max()), color=color, alpha=0.6, edgecolor="white")
+        axis.set_ylabel(name, color=color, fontsize=13, weight="bold")
+    axes[0].set_ylim(0, 1.5 * axes[0].get_ylim()[1])
+    axes[1].set_xlabel(xlabel, fontsize=13)
+    leftmost = min(score for score, *_ in thresholds.values())
+    for style, (name, (score, *wrong)) in zip(("--", "-"), thresholds.items(), strict=False):
+        side = dict(ha="right", xytext=(-6, 0)) if score == leftmost else dict(ha="left", xytext=(6, 0))
+        for axis, share, done in zip(axes, wrong, ("rejected", "accepted"), strict=True):
+            axis.axvline(score, color="black", linestyle=style, linewidth=2)
+            where = dict(xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=12)
+            axis.annotate(f"{name}:\n{100 * share:.0f} % {done}", (score, 0.97), **where, **side)
+    return figure
+
+
+def roc(curves: Mapping[str, tuple], rate: float) -> Figure:
+    """ROC curves: words -> the shares of different and of same pairs accepted (T,), a dot at each equal error.
+
+    The first words stand at the top, so the curves should come in the order of their areas, the smallest first. A
+    dashed line marks a `rate` of false accepts.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
+    figure.suptitle("All thresholds at once: the ROC curve")
+    for place, (words, (accepts, hits)) in enumerate(curves.items()):
+        (line,) = axis.plot(accepts, hits, linewidth=2.5)
+        equal = np.argmin(np.abs(accepts - (1 - hits)))
+        arrow = dict(arrowstyle="-", color=line.get_color(), relpos=(0, 0.5))
+        looks = dict(arrowprops=arrow, color=line.get_color(), fontsize=13, va="center")
+        axis.annotate(words, (accepts[equal], hits[equal]), (0.56, 0.34 - 0.13 * place), **looks)
+        axis.plot(accepts[equal], hits[equal], "o", color=line.get_color(), markersize=9)
+    axis.axvline(rate, color="black", linestyle="--")
+    axis.plot([0, 1], [0, 1], ":", color="gray")
+    names = "false accept rate, FAR (share of different pairs)", "true accept rate, TAR (share of same pairs)"
+    axis.set(xlabel=names[0], ylabel=names[1])
+    return figure
+
+
+def resamples(measured: float, values: Mapping, title: str, xlabel: str) -> Figure:
+    """A histogram of the first entry of `values`, name -> what resamples gave, and below 95 % intervals of all."""
+    figure, axis = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    figure.suptitle(title)
+    first = np.asarray(next(iter(values.values())))
+    axis.hist(first[np.isfinite(first)], bins=30, color=BLUE, alpha=0.6)
+    axis.axvline(measured, color="black")
+    top, widest = axis.get_ylim()[1], 0.0
+    for place, (name, found) in enumerate(values.items()):
+        low, high = np.nanquantile(found, [0.025, 0.975])
+        height, widest = -(0.12 + 0.18 * place) * top, max(widest, high - low)
+        axis.plot([low, high], [height, height], linewidth=6, solid_capstyle="butt", color=(BLUE, ORANGE)[place])
+        axis.text(high, height, f"  {name}: {low:.3f} to {high:.3f}", va="center", fontsize=12)
+    axis.set(xlabel=xlabel, ylabel="number of resamples", ylim=(-0.42 * top, 1.05 * top))
+    axis.set(xlim=(None, measured + 1.5 * widest), yticks=[tick for tick in axis.get_yticks() if 0 <= tick <= top])
+    return figure
+
+
+def dots(panels: Mapping) -> Figure:
+    """A panel for each table, by its title: a row of dots for each column, a color and a mark for each of its rows."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), sharey=True, squeeze=False, layout="constrained")
+    for axis, (title, table) in zip(axes.flat, panels.items(), strict=True):
+        for marker, (name, row) in zip("^so", table.iterrows(), strict=False):
+            axis.plot(row, [*table.columns], marker, markersize=11, alpha=0.8, label=name)
+        axis.set(title=title, xlabel="value", xlim=(-0.03, 1.03))
+    axes[0, 0].invert_yaxis()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=3, fontsize=12)
     return figure
 
 
@@ -272,18 +355,23 @@ def arrows(vectors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> 
     return figure
 
 
-def picture_map(images, places, title: str) -> Figure:
-    """Pictures uint8 (N, 3, H, W), 40 dots wide, at their places (N, 2), such as those of t-SNE; near ones overlap."""
-    places, canvas = np.asarray(places, float), np.full((720, 960, 3), 255, np.uint8)
-    span = np.maximum(np.ptp(places, axis=0), np.finfo(float).tiny)
-    corners = ((places - places.min(axis=0)) / span * (960 - 40, 720 - 40)).astype(int)
-    for image, (x, y) in zip(images, corners, strict=True):
-        rows, columns = (np.arange(40) * side // 40 for side in image.shape[1:])
-        canvas[y : y + 40, x : x + 40] = np.moveaxis(image[:, rows][:, :, columns], 0, -1)
-    figure, axis = plt.subplots(figsize=(8, 6.2), layout="constrained")
+def picture_map(images, maps: Mapping, title: str) -> Figure:
+    """Pictures uint8 (N, 3, H, W) at their places, a panel for each entry: its title -> (N, 2), such as those of t-SNE.
+
+    A picture is 60 dots wide, and lies on those before it.
+    """
+    figure, axes = plt.subplots(1, len(maps), figsize=(10, 5.4), squeeze=False, layout="constrained")
     figure.suptitle(title)
-    axis.imshow(canvas, label=f"{len(images)} pictures")
-    axis.axis("off")
+    for axis, (name, places) in zip(axes.flat, maps.items(), strict=True):
+        places, canvas = np.asarray(places, float), np.full((660, 660, 3), 255, np.uint8)
+        span = np.maximum(np.ptp(places, axis=0), np.finfo(float).tiny)
+        corners = ((places - places.min(axis=0)) / span * (660 - 60)).astype(int)
+        for image, (x, y) in zip(images, corners, strict=True):
+            rows, columns = (np.arange(60) * side // 60 for side in image.shape[1:])
+            canvas[y : y + 60, x : x + 60] = np.moveaxis(image[:, rows][:, :, columns], 0, -1)
+        axis.imshow(canvas, label=f"{len(images)} pictures")
+        axis.set_title(name, fontsize=13)
+        axis.set(xticks=[], yticks=[])
     return figure
 
 

@@ -1,6 +1,7 @@
 """Diagrams are drawn and say their words."""
 
 import numpy as np
+import pandas as pd
 
 from common import diagrams
 
@@ -57,9 +58,31 @@ def test_part_of_the_way_lies_between_start_and_end():
 
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
     parts = {"closed_set": {"train": [0, 3], "validation": [1, 4], "test": [5]}}
-    figure = diagrams.split_map(parts, [0, 0, 0, 1, 1, 1])
+    figure = diagrams.split_map(parts, [0, 0, 0, 1, 1, 1], ["rose", "iris"])
     assert figure.axes[0].collections[0].get_array().tolist() == [[0, 1, 3], [0, 1, 2]], "3 is left out"
     assert "train: 2" in words(figure) and "test: 1" in words(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["rose", "iris"]
+
+
+def test_two_hills_say_what_each_threshold_does_wrong():
+    thresholds = {"one": (0.4, 0.25, 0.5), "another": (0.6, 0.75, 0)}
+    figure = diagrams.two_hills([0.1, 0.5, 0.7, 0.9], [0, 0, 1, 1], thresholds, "hills", "cosine")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["one:\n25 % rejected", "another:\n75 % rejected"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["one:\n50 % accepted", "another:\n0 % accepted"]
+
+
+def test_roc_marks_equal_errors_and_resamples_their_intervals():
+    curve = np.array([0, 0.25, 1]), np.array([0, 0.75, 1])
+    _, dot, *_ = diagrams.roc({"color": curve}, 0.1).axes[0].lines
+    assert dot.get_xydata().tolist() == [[0.25, 0.75]]
+    said = words(diagrams.resamples(0.5, {"wide": np.linspace(0, 1, 1001), "narrow": [0.5] * 9}, "title", "ROC-AUC"))
+    assert "  wide: 0.025 to 0.975" in said and "  narrow: 0.500 to 0.500" in said
+
+
+def test_dots_have_a_row_a_column_of_the_table():
+    table = pd.DataFrame({"P@1": [0.1, 0.9], "EER": [0.5, 0.2]}, ["chance", "color"])
+    figure = diagrams.dots({"closed set": table, "open set": table})
+    assert [line.get_xdata().tolist() for line in figure.axes[1].lines] == [[0.1, 0.5], [0.9, 0.2]]
 
 
 def test_arrows_say_the_angles_between_them():
@@ -71,8 +94,9 @@ def test_hues_and_maps_show_every_picture():
     pictures = np.zeros((3, 3, 8, 8), np.uint8)
     figure = diagrams.hues(pictures, np.full((3, 4), 0.25), "abc")
     assert [len(axis.patches) for axis in figure.axes[3:]] == [4] * 3
-    shown = diagrams.picture_map(pictures, np.eye(3)[:, :2], "map").axes[0].images[0].get_array()
-    assert (shown == 0).all(-1).sum() == 3 * 40 * 40
+    figure = diagrams.picture_map(pictures, {"a": np.eye(3)[:, :2], "b": np.eye(3)[:, 1:]}, "map")
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    assert [(canvas == 0).all(-1).sum() for canvas in shown] == [3 * 60 * 60] * 2
 
 
 def test_a_backbone_is_drawn_with_the_sizes_of_what_flows_through_it():
