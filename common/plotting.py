@@ -58,7 +58,11 @@ def encode(figure: Figure, lossless: bool = False) -> tuple[bytes, str, int]:
     drawn, looks = io.BytesIO(), {"quality": 90, "subsampling": 0} if kind == "jpeg" else {}
     figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
     plt.close(figure)
-    return drawn.getvalue(), kind, Pixels.open(drawn).width * SHOWN // DOTS
+    width = Pixels.open(drawn).width * SHOWN // DOTS
+    if not pictures:  # lines and letters need few colors, in half the bytes
+        image, drawn = Pixels.open(drawn).convert("RGB").quantize(256, dither=Pixels.Dither.NONE), io.BytesIO()
+        image.save(drawn, "png", optimize=True)
+    return drawn.getvalue(), kind, width
 
 
 def describe(figure: Figure, most: int = 8) -> str:
