@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator
 from PIL import Image as Pixels
 from sklearn.calibration import CalibrationDisplay
@@ -249,27 +249,32 @@ def concepts(images, maps, titles: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def correspondences(first, second, terms: np.ndarray, title: str, count: int = 5) -> Figure:
-    """Two pictures (3, H, W) side by side, with lines between the `count` pairs of places that add most to their score.
+def interventions(flowers: Sequence[Mapping], maps, title: str) -> Figure:
+    """Flowers, one a row: the picture, its map, then itself with one thing changed, and how far its score fell.
 
-    `terms` (h, w, h, w) are what a place of the first adds with one of the second; the thicker a line, the more.
+    A flower is name -> (picture (3, H, W), score), itself first; what shows nothing of a change may lack it. The bar
+    over each changed picture is red where the score fell, blue where it rose, and as long as the change; so far as the
+    longest reaches, half of a picture. A map (h, w) is shaded as by `overlay`, on a scale of its own.
     """
-    figure = contact_sheet([first, second], ["first picture", "second picture"], 2, title, cell=4.5)
+    names, sheet, texts, fell = [*max(flowers, key=len)], [], [], []
+    for flower, one in zip(flowers, np.asarray(maps, float), strict=True):
+        (image, score), one = flower[names[0]], one / np.quantile(np.abs(one), 0.99)
+        sheet += [image, _tint(image, np.clip(one, -1, 1))]
+        texts += [f"{names[0]}\nscore {score:.2f}", "its map\n "]
+        for name in names[1:]:
+            changed, after = flower.get(name, (np.full_like(image, 255), np.nan))
+            fell.append((len(sheet), score - after))
+            sheet, texts = [*sheet, changed], [*texts, f"{name}\n " if name in flower else "\n "]
+    figure = contact_sheet(sheet, texts, len(names) + 1, title)
     (axis,) = figure.axes
-    most = np.argsort(-terms, axis=None, kind="stable")[:count]
-    ends = np.stack(np.unravel_index(most, terms.shape), 1).reshape(-1, 2, 2)  # of lines: picture, then row and column
-    ends = (ends + 0.5) / terms.shape[:2]
-    added = terms.flat[most] - terms.flat[most].min()
-    widths = 1 + 4 * added / max(added.max(), np.finfo(float).tiny)
-    frames = [frame.get_bbox() for frame in axis.patches]
-    for place, (both, width) in enumerate(zip(ends, widths, strict=True)):
-        color, points = COLORS[place % len(COLORS)], []
-        for frame, (down, across) in zip(frames, both, strict=True):
-            points.append((frame.x0 + across * frame.width, frame.y0 + down * frame.height))
-        bend = f"arc3,rad={0.08 * (place + 1) * (-1) ** place}"  # so that lines in a row stay apart
-        line = FancyArrowPatch(*points, arrowstyle="-", connectionstyle=bend, color=color, linewidth=width)
-        axis.add_patch(line)
-        axis.plot(*np.transpose(points), "o", color=color, markersize=8, markeredgecolor="white")
+    frames, longest = [frame.get_bbox() for frame in axis.patches], np.nanmax(np.abs([drop for _, drop in fell]))
+    inch = np.ptp(axis.get_ylim()) / (figure.get_figheight() * axis.get_position().height)
+    for place, drop in fell:
+        if np.isfinite(drop):
+            frame, length = frames[place], 0.5 * abs(drop) / longest
+            color, end, y = WRONG if drop > 0 else COLORS[0], frame.x0 + length * frame.width, frame.y0 - 0.16 * inch
+            axis.hlines(y, frame.x0, end, color=color, linewidth=9)
+            axis.text(end + 0.06 * inch, y, f"{-drop:+.2f}", fontsize=LETTERS, va="center", color=color)
     return figure
 
 

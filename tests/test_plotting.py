@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from IPython.display import Markdown
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
@@ -36,8 +36,8 @@ MAPS = np.array([[[1.0, -4.0], [0.0, 2.0]], [[0.1, 0.2], [0.3, 0.4]], [[-1.0, -2
 CONCEPTS = np.zeros((2, 2, 1, 2))  # the first in other places of both pictures, the second, weaker, in one
 CONCEPTS[0, 0, 0, 0] = CONCEPTS[1, 0, 0, 1] = 10.0
 CONCEPTS[0, 1, 0, 1] = 0.5
-TERMS = np.zeros((2, 3, 2, 3))  # what a place of one picture adds with a place of another
-TERMS[0, 0, 1, 2], TERMS[1, 1, 0, 0] = 0.4, 0.1
+FLOWERS = [{"itself": (WIDE[0], 0.9), "no petals": (WIDE[1], 0.1), "other color": (WIDE[2], 1.1)}]
+FLOWERS += [{"itself": (WIDE[2], 0.5), "no petals": (WIDE[1], 0.1)}]
 PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
 SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
@@ -61,7 +61,7 @@ FIGURES = {
     "retrieval_gallery": lambda: plotting.retrieval_gallery(IMAGES[:2], FOUND, RIGHT, FOUND_TITLES, TITLE),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "concepts": lambda: plotting.concepts(WIDE[:2], CONCEPTS, ["one", "other"], TITLE),
-    "correspondences": lambda: plotting.correspondences(WIDE[0], WIDE[1], TERMS, TITLE, 2),
+    "interventions": lambda: plotting.interventions(FLOWERS, MAPS[:2], TITLE),
     "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), TITLE, "pictures", "species"),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
@@ -424,20 +424,17 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
             plotting.overlay(WIDE, np.where(MAPS[1] == MAPS, value, MAPS), "abc", TITLE)
 
 
-def test_correspondences_join_the_locations_named():
-    figure = FIGURES["correspondences"]()
+def test_interventions_show_how_far_the_score_fell():
+    figure = FIGURES["interventions"]()
+    itself, shaded, changed, *rest = [smaller(picture, 16) for picture in pictures(figure)]
+    np.testing.assert_array_equal([itself, changed, rest[-2]], [WIDE[0], WIDE[1], WIDE[1]])
+    assert (shaded != itself).any() and (rest[-1] == 255).all(), "what shows nothing of a change stays empty"
     (axis,) = figure.axes
-    left, right = (frame.get_bbox() for frame in axis.patches[:2])
-    one, other = lines = [artist for artist in axis.patches if isinstance(artist, FancyArrowPatch)]
-
-    def share(point, box):
-        return pytest.approx([(point[0] - box.x0) / box.width, (point[1] - box.y0) / box.height])
-
-    ends = [line._posA_posB for line in lines]
-    assert [share(start, left) for start, _ in ends] == [[1 / 6, 1 / 4], [1 / 2, 3 / 4]]
-    assert [share(end, right) for _, end in ends] == [[5 / 6, 3 / 4], [1 / 6, 1 / 4]]
-    assert one.get_linewidth() > other.get_linewidth() and one.get_edgecolor() != other.get_edgecolor()
-    np.testing.assert_array_equal([smaller(picture, 16) for picture in pictures(figure)], WIDE[:2])
+    bars = [line.get_segments()[0][:, 0] for line in axis.collections]
+    np.testing.assert_allclose(np.ptp(bars, axis=1) / max(np.ptp(bars, axis=1)), [1, 0.25, 0.5])
+    colors = [matplotlib.colors.to_hex(line.get_color()[0]) for line in axis.collections]
+    assert colors[0] == colors[2] == plotting.WRONG != colors[1], "a score that rose is blue"
+    assert {"-0.80", "+0.20", "-0.40"} < {text.get_text() for text in axis.texts}
 
 
 def test_a_concept_has_one_color_in_all_pictures():

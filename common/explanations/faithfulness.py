@@ -1,4 +1,4 @@
-"""Whether a map tells what the score hangs on: pixels are taken away, the picture is moved, the weights destroyed."""
+"""Whether a map tells what the score hangs on: pixels are taken away, the weights destroyed."""
 
 import copy
 from collections.abc import Callable
@@ -51,21 +51,6 @@ def area(curves, insert: bool, weights=None) -> float:
     means = np.mean(curves, 0) if weights is None else weights @ curves / weights.sum(1, keepdims=True)
     empty, whole = (means[..., 0], means[..., -1]) if insert else (means[..., -1], means[..., 0])
     return (trapezoid(means, dx=1 / (means.shape[-1] - 1)) - empty) / (whole - empty)
-
-
-def max_sensitivity(explain: Callable, images: Tensor, radius: float = 0.02, draws: int = 10) -> np.ndarray:
-    """How far a map moves when its picture hardly does (Yeh et al. 2019, definition 2): small is good.
-
-    `explain` is pictures -> maps (B, h, w). Of `draws` random changes of at most `radius` a pixel the worst counts.
-    Returns float (B,): the distance of its map to the unchanged picture's, relative to that one's length.
-    """
-    maps, generator = explain(images), torch.Generator().manual_seed(0)
-    distances = []
-    for _ in range(draws):
-        noise = (2 * torch.rand(images.shape, generator=generator) - 1) * radius
-        moved = explain((images + noise.to(images)).clamp(0, 1))
-        distances.append(np.linalg.norm(moved - maps, axis=(1, 2)))
-    return np.max(distances, 0) / np.linalg.norm(maps, axis=(1, 2))
 
 
 def untrained(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -7,7 +7,6 @@ from functools import lru_cache, partial
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from common.backbones import embed, evaluation_mode
@@ -87,15 +86,19 @@ def part_mass(maps, parts) -> np.ndarray:
 def rank_agreement(effects: pd.DataFrame, mass, weights=None) -> float:
     """Whether the parts a map names are those the score hangs on: Spearman's correlation of drop with mass on the part.
 
-    Of `intervention_effects` and `part_mass`; `weights` are whole numbers (R, N), how often each picture counts, and
-    give a correlation each.
+    Of `intervention_effects` and `part_mass`. The changes of each picture are ranked among themselves, so that easy
+    pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose drops or masses
+    are all equal has none. `weights` (R, N) say how often each picture counts, and give a mean each.
     """
-    parts, pictures = effects["part"].map(PARTS.index).to_numpy(), effects["picture"].to_numpy()
-    drop, on_part = effects["drop"].to_numpy(), np.asarray(mass)[pictures, parts]
+    on_part = np.asarray(mass)[effects["picture"], effects["part"].map(PARTS.index)]
+    ranks = effects.assign(mass=on_part).groupby("picture")[["drop", "mass"]].rank()
+    alike = {picture: one["drop"].corr(one["mass"]) for picture, one in ranks.groupby(effects["picture"])}
+    alike = pd.Series(alike).dropna()
     if weights is None:
-        return float(spearmanr(drop, on_part)[0])
-    repeated = [np.repeat(np.arange(len(effects)), times) for times in np.asarray(weights, int)[:, pictures]]
-    return np.array([spearmanr(drop[rows], on_part[rows])[0] for rows in repeated])
+        return float(alike.mean())
+    counted = np.asarray(weights, float)[:, alike.index]
+    total = counted.sum(1)  # 0 where all pictures resampled have no correlation
+    return np.where(total > 0, counted @ alike.to_numpy() / np.where(total > 0, total, 1), np.nan)
 
 
 def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=(), maps=None) -> dict[str, Callable]:

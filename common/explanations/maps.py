@@ -1,6 +1,5 @@
-"""Why two pictures look alike, as maps of both: pair CAM, integrated gradients, and a cosine taken apart exactly."""
+"""Why two pictures look alike, as maps of both: pair CAM and integrated gradients."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -10,13 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.backbones import EmbeddingNet, evaluation_mode, stages
-from common.datasets.batches import exact
 
 SIDE = 7  # locations a map should have along its shorter side to tell parts of a flower apart
 STEPS = 16  # of the path of integrated gradients; the sum then misses the score's change by a few percent
 CHUNK = 32  # pictures explained at a time, which bounds memory
 FLAT = 1e-7  # a map below this, where a score is of the order of 1, is rounding error
-TOLERANCE = 1e-5  # of a score taken apart; what float32 leaves of it is a hundredth of that
 
 
 class PairScore(nn.Module):
@@ -113,35 +110,6 @@ def checked(maps: Tensor, layer: str) -> np.ndarray:
 def enlarge(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Maps (B, h, w) at the pictures' own `size` (H, W), bilinear, sign and scale kept."""
     return F.interpolate(torch.as_tensor(maps)[:, None], tuple(size), mode="bilinear")[:, 0].numpy()
-
-
-def decompose(model: nn.Module, first: Tensor, second: Tensor) -> np.ndarray:
-    """Take each pair's cosine apart, exactly, into what pairs of locations add (Zhu et al. 2019, arXiv 1909.12977).
-
-    Where n features f_i are averaged and the head is affine, an embedding is a sum, z = u_1 + ... + u_n with
-    u_i = head(f_i) / n, so the cosine is the sum of all u_i . v_j / (|z| |z'|). In float64 from the features on.
-
-    Returns:
-        float64 (B, h, w, h, w): what each location of the first picture adds with each of the second. Summed over the
-        last two axes it is a map of the first picture, over all four the score; ValueError where it is not.
-    """
-    net, images = embedding_net(model), torch.cat([first, second])
-    name = f"{type(model).__name__} ({net.arguments['backbone']})"
-    with evaluation_mode(model):
-        features = by_location(net.backbone.forward_features((images - net.mean) / net.std), net.backbone)
-        if features is None or features.shape[1] != net.features:
-            raise ValueError(f"{name} does not pool by the mean over locations: no exact decomposition")
-        located = exact(features).flatten(2).mT
-        head = copy.deepcopy(net.head).to(located)
-        added = head(located.flatten(0, 1)).unflatten(0, located.shape[:2])  # (2 B, h * w, D)
-        unit = added / added.sum(1, keepdim=True).norm(dim=2, keepdim=True)
-        terms = unit[: len(first)] @ unit[len(first) :].mT
-        score = exact(model.score(first, second))
-    gap = (terms.sum((1, 2)) - score).abs().max()
-    if not gap < TOLERANCE:
-        raise ValueError(f"the terms miss the score of {name} by {gap:.1g}: no exact decomposition, which needs the "
-                         "mean over locations, a linear head and a cosine")
-    return terms.unflatten(2, features.shape[2:]).unflatten(1, features.shape[2:]).cpu().numpy()
 
 
 def target_layer(model: nn.Module, images: Tensor, side: int = SIDE) -> str:

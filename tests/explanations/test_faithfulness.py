@@ -10,7 +10,7 @@ from torch import nn
 from toys import cosine_model, pair_model, pixels
 
 from common.backbones import EmbeddingNet, stages
-from common.explanations.faithfulness import area, blurred, curve, max_sensitivity, randomization_report, untrained
+from common.explanations.faithfulness import area, blurred, curve, randomization_report, untrained
 from common.explanations.maps import pair_cam
 
 SIDE = 16
@@ -67,16 +67,6 @@ def test_the_truth_is_inserted_and_deleted_faster_than_noise():
     assert area(curve(model, IMAGES, TRUTH, True), True) > 0.8 > 0.2 > area(curve(model, IMAGES, TRUTH, False), False)
     for insert in (True, False):
         assert abs(area(curve(model, IMAGES, NOISE, insert), insert) - 0.5) < 0.1
-
-
-def test_sensitivity_worked_by_hand():
-    """A map that is the picture itself moves as far as the picture does, which is the radius at most."""
-    gray, itself = torch.full((2, 3, 8, 8), 0.5), lambda images: images.mean(1).numpy()
-    found = max_sensitivity(itself, gray, radius=0.1, draws=5)
-    assert found.shape == (2,) and (found > 0.05).all() and (found <= 0.2).all()
-    np.testing.assert_allclose(max_sensitivity(itself, gray, radius=0.01, draws=5), found / 10, rtol=1e-3)
-    assert (max_sensitivity(itself, gray, radius=0.1, draws=10) >= found).all(), "the worst of more draws"
-    assert (max_sensitivity(lambda images: np.ones((2, 4, 4)), gray) == 0).all()
 
 
 def test_blurring_keeps_the_mean_and_takes_the_detail():

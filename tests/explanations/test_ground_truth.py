@@ -89,16 +89,19 @@ def test_mass_is_shared_out_to_the_parts():
     np.testing.assert_allclose(truth.part_mass(maps, parts), [[0.4, 0, 0.6, 0], [0, 0, 0, 0]])
 
 
-def test_agreement_is_spearmans_correlation():
-    effects = pd.DataFrame({"picture": [0, 0, 1, 1], "part": ["petal", "leaf"] * 2, "drop": [0.9, 0.1, 0.5, 0.2]})
-    mass = np.array([[0, 0.1, 0.9, 0], [0, 0.3, 0.7, 0]])
-    row = interval(partial(truth.rank_agreement, effects, mass), 2, 20)
-    assert row == pytest.approx({"value": 1, "low": 1, "high": 1, "n": 2})
-    assert truth.rank_agreement(effects, mass[::-1]) == pytest.approx(0.6)  # ranks 4 1 3 2 against 3 2 4 1
+def test_agreement_is_spearmans_correlation_within_each_picture():
+    rows = {"picture": [0, 0, 0, 1, 1, 2], "part": ["petal", "leaf", "center", "petal", "leaf", "petal"]}
+    effects = pd.DataFrame({**rows, "drop": [0.9, 0.1, 0.5, 0.2, 0.1, 0.3]})
+    mass = np.array([[0, 0.1, 0.8, 0.2], [0, 0.003, 0.007, 0], [0, 0.2, 0.8, 0]])
+    row = interval(partial(truth.rank_agreement, effects, mass), 3, 20)
+    assert row == pytest.approx({"value": 1, "low": 1, "high": 1, "n": 3}), "one change alone has no order"
     assert truth.rank_agreement(effects, 1 - mass) == pytest.approx(-1.0)
-    effects.loc[3, "drop"] = 0.6
-    assert truth.rank_agreement(effects, mass) == pytest.approx(0.8)  # ranks 4 1 2 3 against 4 1 3 2
-    assert truth.rank_agreement(effects, mass, np.array([[2.0, 0], [0.0, 3]])) == pytest.approx([1.0, -1.0])
+    effects.loc[2, "drop"] = 0.95
+    assert truth.rank_agreement(effects, mass) == pytest.approx((0.5 + 1) / 2)  # ranks 2 1 3 against 3 1 2
+    mass[1] = [0, 0.5, 0.1, 0]
+    assert truth.rank_agreement(effects, mass, np.array([[2.0, 0, 1], [1.0, 3, 0]])) == pytest.approx([0.5, -0.625])
+    mass[1] = 0.25
+    assert truth.rank_agreement(effects, mass) == pytest.approx(0.5), "equal masses have no order"
 
 
 def test_agreement_of_noise_has_an_interval_around_zero():

@@ -10,7 +10,7 @@ from toys import cosine_model, pair_model, pixels
 
 from common.backbones import EmbeddingNet
 from common.explanations import maps as module
-from common.explanations.maps import PairScore, decompose, pair_cam, pair_integrated_gradients, plain, target_layer
+from common.explanations.maps import PairScore, pair_cam, pair_integrated_gradients, plain, target_layer
 
 FIRST, SECOND = pixels(3, seed=1), pixels(3, seed=2)
 SMALL, SMALL_TOO = pixels(3, 32, seed=1), pixels(3, 32, seed=2)
@@ -163,73 +163,6 @@ def test_the_path_starts_at_the_pictures_mean_color():
     gray = torch.full((1, 3, 32, 32), 0.5)
     with pytest.raises(ValueError, match="zero everywhere"):
         pair_integrated_gradients(MODELS["cosine"], gray, SMALL_TOO[:1])
-
-
-def model_with_offset(backbone="test_resnet", size=64):
-    """A model whose BatchNorm shifts and scales, so that its offset is no trifle."""
-    model = cosine_model(backbone, size)
-    torch.manual_seed(7)
-    nn.init.normal_(model.head[1].bias)
-    nn.init.uniform_(model.head[1].weight, 0.5, 2)
-    return model
-
-
-def slow_terms(model, first, second):
-    """The sum over pairs of locations in loops: each location's features pass the whole head and are compared."""
-    head, sides = copy.deepcopy(model.head).double().eval(), []
-    with torch.no_grad():
-        for image in (first, second):
-            features = model.backbone.forward_features((image[None] - model.mean) / model.std)[0].double()
-            sides.append([head(features[:, place // 2, place % 2][None])[0] / 4 for place in range(4)])
-        lengths = [sum(side).norm() for side in sides]
-        return [[(one @ other / lengths[0] / lengths[1]).item() for other in sides[1]] for one in sides[0]]
-
-
-@pytest.mark.parametrize("backbone, size, grid", [
-    ("test_resnet", 64, (2, 2)), ("test_efficientnet", 96, (3, 3)), ("test_byobnet", 64, (2, 2)),
-])  # fmt: skip
-def test_terms_sum_to_the_score(backbone, size, grid):
-    model, first, second = model_with_offset(backbone, size), pixels(3, size, 1), pixels(3, size, 2)
-    terms = decompose(model, first, second)
-    with torch.no_grad():
-        score = model.score(first, second).double().numpy()
-    assert terms.shape == (3, *grid, *grid) and terms.dtype == np.float64
-    assert np.abs(terms.sum((1, 2, 3, 4)) - score).max() < 1e-5
-    np.testing.assert_allclose(decompose(model, second, first), np.moveaxis(terms, (3, 4), (1, 2)), atol=1e-7)
-
-
-def test_each_term_is_that_of_the_definition_and_the_model_stays():
-    model = model_with_offset()
-    expected = [slow_terms(model, *pair) for pair in zip(FIRST, SECOND)]
-    state = copy.deepcopy(model.train().state_dict())
-    np.testing.assert_allclose(decompose(model, FIRST, SECOND).reshape(3, 4, 4), expected, atol=1e-5)
-    assert model.training and model.head[0].weight.dtype == torch.float32
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-
-
-def changed(change):
-    model = cosine_model()
-    change(model)
-    return model
-
-
-@pytest.mark.parametrize("make", [
-    lambda: cosine_model("test_vit", 32),  # pools a class token
-    lambda: cosine_model("test_vit2", 32),  # a norm follows the pooling
-    lambda: cosine_model("test_convnext"),
-    lambda: cosine_model("test_mambaout"),
-    lambda: cosine_model("mobilenetv3_small_050"),  # a hidden layer follows
-    lambda: cosine_model("small_cnn"),  # keeps 4 x 4 places apart
-    lambda: changed(lambda model: model.head.append(nn.ReLU())),
-    lambda: changed(lambda model: model.register_forward_hook(lambda *call: call[-1] ** 3)),  # behind the head
-    lambda: changed(lambda model: nn.init.constant_(model.head[0].weight, np.nan)),
-    pair_model,
-])  # fmt: skip
-def test_what_is_not_exact_is_refused(make):
-    model = make()
-    size = getattr(model, "net", model).arguments.get("image_size") or 64
-    with pytest.raises(ValueError, match=rf"{type(model).__name__} \(.*no exact decomposition"):
-        decompose(model, pixels(2, size, 1), pixels(2, size, 2))
 
 
 @pytest.mark.parametrize("backbone, size, layer, grid", [
