@@ -274,7 +274,8 @@ def interventions(flowers: Sequence[Mapping], maps, title: str) -> Figure:
             frame, length = frames[place], 0.5 * abs(drop) / longest
             color, end, y = WRONG if drop > 0 else COLORS[0], frame.x0 + length * frame.width, frame.y0 - 0.16 * inch
             axis.hlines(y, frame.x0, end, color=color, linewidth=9)
-            axis.text(end + 0.06 * inch, y, f"{-drop:+.2f}", fontsize=LETTERS, va="center", color=color)
+            text, color = (f"{-drop:+.2f}", color) if abs(drop) >= 0.005 else ("0.00", "dimgray")
+            axis.text(end + 0.06 * inch, y, text, fontsize=LETTERS, va="center", color=color)
     return figure
 
 
