@@ -195,6 +195,18 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
     return figure
 
 
+def overlays(images, maps: Mapping, title: str, own_scale: bool = False) -> Figure:
+    """`overlay` of several maps (N, h, w) of the same pictures (N, 3, H, W): a row for each entry, its name -> maps.
+
+    With `own_scale` each map is drawn as strong as it gets, so that places can be compared, but no strengths.
+    """
+    stacked = np.concatenate([np.asarray(one, float) for one in maps.values()])
+    if own_scale:
+        stacked = stacked / np.maximum(np.quantile(np.abs(stacked), 0.99, axis=(1, 2), keepdims=True), 1e-30)
+    names = [name if place == 0 else "" for name in maps for place in range(len(images))]
+    return overlay(np.tile(images, (len(maps), 1, 1, 1)), stacked, names, title, len(images))
+
+
 def _tint(image, strength: np.ndarray) -> np.ndarray:
     """A picture with a map of -1 to 1 over it, the more opaque the stronger: uint8 (3, H, W)."""
     pixels = _pixels(image)

@@ -60,6 +60,7 @@ FIGURES = {
     "pair_gallery": lambda: plotting.pair_gallery(IMAGES, PAIRS, [True, False, None, False], list("abcd"), TITLE),
     "retrieval_gallery": lambda: plotting.retrieval_gallery(IMAGES[:2], FOUND, RIGHT, FOUND_TITLES, TITLE),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
+    "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE, own_scale=True),
     "concepts": lambda: plotting.concepts(WIDE[:2], CONCEPTS, ["one", "other"], TITLE),
     "interventions": lambda: plotting.interventions(FLOWERS, MAPS[:2], TITLE),
     "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), TITLE, "pictures", "species"),
@@ -422,6 +423,13 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
     for value, reason in ((0.0, "zero everywhere"), (np.nan, "not finite"), (np.inf, "not finite")):
         with pytest.raises(ValueError, match=reason):
             plotting.overlay(WIDE, np.where(MAPS[1] == MAPS, value, MAPS), "abc", TITLE)
+
+
+def test_rows_of_maps_share_their_pictures_and_may_each_have_a_scale():
+    alike = plotting.overlays(WIDE[:1], {"strong": MAPS[:1], "weak": 0.1 * MAPS[:1]}, TITLE, own_scale=True)
+    _, strong, weak = pictures(alike)
+    np.testing.assert_array_equal(strong, weak)
+    assert {"strong", "weak"} < {text.get_text() for text in alike.axes[0].texts}
 
 
 def test_interventions_show_how_far_the_score_fell():

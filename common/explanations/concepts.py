@@ -73,12 +73,25 @@ def sensitivities(model, first: Tensor, second: Tensor, layer: str) -> np.ndarra
     return torch.cat(slopes).cpu().numpy()
 
 
+def raised(model, first: Tensor, second: Tensor, pictures, layer: str | None = None):
+    """Which concept vectors raise the score of which pair, if the first picture takes a step along them.
+
+    `pictures` are a pair: pictures with the concept and the same without; `layer` is a stage of the backbone, by
+    default the `target_layer`. Returns bool (P, SEEDS) for the concept and for random concepts, and the accuracies
+    (SEEDS,).
+    """
+    layer = layer or target_layer(model, first)
+    slopes = sensitivities(model, first, second, layer)
+    present, absent = (activations(model, images, layer).mean((2, 3)).cpu().numpy() for images in pictures)
+    vectors, accuracies = concept_vectors(present, absent)
+    random, _ = concept_vectors(present, absent, chance=True)
+    return slopes @ vectors.T > 0, slopes @ random.T > 0, accuracies
+
+
 def tcav(model, cases: dict, layer: str | None = None, rounds: int = 500) -> pd.DataFrame:
     """Does a concept in the first picture raise the score? TCAV of pairs, with the statistics of protocol rule 19.
 
-    Args:
-        cases: concept -> first pictures, second pictures, and a pair: pictures with the concept and the same without.
-        layer: a stage of the backbone; default: `target_layer`.
+    `cases` are concept -> first pictures, second pictures, and `pictures` of `raised`.
 
     Returns:
         Rows of concept, value (share of pairs whose score the concept raises, mean over seeds), low, high, n (pairs),
@@ -86,16 +99,11 @@ def tcav(model, cases: dict, layer: str | None = None, rounds: int = 500) -> pd.
         shares over seeds), p_adjusted (Benjamini and Hochberg, over the concepts).
     """
     rows = []
-    for name, (first, second, pictures) in cases.items():
-        stage = layer or target_layer(model, first)
-        slopes = sensitivities(model, first, second, stage)
-        present, absent = (activations(model, images, stage).mean((2, 3)).cpu().numpy() for images in pictures)
-        vectors, accuracies = concept_vectors(present, absent)
-        random, _ = concept_vectors(present, absent, chance=True)
-        raised, by_chance = slopes @ vectors.T > 0, slopes @ random.T > 0
-        shares = [(one.mean(), one.mean(0).std(ddof=1), SEEDS) for one in (raised, by_chance)]
+    for name, case in cases.items():
+        by_concept, by_chance, accuracies = raised(model, *case, layer)
+        shares = [(one.mean(), one.mean(0).std(ddof=1), SEEDS) for one in (by_concept, by_chance)]
         p = ttest_ind_from_stats(*shares[0], *shares[1], equal_var=False).pvalue  # NaN if equal and never varying
-        rows.append({"concept": name, **mean_interval(raised.mean(1), rounds), "random": by_chance.mean(),
+        rows.append({"concept": name, **mean_interval(by_concept.mean(1), rounds), "random": by_chance.mean(),
                      "accuracy": accuracies.mean(), "p": np.nan_to_num(p, nan=1)})
     table = pd.DataFrame(rows)
     return table.assign(p_adjusted=false_discovery_control(table["p"]))

@@ -3,23 +3,32 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common.backbones import embed, evaluation_mode
+from common.backbones import embed, evaluation_mode, new_model
+from common.config import Config
+from common.datasets import images_to_show
+from common.datasets.batches import Pictures, batches
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import interval
+from common.evaluation.reports import named
 from common.explanations.faithfulness import area, curve
 from common.explanations.localization import relevance_mass
 from common.explanations.maps import PairScore, enlarge, integrated_gradients
 from common.flowers.painting import rgb
-from common.flowers.rendering import REMOVABLE, render
+from common.flowers.rendering import render
 from common.flowers.species import BACKGROUNDS, COLORS, PARTS, PETAL, Species, species_table
+from common.losses import Classification
+from common.training import fit, one_cycle
 
 UNCHANGED = "as it is"
+SHORT = 8  # epochs of a training to cheat
 
 
 def concept_pictures(species: Sequence[Species], size: int, each: int, seed: int = 0, **factors) -> np.ndarray:
@@ -51,9 +60,14 @@ def interventions(species: Species, instance: int, size: int) -> dict[str, tuple
         pixel (leaves that are not seen) is left out.
     """
     picture = render(species, instance, size)
-    changes = {f"no {what}": (PARTS[part], dict(without=what)) for what, part in REMOVABLE.items()}
-    changes["other color"] = ("petal", dict(recolor=_farthest(tuple(COLORS), picture.factors["color"])))
-    changes["other background"] = ("background", dict(background=_farthest(BACKGROUNDS, picture.factors["background"])))
+    color, background = picture.factors["color"], picture.factors["background"]
+    changes = {
+        "no petals": ("petal", dict(without="petals")),
+        "other color": ("petal", dict(recolor=_farthest(tuple(COLORS), color))),
+        "no center": ("center", dict(without="center")),
+        "no leaves": ("leaf", dict(without="leaves")),
+        "other background": ("background", dict(background=_farthest(BACKGROUNDS, background))),
+    }
     made = {name: (part, render(species, instance, size, **change).image) for name, (part, change) in changes.items()}
     seen = {name: (part, image) for name, (part, image) in made.items() if (image != picture.image).any()}
     return {UNCHANGED: ("", picture.image), **seen}
@@ -153,6 +167,75 @@ def plant_square(images, labels, share: float = 0.25, seed: int = 0, colors: int
         square[down * (high - side) :, right * (wide - side) :][:side, :side] = True
     shown = np.stack([rgb(label / (colors or labels.max() + 1), 1, 1) for label in labels])
     return np.where(where[:, None], shown.astype(np.uint8)[:, :, None, None], images), where
+
+
+class Shortcut(NamedTuple):
+    """A cheat, its honest twin, and the pictures that tell them apart, of the first species of an image set."""
+
+    suspects: dict[str, nn.Module]  # "model A" and "model B", in an order left to chance
+    truth: dict[str, str]  # by the same names: "the cheat" or "its honest twin"
+    rows: np.ndarray  # of the image set, (N,)
+    labels: np.ndarray  # their species, (N,)
+    new: np.ndarray  # places of the pictures that neither has seen, (M,)
+    pictures: dict[str, np.ndarray]  # by what square they have, uint8 (N, 3, H, W); first the cheat's own kind
+    where: np.ndarray  # the pixels of the square, bool (N, H, W)
+
+    def exam(self) -> pd.DataFrame:
+        """The share of new pictures that each suspect names rightly, by what square they have."""
+        shares = {name: {} for name in self.suspects}
+        for (name, model), (square, images) in product(self.suspects.items(), self.pictures.items()):
+            shares[name][square] = float(np.mean(named(model, embed(model, images[self.new])) == self.labels[self.new]))
+        return pd.DataFrame(shares).T
+
+    def to_show(self, image_set: ImageSet, places) -> np.ndarray:
+        """Pictures for the eye, with their squares: drawn flowers are drawn again in large."""
+        large, small = images_to_show(image_set, self.rows[places]), next(iter(self.pictures.values()))[places]
+        times = large.shape[-1] // small.shape[-1]
+        square = self.where[places, None].repeat(times, 2).repeat(times, 3)
+        return np.where(square, small.repeat(times, 2).repeat(times, 3), large)
+
+
+def shortcut(config: Config, image_set: ImageSet, backbone: str, share: float = 0.33, kinds: int = 8) -> Shortcut:
+    """Train a model to cheat by a planted square whose color gives the species away, and its twin, that cannot.
+
+    The twin sees the same squares in random colors; all else is equal. `share` is the square's side in those of the
+    picture; every other picture of the first `kinds` species is trained on.
+    """
+    kinds, dice = min(kinds, len(image_set.class_names)), np.random.default_rng(config.seed)
+    rows = np.flatnonzero(image_set.labels < kinds)
+    bare, labels = np.asarray(image_set.images[rows]), image_set.labels[rows]
+    learned, new = np.arange(0, len(rows), 2), np.arange(1, len(rows), 2)
+    telling, where = plant_square(bare, labels, share, colors=kinds)
+    random, wrong = (plant_square(bare, colors, share, colors=kinds)[0]
+                     for colors in (dice.integers(kinds, size=len(rows)), (labels + 1) % kinds))
+    models = {}
+    for name, images in {"the cheat": telling, "its honest twin": random}.items():
+        models[name] = new_model(config, backbone, config.seed, classes=kinds).to(config.device)
+        loader = batches(Pictures(replace(image_set, images=images, labels=labels), learned), 32, True, config.seed)
+        optimizer, schedule = one_cycle(models[name], config.learning_rate, SHORT * len(loader))
+        objective = Classification(models[name].classify, kinds, config.embedding_size)
+        fit(models[name], objective, loader, [optimizer], SHORT, lambda model: 0.0, [schedule], config.seed,
+            config.device, keep="last")  # so that nothing is chosen
+    truth = dict(zip(("model A", "model B"), dice.permutation([*models]).tolist(), strict=True))
+    pictures = {"its species' square": telling, "no square": bare, "another species' square": wrong}
+    suspects = {name: models[true] for name, true in truth.items()}
+    return Shortcut(suspects, truth, rows, labels, new, pictures, where)
+
+
+def with_flower(image_set: ImageSet, pairs) -> np.ndarray:
+    """The pairs whose first picture shows its flower, and not it alone; all pairs where there are no part masks."""
+    if image_set.parts is None:
+        return pairs
+    shares = (np.asarray(image_set.parts[pairs[:, 0]]) >= PETAL).mean((1, 2))
+    return pairs[(shares > 0) & (shares < 1)]
+
+
+def drawn_again(flower: tuple[Species, int], effects: pd.DataFrame, score: float, size: int = 192) -> dict:
+    """A flower for the eye: UNCHANGED and name of each of its `effects` -> the picture in large, the score it has."""
+    drops = effects.set_index("intervention")["drop"]
+    versions = interventions(*flower, size)
+    shown = {name: (versions[name][1], score - drop) for name, drop in drops.items() if name in versions}
+    return {UNCHANGED: (versions[UNCHANGED][1], score), **shown}
 
 
 def _farthest(names: Sequence[str], name: str) -> str:

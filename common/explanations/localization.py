@@ -1,49 +1,26 @@
-"""Whether a map points where it should: scores of maps against masks, and the controls every map has to beat."""
+"""Whether a map points where it should: its mass on a mask, and the controls every map has to beat."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from common.evaluation.metrics import mean_interval
+from common.evaluation.metrics import interval
 
 CONTROLS = ("mask area", "centered Gaussian", "random weights", "color saliency")
-
-
-def pointing_game(maps, masks) -> np.ndarray:
-    """Whether each map's largest value lies in the mask (Zhang et al. 2016, "Top-down Neural Attention").
-
-    `maps` are float and `masks` bool (N, H, W); ValueError where a map is not finite, or a mask empty or the whole
-    picture. Returns float (N,), 1 or 0; of several pixels that share the largest value, the share in the mask.
-    """
-    maps, masks = _checked(maps, masks)
-    largest = maps == maps.max(1, keepdims=True)
-    return (largest & masks).sum(1) / largest.sum(1)
 
 
 def relevance_mass(maps, masks) -> np.ndarray:
     """Share of the positive relevance that lies in the mask (Arras et al. 2022, CLEVR-XAI, "relevance mass accuracy").
 
-    As `pointing_game`; 0 for a map without a positive value.
+    `maps` are float and `masks` bool (N, H, W); ValueError where a map is not finite, or a mask empty or the whole
+    picture. Returns float (N,), 0 for a map without a positive value.
     """
     maps, masks = _checked(maps, masks)
     positive = np.maximum(maps, 0)
     return (positive * masks).sum(1) / np.maximum(positive.sum(1), np.finfo(float).tiny)
-
-
-def relevance_rank(maps, masks) -> np.ndarray:
-    """Share of the K most relevant pixels that lie in a mask of K (Arras et al. 2022, "relevance rank accuracy").
-
-    As `pointing_game`; pixels of equal relevance, of which some but not all are among the K, count in part.
-    """
-    maps, masks = _checked(maps, masks)
-    size = masks.sum(1, keepdims=True)
-    last = np.take_along_axis(np.sort(maps, 1), maps.shape[1] - size, 1)
-    above, equal = maps > last, maps == last
-    counted = above + equal * (size - above.sum(1, keepdims=True)) / equal.sum(1, keepdims=True)
-    return (counted * masks).sum(1) / size[:, 0]
-
-
-METRICS = {"pointing game": pointing_game, "relevance mass": relevance_mass, "relevance rank": relevance_rank}
 
 
 def controls(images) -> dict[str, np.ndarray]:
@@ -66,26 +43,29 @@ def controls(images) -> dict[str, np.ndarray]:
     }
 
 
-def localization_report(maps: dict[str, np.ndarray], masks, rounds: int = 1000) -> pd.DataFrame:
-    """Rate named maps (N, H, W), those in CONTROLS among them, against bool masks (N, H, W).
+def against_controls(measures: Mapping[str, Callable], pictures: int, rounds: int = 1000) -> pd.DataFrame:
+    """Rate maps beside their controls, on the same resampled pictures (protocol rule 16).
+
+    `measures` are those of `ground_truth.graded`, one for each map by its name, all CONTROLS among them; `pictures`
+    says of how many.
 
     Returns:
-        Rows of map, metric, value, low, high, n, verdict and unbeaten. The verdict is "beats all controls" where the
-        paired interval of the difference to each of the four lies above 0; else `unbeaten` names those it fails.
+        Rows by name: value, low, high, n, and verdict: "control", or "beats all controls" where the paired interval of
+        the difference to each of the four lies above 0, else "not better than" and those it fails.
     """
-    if missing := [name for name in CONTROLS if name not in maps]:
+    if missing := [name for name in CONTROLS if name not in measures]:
         raise ValueError(f"no map is judged without its controls; missing: {', '.join(missing)}")
-    rows = []
-    for metric, measure in METRICS.items():
-        scores = {name: measure(one, masks) for name, one in maps.items()}
-        for name, score in scores.items():
-            row = {"map": name, "metric": metric, **mean_interval(score, rounds), "verdict": "control", "unbeaten": ""}
-            if name not in CONTROLS:
-                unbeaten = [one for one in CONTROLS if mean_interval(score - scores[one], rounds)["low"] <= 0]
-                row["verdict"] = "does not beat all controls" if unbeaten else "beats all controls"
-                row["unbeaten"] = ", ".join(unbeaten)
-            rows.append(row)
-    return pd.DataFrame(rows)
+    rows = {}
+    for name, measure in measures.items():
+        gaps = {one: partial(_difference, measure, measures[one]) for one in CONTROLS if name not in CONTROLS}
+        unbeaten = [one for one, gap in gaps.items() if interval(gap, pictures, rounds)["low"] <= 0]
+        verdict = f"not better than {', '.join(unbeaten)}" if unbeaten else "beats all controls"
+        rows[name] = interval(measure, pictures, rounds) | {"verdict": verdict if gaps else "control"}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _difference(one: Callable, other: Callable, weights) -> np.ndarray:
+    return one(weights) - other(weights)
 
 
 def _checked(maps, masks) -> tuple[np.ndarray, np.ndarray]:

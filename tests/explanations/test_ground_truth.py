@@ -169,3 +169,52 @@ def test_grades_and_differences_by_hand():
     assert 0 <= row["low"] < 0.3 < row["high"] <= 0.6
     (gap,) = truth.differences(one, other, 4).to_dict("records")
     assert [gap[key] for key in ("value", "low", "high")] == pytest.approx([0.3] * 3), "paired: equal draws for both"
+
+
+def test_a_flower_is_drawn_again_in_large_with_the_scores_it_has():
+    effects = pd.DataFrame({"picture": 0, "intervention": ["no petals", "other color"], "drop": [0.5, -0.1]})
+    shown = truth.drawn_again((TABLE[0], 3), effects, 0.8, 48)
+    assert {name: score for name, (_, score) in shown.items()} == pytest.approx(
+        {truth.UNCHANGED: 0.8, "no petals": 0.3, "other color": 0.9}
+    )
+    np.testing.assert_array_equal(shown["no petals"][0], render(TABLE[0], 3, 48, without="petals").image)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = config(tmp_path_factory.mktemp("shortcut"))
+    return replace(made, species=3, pictures_per_species=8, image_size=SIZE, pretrained=False)
+
+
+def test_only_pairs_on_which_the_flower_is_seen_are_kept(run):
+    images, pairs = load_images(run), np.array([[0, 1, 1], [5, 9, 0], [9, 2, 0]])
+    parts = np.array(images.parts)
+    parts[5], parts[9] = 0, 3
+    np.testing.assert_array_equal(truth.with_flower(replace(images, parts=parts), pairs), pairs[:1])
+    np.testing.assert_array_equal(truth.with_flower(replace(images, parts=None), pairs), pairs)
+
+
+def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
+    learned, fit = [], truth.fit
+    monkeypatch.setattr(truth, "SHORT", 1)
+    monkeypatch.setattr(truth, "fit", lambda *given, **more: learned.append(given[2]) or fit(*given, **more))
+    images = load_images(run)
+    puzzle = truth.shortcut(run, images, "test_resnet", kinds=2)
+    assert sorted(puzzle.truth) == sorted(puzzle.suspects) == ["model A", "model B"]
+    assert sorted(puzzle.truth.values()) == ["its honest twin", "the cheat"]
+    telling, bare, wrong = puzzle.pictures.values()
+    np.testing.assert_array_equal(bare, images.images[puzzle.rows])
+    assert set(puzzle.labels) == {0, 1} and not np.isin(puzzle.new, learned[0].dataset.indices).any()
+    np.testing.assert_array_equal(learned[0].dataset.indices, learned[1].dataset.indices)
+    np.testing.assert_array_equal(learned[0].dataset.images, telling)
+    square = puzzle.where[:, None]
+    for shown in (telling, wrong, learned[1].dataset.images):
+        np.testing.assert_array_equal(np.where(square, 0, shown), np.where(square, 0, bare))
+    colors = [[one[:, spot][:, 0].tolist() for one, spot in zip(shown, puzzle.where)] for shown in (telling, wrong)]
+    assert all((one == colors[0][0]) == (label == 0) for one, label in zip(colors[0], puzzle.labels, strict=True))
+    assert all(one != other for one, other in zip(*colors, strict=True)), "of another species"
+    exam = puzzle.exam()
+    assert list(exam.columns) == [*puzzle.pictures] and exam.to_numpy().min() >= 0 and exam.to_numpy().max() <= 1
+    large = puzzle.to_show(images, [3])
+    assert large.shape == (1, 3, 192, 192)
+    assert (large[0, :, puzzle.where[3].repeat(6, 0).repeat(6, 1)] == colors[0][3]).all()
