@@ -55,7 +55,7 @@ def encode(figure: Figure, lossless: bool = False) -> tuple[bytes, str, int]:
     """Close a figure and give it as a file's content, that file's kind, and the width in pixels to show it at."""
     pictures = any(axis.images for axis in figure.axes)
     kind = "jpeg" if pictures and not lossless else "png"  # of pictures a third of the bytes
-    drawn, looks = io.BytesIO(), {"quality": 90, "subsampling": 0} if kind == "jpeg" else {}
+    drawn, looks = io.BytesIO(), {"quality": 80, "subsampling": 0, "optimize": True} if kind == "jpeg" else {}
     figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
     plt.close(figure)
     width = Pixels.open(drawn).width * SHOWN // DOTS
