@@ -467,18 +467,21 @@ def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, y
     axis.plot(table[x], table[y], "o")
     if {"low", "high"} <= {*table}:
         axis.vlines(table[x], table["low"], table["high"], linewidth=1)
-    for name, row in table.iterrows():
-        axis.annotate(_plain(name), (row[x], row[y]), (6, -14), textcoords="offset points", fontsize=LETTERS)
+    middle = (table[x].min() + table[x].max()) / 2
+    for name, row in table.iterrows():  # on the side where there is room
+        place, ha = ((-8, 9), "right") if row[x] > middle else ((6, -14), "left")
+        axis.annotate(_plain(name), (row[x], row[y]), place, textcoords="offset points", ha=ha, fontsize=LETTERS)
     axis.margins(0.2)
     return figure
 
 
 def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
-    """`named_points`, with those no other beats in both (smaller x, larger y) joined."""
+    """`named_points`, with those no other beats in both (smaller x, larger y) joined by stairs."""
     figure = named_points(table, x, y, title, xlabel, ylabel)
     front = table.sort_values([x, y], ascending=[True, False])
     front = front[front[y] > front[y].cummax().shift(fill_value=-np.inf)]
-    figure.axes[0].plot(front[x], front[y], linestyle="--", color="gray", label="Pareto front", zorder=0)
+    looks = dict(drawstyle="steps-post", linestyle="--", color="gray", label="Pareto front", zorder=0)
+    figure.axes[0].plot(front[x], front[y], **looks)
     figure.axes[0].legend()
     return figure
 
