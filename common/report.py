@@ -209,32 +209,21 @@ def _model_table(models: dict, table: pd.DataFrame, columns: Mapping) -> str:
 
 
 def _verdicts(name: str, table: pd.DataFrame, columns: Mapping) -> str:
-    """Each claim with whether it held: as many as allow it, by intervals that do not overlap."""
+    """Each claim and whether the figures of this run say so, by their signs alone."""
     lines = []
     for claim, metric, higher, lower in CLAIMS:
-        rows, told, signs = numbers(table, columns[metric]), [], []
+        rows, told, gaps = numbers(table, columns[metric]), [], []
         for approach in TRAINED:
             one = (approach, higher)
             other = (lower, "standard") if lower not in ("standard", "robust") else (approach, lower)
             if one in rows.index and other in rows.index:
-                a, b = rows.loc[one], rows.loc[other]
-                signs.append(int(a["low"] > b["high"]) - int(a["high"] < b["low"]))
-                told.append(f"{approach.replace('_', ' ')} {a['value']:.3f} against {b['value']:.3f}")
+                a, b = rows.loc[one, "value"], rows.loc[other, "value"]
+                gaps.append(a - b)
+                told.append(f"{approach.replace('_', ' ')} {a:.3f} against {b:.3f}")
         if told:
-            verdict = (
-                "held"
-                if min(signs) > 0
-                else "did not hold"
-                if max(signs) < 0
-                else "not shown"
-                if not any(signs)
-                else "mixed"
-            )
+            verdict = "so it is here" if min(gaps) > 0 else "not so here" if max(gaps) <= 0 else "mixed"
             lines.append(f'<li><span class="verdict">{verdict}</span>: {claim} ({"; ".join(told)}).</li>')
     if not lines:
         return ""
-    note = (
-        "Held: for every approach the 95 % intervals lie apart in its favor; did not hold: against it; not shown: they "
-        "overlap. Overlapping intervals may hide small differences, which R3 to R7 compare in pairs."
-    )
+    note = "Signs of one run. Whether a difference is more than luck is told by its paired interval, in R3 to R7."
     return f'<h3>{html.escape(name[:1].upper() + name[1:])}</h3><ul>{"".join(lines)}</ul><p class="note">{note}</p>'

@@ -51,17 +51,17 @@ def test_a_page_without_a_run_has_its_tables_and_is_escaped(tmp_path):
     assert re.search(r"Made: \d{4}-\d\d-\d\d", page) and "The models" not in page
 
 
-def test_what_held_is_told_from_intervals_that_lie_apart(tmp_path):
+def test_what_held_is_told_by_the_signs_of_the_run(tmp_path):
     page = write_page(tmp_path / "report.html", "T", [], {"closed set": TABLE}).read_text()
     assert verdicts(page) == {
-        "Training tells classes apart better than the frozen backbone": "held",
+        "Training tells classes apart better than the frozen backbone": "so it is here",
         "Training finds more of the query's class than the frozen backbone": "mixed",
-        "Robust training withstands the attack better": "mixed",
-        "Robust training costs ROC-AUC on clean pictures": "mixed",
+        "Robust training withstands the attack better": "so it is here",
+        "Robust training costs ROC-AUC on clean pictures": "so it is here",
     }
     table = board(triplet=(0.5, 0.4, None), frozen_backbone=(0.8, 0.42, None))
     found = verdicts(write_page(tmp_path / "report.html", "T", [], {"open set": table}).read_text())
-    assert [*found.values()] == ["did not hold", "not shown"]
+    assert [*found.values()] == ["not so here"] * 2
 
 
 @pytest.mark.parametrize("own", [False, True])
