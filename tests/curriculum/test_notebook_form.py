@@ -23,8 +23,8 @@ SETUP = """import sys
 if "google.colab" in sys.modules:  # fetch the project; elsewhere it is here already
     address = "https://github.com/OWNER/image-similarity"
     assert "OWNER/" not in address, "Put your repository's address into this cell: README, 'For maintainers'."
-    !test -d similarity || git clone -q --depth 1 {address} similarity
-    %cd -q similarity
+    !test -d /content/similarity || git clone -q --depth 1 {address} /content/similarity
+    %cd -q /content/similarity
     %pip install -q -r requirements.txt"""
 MOST_WORDS, MOST_CORE_WORDS, MOST_CORE_WORDS_OF = 120, 2_000, {"R6": 2_200, "R7": 2_200}
 WIDEST, SHARP = 1_000, 1.5  # pixels of a figure on the screen, and how many there are for each of them
