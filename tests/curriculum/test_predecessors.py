@@ -74,7 +74,7 @@ def test_it_runs_and_leaves_what_it_promises(done):
         model, *_ = load(config.directory / "best_model_triplet_loss.pth", pictures)
     else:
         assert {"siamese", "contrastive", "frozen_backbone"} <= approaches
-        for word in ("precision", "recall", "f1", "train", "validation", "test", "cross-entropy + center"):
+        for word in ("precision", "recall", "f1", "train", "validation", "test", "center loss"):
             assert word in text
         model, *_ = load(config.directory / "best_model_siamese_network.pth", pictures)
     assert model.arguments["embedding_size"] == config.embedding_size
