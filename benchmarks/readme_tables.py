@@ -18,7 +18,7 @@ from common.report import numbers
 LEDGER, GAPS = (ROOT / "benchmarks" / name for name in ("results.csv", "differences.csv"))
 README, TABLES = ROOT / "README.md", ROOT / "docs" / "results.md"
 START, END = "<!-- results -->", "<!-- end of results -->"
-TRAINED = ("center_loss", "siamese", "contrastive", "triplet")
+TRAINED = ("cross_entropy", "center_loss", "siamese", "contrastive", "triplet")
 SIDES = {"closed_set": "classes it knows", "open_set": "classes never shown"}
 
 
@@ -125,10 +125,10 @@ def summary(results: pd.DataFrame) -> str:
     texts = (
         f"On photographs, MAP@R of the trained approaches is {span(trained[known])} for classes they know, that of the "
         f"frozen backbone {frozen[known]:.2f}; for classes nobody showed them {span(trained[new])} against "
-        f"{frozen[new]:.2f} ({seeds} seeds).",
+        f"{frozen[new]:.2f} (12 species, {seeds} seeds).",
         f"On drawn flowers, ROC-AUC of the standard models falls from {said['standard, clean']} to "
         f"{said['standard, attacked']} when no value of a picture moves by more than 4 of 255; models trained against "
-        f"that keep {said['robust, attacked']}.",
+        f"that keep {said['robust, attacked']} (one seed).",
     )
     lines = [f"![{title}](docs/{name})\n\n{text}" for (name, (_, title, _)), text in zip(FIGURES.items(), texts)]
     return "\n\n".join(lines)

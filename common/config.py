@@ -31,6 +31,7 @@ PROFILES = {
     ),
 }  # fmt: skip
 DATASETS = ("rendered", "flowers102", "caltech101", "att_faces", "reid", "folder")
+OWN_BACKBONES = ("small_cnn",)  # registered where a network is made; nobody has weights for them
 # What may be chosen beside the profile, and how it stands in a run's name where it is not the profile's own.
 CHOICES = {
     "backbone": "{}", "epochs": "epochs{}", "image_size": "size{}", "embedding_size": "embedding{}",
@@ -146,8 +147,8 @@ def setup(
     for name in ("image_size", "epochs", "seeds", "embedding_size"):
         limits = IMAGE_SIZES if name == "image_size" else (1, None)
         numbers[name] = _whole(name, _first(chosen[name], numbers[name]), *limits)
-    if chosen["backbone"] == "small_cnn":
-        numbers.update(pretrained=False, frozen_share=0.0)  # nobody has weights for it
+    if chosen["backbone"] in OWN_BACKBONES:
+        numbers.update(pretrained=False, frozen_share=0.0)
     data = _existing("data", chosen["data"])
     config = Config(
         profile=profile,
@@ -172,7 +173,7 @@ def known_backbone(name: str) -> str:
     """The name, if timm knows such a model; else ValueError with those that are written alike."""
     import timm  # here, as it takes a second
 
-    if name != "small_cnn" and not timm.is_model(name):  # common.backbones registers the small one
+    if name not in OWN_BACKBONES and not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 8)
         raise ValueError(f"timm knows no model {name!r}; similar names: {', '.join(close) or 'none'}")
     return name

@@ -154,6 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _answer(given: argparse.Namespace, config: Config) -> None:
+    if not given.query.is_file():
+        raise FileNotFoundError(f"there is no picture {str(given.query)!r}: name one")
+    if given.number < 1:
+        raise ValueError(f"--number is {given.number}: ask for 1 picture or more")
     model, content = _chosen(given, config)
     model.to(config.device).eval()
     collection = collect(given.folder, model, content, config.cache)
