@@ -5,7 +5,6 @@ more at the size shown, no figure is wider than a page. In names of pictures, cl
 of figures, words at axes and names of lines may hold formulas.
 """
 
-import inspect
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import Code, Image, Markdown, display
+from IPython.display import Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
@@ -23,9 +22,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator
 from PIL import Image as Pixels
 from sklearn.calibration import CalibrationDisplay
-from sklearn.metrics import PrecisionRecallDisplay, roc_curve
 
-from common.evaluation.metrics import Threshold, accuracy_by_kind, equal_error_rate, roc_auc
+from common.evaluation.metrics import roc_auc
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 DOTS, SHOWN = 144, 96  # dots of an inch of a figure, and the pixels it takes on a screen
@@ -87,11 +85,6 @@ def describe(figure: Figure, most: int = 8) -> str:
     said = [figure.get_suptitle(), shown, few(axis.get_title() for axis in panels)]
     said += [f"{up} against {across}" if up and across else up or across]
     return ". ".join(one for one in [*said, few(names)] if one) + "."
-
-
-def show_source(thing) -> None:
-    """Display the source code of a function or class, the very code that runs."""
-    display(Code(inspect.getsource(thing), language="python"))
 
 
 def contact_sheet(
@@ -561,59 +554,6 @@ def score_histograms(
     for axis in axes[-1]:
         axis.set_xlabel(f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
-    return figure
-
-
-def score_histogram(scores, same, threshold: float, title: str, score: str = "cosine similarity") -> Figure:
-    """`score_histograms` of one stage."""
-    return score_histograms({"": scores}, same, title, {"": threshold}, score)
-
-
-def confusion(matrix, names: Sequence[str], title: str) -> Figure:
-    """Confusion matrix (C, C) of counts; beyond 25 species colors with a scale take the place of numbers."""
-    few = len(names) <= 25
-    size = float(np.clip(0.34 * len(names) + 1.5, 4.5, WIDEST))
-    figure, axis = _axis(title, "", "", size, 0.85 * size)
-    true, predicted = (pd.Index(map(_plain, names), name=f"{kind} species") for kind in ("true", "predicted"))
-    table = pd.DataFrame(matrix, true, predicted)
-    counts = table.astype(str).where(table > 0, "") if few else False
-    looks = dict(fmt="", cbar=not few, cmap="Blues", annot_kws={"size": LETTERS}, xticklabels=few, yticklabels=few)
-    sns.heatmap(table, annot=counts, ax=axis, **looks)
-    axis.tick_params(labelsize=LETTERS)
-    return figure
-
-
-def roc(curves: dict, title: str, threshold: Threshold | None = None) -> Figure:
-    """ROC curves of name -> scores and same (P,), with their areas; a dot marks each equal error rate.
-
-    The threshold is marked on the first curve, where it decides.
-    """
-    x, y = "false accept rate (share of different pairs)", "true accept rate (share of same pairs)"
-    figure, axis = _axis(title, x, y, 7, 6 + 0.25 * len(curves))
-    for name, (scores, same) in curves.items():
-        error = equal_error_rate(scores, same)
-        label = f"{name}: ROC-AUC {roc_auc(scores, same):.3f}, equal error rate {error:.3f}"
-        (line,) = axis.plot(*roc_curve(same, scores)[:2], label=label)
-        axis.plot(error, 1 - error, "o", color=line.get_color())
-    axis.plot([0, 1], [0, 1], ":", color="gray", label="chance")
-    axis.plot([0, 1], [1, 0], "-", color="lightgray", linewidth=1, zorder=0, label="errors of both kinds equal (dots)")
-    if threshold:
-        on_same, on_different = accuracy_by_kind(*next(iter(curves.values())), threshold)
-        label = f"threshold {threshold.value:.2f} of {next(iter(curves))}, from {threshold.fitted_on}"
-        axis.plot(1 - on_different, on_same, "x", color="black", markersize=10, label=label)
-    figure.legend(loc="outside lower center", fontsize=LETTERS)
-    return figure
-
-
-def precision_recall(curves: dict, title: str) -> Figure:
-    """Precision over recall of name -> scores and same (P,); dotted what chance gives, the share of same pairs."""
-    figure, axis = _axis(title, "", "", 7, 5.2)
-    for name, (scores, same) in curves.items():
-        PrecisionRecallDisplay.from_predictions(same, scores, name=name, ax=axis)
-    for share in sorted({float(np.mean(same)) for _, same in curves.values()}):
-        axis.axhline(share, color="gray", linestyle=":", label=f"chance: {share:.3f} of the pairs are same")
-    axis.set(xlabel="recall (share of same pairs called same)", ylabel="precision (share right of pairs called same)")
-    axis.legend(fontsize=LETTERS)
     return figure
 
 

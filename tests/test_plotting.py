@@ -15,9 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from common import plotting
-from common.evaluation.metrics import Threshold
 from common.flowers.species import PARTS
-from common.losses import CenterLoss
 
 matplotlib.use("Agg")
 RANDOM = np.random.default_rng(0)
@@ -75,11 +73,7 @@ FIGURES = {
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
     "scatter": lambda: plotting.scatter(PANELS, LABELS, TITLE, NAMES),
     "histories": lambda: plotting.histories(RUNS, ["loss", "map_at_r", "center"], TITLE),
-    "score_histogram": lambda: plotting.score_histogram(np.linspace(-1, 1, 15), LABELS == 1, 0.25, TITLE),
     "score_histograms": lambda: plotting.score_histograms(STAGES, SAME, TITLE, {"after": 0.65}, "logit"),
-    "confusion": lambda: plotting.confusion(np.arange(9).reshape(3, 3), NAMES[:3], TITLE),
-    "roc": lambda: plotting.roc(CURVES, TITLE, Threshold(0.5, "validation")),
-    "precision_recall": lambda: plotting.precision_recall(CURVES, TITLE),
     "reliability": lambda: plotting.reliability([0.02, 0.04, 0.31, 0.33, 0.36, 0.97], [0, 0, 1, 0, 0, 1], TITLE),
 }
 
@@ -170,7 +164,6 @@ def test_a_dollar_in_a_name_is_a_dollar(wrong):
         plotting.intervals(RANGES.rename({"x": wrong}), TITLE, "ROC-AUC"),
         plotting.named_points(POINTS.rename({"a": wrong}), "cost", "gain", TITLE, "cost", "gain"),
         plotting.scatter(PANELS, LABELS, TITLE, [wrong] * 4),
-        plotting.confusion(np.arange(4).reshape(2, 2), [wrong, "b"], TITLE),
     ):
         assert wrong in plotting.describe(figure) or figure.axes[0].texts[0].get_text() == wrong.replace("$", r"\$")
         figure.savefig(io.BytesIO(), format="png", dpi=30)
@@ -287,11 +280,6 @@ def test_histories_leave_out_what_a_run_lacks():
 
 
 def test_score_histograms_count_both_kinds_and_mark_the_threshold():
-    figure = FIGURES["score_histogram"]()
-    (axis,) = figure.axes
-    assert words(figure.legends[0].get_texts()) == ["different pairs", "same pairs"]
-    assert set(axis.lines[0].get_xdata()) == {0.25} and words(axis.texts) == ["threshold 0.25"]
-    assert axis.get_title() == "ROC-AUC 0.500" and axis.get_xlabel() == "score (cosine similarity)"
     before, after = FIGURES["score_histograms"]().axes
     assert [axis.get_title() for axis in (before, after)] == ["before: ROC-AUC 0.111", "after: ROC-AUC 0.889"]
     assert before.get_xlim() == after.get_xlim() and after.get_xlabel() == "score (logit)"
@@ -300,16 +288,11 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
     assert one.get_title().startswith("before") and one.get_ylim() == other.get_ylim() and one.get_xlabel()
 
 
-def test_heatmaps_and_confusions_write_their_numbers_where_they_belong():
+def test_heatmaps_write_their_numbers_where_they_belong():
     axis = FIGURES["heatmap"]().axes[0]
     assert words(axis.texts) == ["0.10", "0.20", "0.30", "0.40"]
     assert words(axis.get_xticklabels()) == ["left", "right"]
     assert axis.get_xlabel() == "across" and axis.get_ylabel() == "down"
-    (axis,) = FIGURES["confusion"]().axes
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted species", "true species")
-    assert words(axis.texts) == ["", *"12345678"] and words(axis.get_yticklabels()) == NAMES[:3], "0 stays blank"
-    many = plotting.confusion(np.eye(30, dtype=int), [str(number) for number in range(30)], TITLE)
-    assert not many.axes[0].texts and len(many.axes) == 2, "beyond 25 species colors with a scale, no numbers"
 
 
 def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
@@ -353,30 +336,6 @@ def test_lines_and_their_bands():
     assert sorted(words(part.texts)) == list("abdef"), "a line of nothing has no name"
     many = plotting.lines(close.assign(g=0), TITLE, "eps", "accuracy").axes[0]
     assert words(many.get_legend().get_texts()) == list("abcdefg") and not many.texts
-
-
-def test_roc_marks_equal_errors_and_the_threshold():
-    (axis,) = FIGURES["roc"]().axes
-    good, good_error, bad, bad_error, _, _, threshold = axis.lines
-    # From the highest score down: same, same, different, same, different, different.
-    steps = [(0, 0), (0, 2 / 3), (1 / 3, 2 / 3), (1 / 3, 1), (1, 1)]
-    assert set(map(tuple, np.round(steps, 9))) <= set(map(tuple, np.round(good.get_xydata(), 9)))
-    assert "0.889" in good.get_label() and "0.333" in good.get_label()
-    assert "0.111" in bad.get_label() and "0.667" in bad.get_label()
-    np.testing.assert_allclose([*good_error.get_xydata(), *bad_error.get_xydata()], [[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
-    np.testing.assert_allclose(threshold.get_xydata(), [[1 / 3, 2 / 3]])
-    assert all(word in threshold.get_label() for word in ("0.50", "good", "validation"))
-    assert len({line.get_color() for line in (good, bad)}) == 2 and good.get_color() == good_error.get_color()
-    assert len(plotting.roc(CURVES, TITLE).axes[0].lines) == 6, "no threshold, no mark"
-
-
-def test_precision_recall_is_worked_by_hand():
-    (axis,) = FIGURES["precision_recall"]().axes
-    good, bad, chance = axis.lines
-    corners = [(1 / 3, 1), (2 / 3, 1), (2 / 3, 2 / 3), (1, 3 / 4), (1, 1 / 2)]
-    assert set(map(tuple, np.round(corners, 9))) <= set(map(tuple, np.round(good.get_xydata(), 9)))
-    assert "0.92" in good.get_label() and "0.41" in bad.get_label()  # (1 + 1 + 3/4) / 3, (1/3 + 2/5 + 3/6) / 3
-    assert set(chance.get_ydata()) == {0.5} and "0.500" in chance.get_label()
 
 
 def test_reliability_shows_shares_and_counts_of_each_bin():
@@ -489,8 +448,3 @@ def test_a_figure_describes_itself():
     assert plotting.describe(plotting.contact_sheet(IMAGES[:1].repeat(30, 0), [*map(str, range(30))])) == (
         "30 pictures. 0, 1, 2, 3, 4, 5, 6, 7 and 22 more."
     )
-
-
-def test_show_source_prints_the_very_code(displayed):
-    plotting.show_source(CenterLoss)
-    assert displayed[0][0].data == inspect.getsource(CenterLoss)
