@@ -113,7 +113,7 @@ def outputs(cell):
             yield f"writes to stderr: {output.text[:80]!r}"
         data = dict(output.get("data", {}))
         for kind in PICTURES:
-            if data.pop(kind, None) and not output.metadata.get(kind, {}).get("alt", "").strip():
+            if data.pop(kind, None) and len(output.metadata.get(kind, {}).get("alt", "").split()) < 2:
                 yield "a figure without alt text (show it with plotting.show)"
         local = LOCAL_PATH.search(INLINE_PICTURE.sub("", " ".join(map(str, [output.get("text", ""), *data.values()]))))
         if local:
@@ -397,6 +397,7 @@ FAULTS = {
     "warning": (cell_4(said("Warning: x", "stderr")), "stderr"),
     "no alt text": (cell_4(figure("")), "alt text"),
     "blank alt text": (cell_4(figure(" ")), "alt text"),
+    "alt text without words": (cell_4(figure(".")), "alt text"),
     "local path": (cell_4(said("saved to '/home/ann/x.pth'")), "/home/ann"),
     "path in html": (cell_4(new_output("display_data", {"text/html": "<td>/tmp/x.jpg</td>"})), "/tmp/x.jpg"),
     "too large": (cell_4(said("x" * 3_000_000)), "3.0 MB"),
