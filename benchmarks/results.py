@@ -2,8 +2,9 @@
 
 The folder holds archives or folders of the data sets, named as in `FILES`, and perhaps `weights`. Every approach is
 trained as its notebook trains it (profile `standard`), then the test is read once. Rows go into results.csv, the
-quality along every training's path into paths.csv, and the paired differences to the frozen backbone, cross-entropy
-and the siamese network into differences.csv, in place of what stood there of the same data set.
+quality along every training's path into paths.csv, and the paired differences to the frozen backbone, the principal
+head before any training, cross-entropy and the siamese network into differences.csv, in place of what stood there of
+the same data set.
 Several GPUs share the work under `accelerate launch -m benchmarks.results DATA`.
 """
 
@@ -49,9 +50,10 @@ FILES = {
 }
 CHECKPOINTS = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}
 NOTEBOOKS = {
-    "frozen_backbone": "R2", "cross_entropy": "R3", "center_loss": "R3", "siamese": "R4", "contrastive": "R4",
-    "triplet": "R5",
+    "frozen_backbone": "R2", "principal_head": "R2", "cross_entropy": "R3", "center_loss": "R3", "siamese": "R4",
+    "contrastive": "R4", "triplet": "R5",
 }  # fmt: skip
+AGAINST = ("frozen_backbone", "principal_head", "cross_entropy", "siamese")
 
 
 def classification(config: Config, backbone: str, image_set, weight: float, indices, seed: int):
@@ -98,6 +100,11 @@ def measure(config: Config, backbone: str, approaches) -> tuple[pd.DataFrame, pd
     for protocol in splits.protocols:
         test, found = splits.parts[protocol]["test"], {}
         found["frozen_backbone"] = [tested(untrained, image_set, splits, protocol)] * config.seeds
+        pictures = image_set.images[splits.parts[protocol]["train"]]
+        start = tested(new_model(config, backbone, config.seed, images=pictures), image_set, splits, protocol)
+        found["principal_head"] = [start] * config.seeds
+        about = dict(notebook="R2", approach="principal_head", variant="standard", protocol=protocol, seed=config.seed)
+        rows.append(start[0].report.assign(**about, train_seconds=0.0))
         chosen = [(name, arm) for name, arm in arms(config, backbone, image_set).items() if name in approaches]
         for (approach, arm), seed in product(chosen, config.seed_list):
             names_species = NOTEBOOKS[approach] == "R3"
@@ -136,10 +143,10 @@ def tested(model, image_set, splits, protocol: str):
 
 
 def differences(found: dict, pairs) -> pd.DataFrame:
-    """Of approaches to the frozen backbone, cross-entropy and siamese network, in three metrics, with intervals."""
+    """Of approaches to those that `AGAINST` names, in three metrics, with intervals."""
     rows = []
     for against, approach in combinations([name for name in NOTEBOOKS if name in found], 2):
-        if against in ("frozen_backbone", "cross_entropy", "siamese"):
+        if against in AGAINST:
             both, seeds = (found[approach], found[against]), len(found[approach])
             gaps = {"roc_auc": difference(*([test.scores["test"] for test, _ in runs] for runs in both), pairs)}
             for metric in ("precision_at_1", "map_at_r"):
