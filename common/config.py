@@ -136,11 +136,15 @@ def setup(
             profile's own.
 
     Raises:
-        ValueError: an unknown profile, data set or backbone, a number or device that is none.
+        ValueError: an unknown profile, data set or backbone, a number or device that is none, or a `SIMILARITY_*`
+            variable that names no argument.
         FileNotFoundError: `data`, `weights` or the data set's folder names nothing.
     """
     given = dict(locals())
     chosen = {name: _first(value, os.environ.get(f"SIMILARITY_{name.upper()}")) for name, value in given.items()}
+    for variable in os.environ:
+        if variable.startswith("SIMILARITY_"):
+            _one_of("setting", variable, [f"SIMILARITY_{name.upper()}" for name in given])
     profile = _one_of("profile", chosen["profile"] or "quick", PROFILES)
     numbers = dict(PROFILES[profile])
     default_dataset = numbers.pop("dataset")

@@ -115,6 +115,13 @@ def notebook_unknown(world):
 
 
 @fault
+def variable_misspelt(world):
+    world.patch.setenv("SIMILARITY_DATSET", "flowers102")
+    yield
+    setup()
+
+
+@fault
 def home_unknown(world):
     world.patch.delenv("HOME", raising=False)
     world.patch.delenv("SIMILARITY_CACHE")

@@ -117,6 +117,7 @@ def test_the_recipe_of_the_house_runs(tmp_path, monkeypatch):
 def test_a_data_set_is_added_in_ten_lines(tmp_path):
     for number, name in enumerate(("robin", "wren") * 3):
         Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8)).save(tmp_path / f"000{number}_{name}_7.jpg")
+    (tmp_path / "notes_of_2024.txt").write_text("no picture")
     space = {}
     exec(EXTENDING[0], space)
     found = space["birds"](config(tmp_path / "run", data=tmp_path, image_size=16))
