@@ -13,7 +13,6 @@ from common.datasets.images import SPLITS, ImageSet
 
 SHARES = {"train": 0.5, "validation": 0.2}  # of each species in the closed set; the rest is test
 OPEN_SET_SPECIES = 6  # two each to train, to validate and to test: fewer allow no "different" pair
-MOST_PICTURES = 8_000  # their 32 million candidate pairs still fit in memory
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,34 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
     """Draw a fixed list of pairs of `indices`, half same and half different, without self-pairs or repeats.
 
     All same pairs are used where they are no more than `most` / 2, else a sample of them; as many different pairs are
-    drawn beside them. Beyond 8,000 pictures a sample of 8,000 is paired. Raises ValueError where no species has two
-    pictures, or there is only one species.
+    drawn beside them. Raises ValueError where no species has two pictures, or there is only one species.
     """
-    generator = np.random.default_rng(seed)
-    if len(indices) > MOST_PICTURES:
-        indices = generator.choice(indices, MOST_PICTURES, replace=False)
-    rows, columns = np.triu_indices(len(indices), k=1)
-    same = labels[indices][rows] == labels[indices][columns]
-    if not same.any() or same.all():
-        raise ValueError(f"{len(indices)} pictures of {len(np.unique(labels[indices]))} species allow no balanced "
-                         "pairs; give two species or more, of six pictures or more each")
-    count = min(int(same.sum()), int((~same).sum()), most // 2)
-    chosen = np.concatenate([generator.choice(np.flatnonzero(group), count, replace=False) for group in (same, ~same)])
-    return np.stack([indices[rows[chosen]], indices[columns[chosen]], same[chosen]], axis=1).astype(np.int64)
+    generator, labels, row = np.random.default_rng(seed), labels[indices], np.arange(len(indices))
+    species = np.unique(labels, return_inverse=True)[1]
+    order = np.argsort(species, kind="stable")  # the pictures species by species
+    place = np.argsort(order)  # of each picture in it
+    # How many pictures after each one are of its species, and how many are not: the pairs are counted, never listed.
+    alike = np.cumsum(np.bincount(species))[species] - 1 - place
+    kinds = alike, row[::-1] - alike
+    if not all(kind.any() for kind in kinds):
+        raise ValueError(f"{len(indices)} pictures of {len(np.unique(labels))} species allow no balanced pairs; give "
+                         "two species or more, of six pictures or more each")
+    count = min(*(kind.sum() for kind in kinds), most // 2)
+    (first, ranks), (other, others) = (_picked(kind, count, generator) for kind in kinds)
+    second = order[place[first] + 1 + ranks]
+    # Between a picture and the one at place q of its species lie order[q] - order[p] - (q - p) of other species.
+    between = order - row + 2 * len(row) * species[order]
+    passed = np.searchsorted(between, between[place[other]] + others, side="right") - 1 - place[other]
+    rows, columns = np.concatenate([first, other]), np.concatenate([second, other + 1 + others + passed])
+    return np.stack([indices[rows], indices[columns], np.arange(2 * count) < count], axis=1).astype(np.int64)
+
+
+def _picked(counts, size: int, generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `size` of the things that rows hold by the `counts`: of each its row, and its rank in the row."""
+    ends = np.cumsum(counts)
+    picked = generator.choice(ends[-1], size, replace=False)
+    rows = np.searchsorted(ends, picked, side="right")
+    return rows, picked - (ends - counts)[rows]
 
 
 def some_pairs(pairs, count: int) -> np.ndarray:

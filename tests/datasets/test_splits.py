@@ -262,10 +262,14 @@ def test_pairs_are_drawn_evenly_and_anew_for_each_seed():
         np.testing.assert_allclose(counts, 400 * 6 / candidates, rtol=0.5)
 
 
-def test_beyond_the_most_pictures_a_sample_is_paired(monkeypatch):
-    monkeypatch.setattr("common.datasets.splits.MOST_PICTURES", 10)
-    pairs, again = (make_pairs(np.arange(40) % 2, np.arange(40), 1000, 0) for _ in range(2))
-    assert len(np.unique(pairs[:, :2])) == 10 and np.array_equal(pairs, again)
+@pytest.mark.parametrize("seed", range(20))
+def test_pairs_are_drawn_as_from_a_list_of_all(seed):
+    generator = np.random.default_rng(seed)
+    labels, indices = generator.integers(0, 5, 60) - 2, generator.permutation(60)[: generator.integers(10, 60)]
+    every, generator = all_pairs(labels, indices), np.random.default_rng(seed)
+    kinds = [every[every[:, 2] == same] for same in (1, 0)]
+    expected = [generator.choice(kind, min(*map(len, kinds), 100), replace=False) for kind in kinds]
+    np.testing.assert_array_equal(make_pairs(labels, indices, 200, seed), np.concatenate(expected))
 
 
 def test_some_pairs_are_the_first_of_each_kind():
