@@ -11,7 +11,7 @@ from torch import Tensor
 def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Every pair of a batch once: first and second index, both int (P,), P = B (B - 1) / 2, and same, bool (P,)."""
     first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
-    return first, second, labels[first] == labels[second]
+    return first, second, labels.index_select(0, first) == labels.index_select(0, second)
 
 
 def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,8 +30,9 @@ def balanced_pairs(labels: Tensor, scores: Tensor | None = None) -> tuple[Tensor
 
 def all_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Every triplet of a batch."""
-    same = _same(labels)
-    return (_positives(same)[:, :, None] & ~same[:, None, :]).nonzero(as_tuple=True)
+    anchor, positive, same = _anchors_and_positives(labels)
+    pair, negative = (~same).nonzero(as_tuple=True)
+    return anchor[pair], positive[pair], negative
 
 
 def random_triplets(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
