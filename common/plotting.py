@@ -6,6 +6,7 @@ of figures, words at axes and names of lines may hold formulas.
 """
 
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -31,6 +32,12 @@ WIDEST, LETTERS = 10.0, 11  # inches of the widest figure, points of the smalles
 RIGHT, WRONG = "#1a7f37", "#c62828"
 FOR, AGAINST = np.array([178, 24, 43]), np.array([33, 102, 172])  # what a map colors red and blue
 COLORS, MARKERS = sns.color_palette("colorblind", 8), "osD^vPX*"
+LOOKS = {  # what a name looks like in every figure; other names have the color and the marker of their place
+    "chance": ("black", "x"), "frozen backbone": ("#949494", "s"), "untrained head": ("#56b4e9", "P"),
+    "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"), "cross entropy": ("#0173b2", "o"),
+    "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"),
+    "triplet": ("#d55e00", "X"),
+}  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
 }  # fmt: skip
@@ -312,7 +319,7 @@ def intervals(
     for place, name in enumerate(dict.fromkeys(groups.tolist())):
         (mine,) = np.nonzero(groups == name)
         value, low, high = table[["value", "low", "high"]].to_numpy(float)[mine].T
-        looks = dict(fmt=MARKERS[place % len(MARKERS)], color=COLORS[place % len(COLORS)], markersize=8, capsize=4)
+        looks = dict(linestyle="", markersize=8, capsize=4, **_looks(name, place))
         axis.errorbar(value, mine, xerr=np.abs([low - value, high - value]), label=name, **looks)
     low, high = table["low"].min(), table["high"].max()
     if 2 * low - high < chance < 2 * high - low:  # among them, or no farther away than they spread
@@ -338,9 +345,8 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
     down = -(-len(panels) // across)
     figure, axes = _figure(title, (WIDEST, (0.36 * rows + 1.1) * down + 0.4), down, across)
     for number, (axis, (panel, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
-        for place, row in enumerate(values.values()):
-            looks = dict(color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)])
-            axis.plot(row, [place] * len(row), linestyle="", markersize=9, alpha=0.6, **looks)
+        for place, (name, row) in enumerate(values.items()):
+            axis.plot(row, [place] * len(row), linestyle="", markersize=9, alpha=0.6, **_looks(name, place))
         _rows(axis, values)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.1)
@@ -372,7 +378,7 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
             axis.plot(joined["value"], joined["place"], color="lightgray", zorder=0)
         for place, name in enumerate(groups):
             some = mine[mine["group"] == name]
-            looks = dict(fmt=MARKERS[place], color=COLORS[place], markersize=8, capsize=3, label=name)
+            looks = dict(linestyle="", markersize=8, capsize=3, label=name, **_looks(name, place))
             ends = np.abs([some[end] - some["value"] for end in ("low", "high")]) if "low" in table else None
             axis.errorbar(some["value"], some["place"], xerr=ends, **looks)
         for _, dot in mine.iterrows():
@@ -386,6 +392,46 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
         axis.yaxis.label.set_visible(False)  # the first of the line has said it
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     return figure
+
+
+def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2) -> Figure:
+    """Values in rows; around each the interval of its paired difference to a reference, which is a dashed line.
+
+    `table` has the columns panel, row, group (an approach), value, low and high, the ends of the difference. A row
+    without ends is the reference of those below it. A bar that does not reach the line: a difference is seen.
+    """
+    panels, rows = [*dict.fromkeys(table["panel"])], [*dict.fromkeys(table["row"])]
+    down = -(-len(panels) // columns)
+    figure, axes = _figure(title, (WIDEST, (0.45 * len(rows) + 1.1) * down + 0.4), down, columns, sharey=True)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        start = np.nan
+        for _, one in table[table["panel"] == panel].iterrows():
+            place, text = rows.index(one["row"]), f"{one['value']:.3f}"
+            looks = _looks(one["group"], [*dict.fromkeys(table["group"])].index(one["group"]))
+            if np.isfinite(one["low"]):
+                axis.plot([start, start], [place - 1, place + 0.45], "--", color="black", linewidth=1.5, zorder=0)
+                axis.plot([start + one["low"], start + one["high"]], [place] * 2, linewidth=4, color=looks["color"])
+                text += f" ({one['value'] - start:+.3f})"
+            else:
+                start = one["value"]
+            axis.plot(one["value"], place, markersize=9, markeredgecolor="white", **looks)
+            looks = dict(ha="center", fontsize=LETTERS, bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
+            axis.annotate(text, (one["value"], place), (0, 8), textcoords="offset points", **looks)
+        axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
+        axis.margins(x=0.25)
+        axis.locator_params(axis="x", nbins=5)
+        _rows(axis, rows)
+    for axis in axes[:, 1:].flat:
+        axis.yaxis.label.set_visible(False)  # the first of the line has said it
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    return figure
+
+
+def _looks(name, place: int) -> dict:
+    """Color and marker of a name, from `LOOKS`; or of its place."""
+    color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+    return dict(zip(("color", "marker"), LOOKS.get(re.sub("[_-]", " ", str(name)), (color, marker)), strict=True))
 
 
 def _rows(axis: Axes, names) -> None:
@@ -419,9 +465,9 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
 
 
 def _line(axis: Axes, x, y, name: str, place: int):
-    """A line in the color and with the marker of its place."""
-    looks = dict(color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], markersize=6)
-    return axis.plot(x, y, label=name, markevery=max(1, len(x) // 12), **looks)
+    """A line in the color and with the marker of its name or place."""
+    looks = dict(label=name, markevery=max(1, len(x) // 12), markersize=6)
+    return axis.plot(x, y, **looks, **_looks(name, place))
 
 
 def _name_lines(axis: Axes) -> None:

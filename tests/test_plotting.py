@@ -53,6 +53,10 @@ PANELS = {"one": RANDOM.normal(size=(15, 2)), "two": RANDOM.normal(size=(15, 2))
 RUNS = {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}
 TITLE = "A title"
 STRIPS = {f"panel {place}": {"one": [0.1, 0.2], "other": [0.6], "none": []} for place in range(4)}
+COMPARED = pd.DataFrame(
+    [("known", "all", "siamese", 0.8, np.nan, np.nan), ("known", "hard", "other", 0.9, 0.05, 0.15)],
+    columns=["panel", "row", "group", "value", "low", "high"],
+)
 FIGURES = {
     "contact_sheet": lambda: plotting.contact_sheet(IMAGES, list("abcdefg"), columns=4, title=TITLE),
     "pair_gallery": lambda: plotting.pair_gallery(IMAGES, PAIRS, [True, False, None, False], list("abcd"), TITLE),
@@ -67,6 +71,7 @@ FIGURES = {
     "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
     "dot_panels": lambda: plotting.dot_panels(DOTS.set_axis([7] * 4), TITLE, "ROC-AUC", "approach"),
+    "compared": lambda: plotting.compared(COMPARED, TITLE, "ROC-AUC", "negatives"),
     "examination": lambda: plotting.examination(EXAMS, TITLE),
     "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
     "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
@@ -250,6 +255,20 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert words(figure.legends[0].get_texts()) == ["standard", "robust"]
     assert [axis.yaxis.label.get_visible() for axis in figure.axes] == [True, False]
     assert not plotting.dot_panels(DOTS.drop(columns=["low", "high"]), TITLE, "x", "y", 1).axes[0].collections
+
+
+def test_a_compared_row_has_the_interval_of_its_difference_around_it():
+    (axis, _) = FIGURES["compared"]().axes
+    reference, line, bar, value = axis.lines
+    assert [*reference.get_xdata()] == [0.8] and [*line.get_xdata()] == [0.8, 0.8] and [*value.get_xdata()] == [0.9]
+    assert np.allclose(bar.get_xdata(), [0.85, 0.95]) and words(axis.texts) == ["0.800", "0.900 (+0.100)"]
+
+
+def test_an_approach_looks_the_same_in_every_figure():
+    color = plotting.LOOKS["center loss"][0]
+    drawn = plotting.intervals(RANGES, TITLE, "ROC-AUC", groups=["a", "center_loss"]).axes[0].containers[1][0]
+    named = plotting.lines(LINES.iloc[:, :1].set_axis(["center-loss"], axis=1), TITLE, "x", "y").axes[0].lines[0]
+    assert drawn.get_color() == named.get_color() == color
 
 
 def test_scatters_color_by_label_and_name_it():
