@@ -114,6 +114,36 @@ def search_difference(first, second, rounds: int = 1000) -> dict[str, float]:
     return {"value": float(gaps.mean()), "low": found["low"], "high": found["high"]}
 
 
+def comparison(
+    models: dict, reference: str, image_set: ImageSet, splits: Splits, protocol: str, part: str
+) -> pd.DataFrame:
+    """ROC-AUC and MAP@R on one part of each entry of `models`, its name -> a model a seed, beside those of one of them.
+
+    Columns metric, name, value (the mean over seeds), low and high (of the paired difference to the reference, whose
+    own are NaN); of each metric the reference comes first.
+    """
+    indices, pairs, found = splits.parts[protocol][part], splits.pairs[protocol][part], {}
+    for name, seeds in models.items():
+        scores, hits = [], []
+        for model in seeds:
+            embeddings = embed_all(model, image_set, np.union1d(indices, pairs[:, :2]))
+            scores.append(pair_scores(model, embeddings, pairs))
+            with evaluation_mode(model) as device:
+                gallery = torch.from_numpy(embeddings[indices]).to(device)
+                hits.append(retrieval(gallery, image_set.labels[indices], similarity_of(model))["map_at_r"])
+        found[name] = scores, hits
+    rows = []
+    for name in [reference, *(name for name in found if name != reference)]:
+        (scores, hits), (others, misses) = found[name], found[reference]
+        values = np.mean([metrics.roc_auc(one, pairs[:, 2]) for one in scores]), np.nanmean(hits)
+        gaps = [{"low": np.nan, "high": np.nan}] * 2
+        if name != reference:
+            gaps = [difference(scores, others, pairs), search_difference(hits, misses)]
+        for metric, value, gap in zip(("roc_auc", "map_at_r"), values, gaps, strict=True):
+            rows.append({"metric": metric, "name": name, **gap, "value": value})
+    return pd.DataFrame(rows).sort_values("metric", ascending=False, kind="stable", ignore_index=True)
+
+
 def retrieval_report(embeddings, labels, similarity=None) -> pd.DataFrame:
     """P@1, R-precision and MAP@R, arguments as in `retrieval`; n counts queries with another picture of their class."""
     return _means(retrieval(embeddings, labels, similarity))

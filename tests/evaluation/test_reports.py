@@ -186,6 +186,20 @@ def test_evaluation_follows_the_protocol(run, pictures, splits, network):
     assert "cmc_at_1" not in report
 
 
+def test_a_comparison_has_the_values_of_all_and_the_differences_to_one(run, pictures, splits):
+    starts = {"a": 0, "b": 7}
+    models = {name: [new_model(run, TINY, start + seed).eval() for seed in (0, 1)] for name, start in starts.items()}
+    found = reports.comparison(models, "b", pictures, splits, "closed_set", "test")
+    assert list(found["metric"]) == ["roc_auc"] * 2 + ["map_at_r"] * 2 and list(found["name"]) == ["b", "a"] * 2
+    judged = {name: [reports.evaluate(one, pictures, splits, "closed_set") for one in models[name]] for name in models}
+    for _, row in found.iterrows():
+        reported = [one.report.set_index("metric")["value"][row["metric"]] for one in judged[row["name"]]]
+        assert row["value"] == pytest.approx(np.mean(reported)) and np.isnan(row["low"]) == (row["name"] == "b")
+    scores = ([one.scores["test"] for one in judged[name]] for name in ("a", "b"))
+    gap = reports.difference(*scores, splits.pairs["closed_set"]["test"])
+    assert found.loc[1, ["low", "high"]].tolist() == pytest.approx([gap["low"], gap["high"]])
+
+
 def test_only_a_model_known_to_score_by_the_cosine_is_searched_by_it(run):
     cosine, logit = new_model(run, TINY, 0), new_model(run, TINY, 0, SiameseNet)
     assert reports.similarity_of(cosine) is None
