@@ -15,7 +15,6 @@ from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import average_precision, map_at_r, precision_at_1, r_precision
 
-SPARE = 16  # neighbors looked at beyond the k that are asked for
 CHUNK = 256  # queries, and gallery rows, compared at a time, which bounds memory
 RANKS = (1, 5, 10)  # the k of CMC@k
 
@@ -134,37 +133,66 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
     queries = _tensor(queries).to(gallery.device)
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} must be (Q, D) and (G, D)")
-    if not (queries.isfinite().all() and gallery.isfinite().all()):
+    if not all(part.sum().isfinite() or part.isfinite().all() for part in (queries, gallery)):  # a sum is quick
         raise ValueError("some embeddings are not finite: look for NaN or infinity in them")
-    if similarity is None:  # rounded from float64, equal pictures are equally similar, whatever the chunk
-        queries, gallery = F.normalize(exact(queries)), F.normalize(exact(gallery))
-    shortened = similarity is None and 4 * (k + SPARE) < len(gallery)  # a long ranking is as quick to compute exactly
-    rough = gallery.float() if shortened else None
+    count = len(gallery)
+    shortened = similarity is None and 4 * k < count  # a long ranking is as quick to compute exactly
+    if shortened:
+        asked, known, steps = _unit(queries), _unit(gallery), int((count / k) ** 0.5)
+        # Used again for each chunk, as new memory costs as much as a product; filled up to a whole grid.
+        grid = known.new_full((min(CHUNK, len(queries)), steps, -(-count // steps)), -torch.inf)
+    elif similarity is None:
+        queries, gallery = _exactly_unit(queries), _exactly_unit(gallery)
     for start in range(0, len(queries), CHUNK):
         part = queries[start : start + CHUNK]
         rows = np.arange(start, start + len(part))
-        values = part.float() @ rough.T if shortened else _similarities(part, gallery, similarity).float()
+        if shortened:
+            values = grid[: len(part)].flatten(1)[:, :count]
+            torch.mm(asked[start : start + CHUNK], known.T, out=values)
+        else:
+            values = _similarities(part, gallery, similarity).float()
         if similarity is not None and not values.isfinite().all():
             raise ValueError("some similarities are not finite: look for NaN or infinity in the similarity")
         if excluded is not None:
-            values[torch.as_tensor(excluded(rows), device=values.device)] = -torch.inf
-        ranked, order = _shortlisted(part, gallery, values, k) if shortened else _best(values, k)
+            values.masked_fill_(torch.as_tensor(excluded(rows), device=values.device), -torch.inf)
+        ranked, order = _shortlisted(part, gallery, grid[: len(part)], k) if shortened else _best(values, k)
         yield rows, order.cpu().numpy(), ranked.cpu().numpy()
 
 
-def _shortlisted(queries: Tensor, gallery: Tensor, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`_best` of exact cosines, computed only for those whose rough values (C, G) say that they may be among them."""
-    best = values.topk(k + SPARE, sorted=False)
-    columns = best.indices.sort(dim=1).values
-    cosines = torch.einsum("cd,ckd->ck", queries, gallery[columns]).float()
-    cosines[values.gather(1, columns).isneginf()] = -torch.inf
-    ranked, order = _best(cosines, k)
-    order = columns.gather(1, order)
-    unsure = ranked[:, -1] < best.values.amin(1) + 1e-5  # somebody outside the list may be as good
-    if unsure.any():
-        exactly = (queries[unsure] @ gallery.T).float().where(values[unsure] > -torch.inf, -torch.inf)
-        ranked[unsure], order[unsure] = _best(exactly, k)
-    return ranked, order
+def _exactly_unit(embeddings: Tensor) -> Tensor:
+    """Rows at unit length: cosines rounded from float64 make equal pictures equally similar, whatever the chunk."""
+    return F.normalize(exact(embeddings))
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """The same in single precision, unless that cannot hold a row's length."""
+    lengths = torch.linalg.vector_norm(embeddings.float(), dim=1, keepdim=True)
+    return (embeddings / lengths.clamp(min=1e-12) if lengths.isfinite().all() else _exactly_unit(embeddings)).float()
+
+
+def _shortlisted(queries: Tensor, gallery: Tensor, grid: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`_best` of exact cosines, computed only for those whose rough values say that they may be among them.
+
+    The rough values of a query are a grid, (C, S, T): its k best are no worse than the k best maxima of columns.
+    """
+    maxima = grid.amax(1)
+    least = maxima.topk(k, sorted=False).values.amin(1) - 1e-5  # more than single precision rounds off
+    row, column = (maxima >= least[:, None]).nonzero(as_tuple=True)
+    found, step = (grid[row, :, column] >= least[row, None]).nonzero(as_tuple=True)
+    row, place = row[found], step * grid.shape[2] + column[found]
+    if len(row) > 4 * k * len(queries) or least.isneginf().any():  # too many are alike, or too few are left
+        cosines = (_exactly_unit(queries) @ _exactly_unit(gallery).T).float()
+        return _best(cosines.where(grid.flatten(1)[:, : len(gallery)] > -torch.inf, -torch.inf), k)
+    in_order = (row * len(gallery) + place).sort().values
+    row, place = in_order // len(gallery), in_order % len(gallery)
+    counts = row.bincount(minlength=len(queries))
+    listed = torch.arange(int(counts.max()), device=row.device) < counts[:, None]
+    columns = torch.zeros_like(listed, dtype=torch.int64)
+    columns[listed] = place
+    near = exact(gallery[columns])
+    cosines = torch.einsum("cd,cmd->cm", _exactly_unit(queries), near) / near.norm(dim=2).clamp(min=1e-12)
+    ranked, order = _best(cosines.float().where(listed, -torch.inf), k)
+    return ranked, columns.gather(1, order)
 
 
 def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
@@ -77,17 +78,20 @@ def test_ties_keep_the_order_of_the_gallery(values, chunk):
 
 
 @slow
-@given(st.integers(0, 999), st.sampled_from([1e-9, 1e-7, 1e-5, 1.0]), st.integers(1, 20))
-def test_a_shortlist_finds_what_exact_search_finds(seed, apart, k):
-    """Also where cosines differ by less than single precision can tell, and for copies."""
+@given(st.integers(0, 999), st.sampled_from([1e-9, 1e-7, 1e-5, 1.0]), st.integers(1, 20),
+       st.sampled_from([1e-25, 1.0, 1e25]))  # fmt: skip
+def test_a_shortlist_finds_what_exact_search_finds(seed, apart, k, length):
+    """Also where cosines differ by less than single precision can tell, for copies, and for lengths beyond it."""
     generator = np.random.default_rng(seed)
     gallery = generator.normal(size=12) + apart * generator.normal(size=(200, 12))
     gallery[generator.integers(0, 200, 40)] = gallery[:40]
     queries, gone = generator.normal(size=(5, 12)), generator.random((5, 200)) < 0.2
-    with patch("common.evaluation.retrieval.SPARE", 200):
-        expected = nearest(queries, gallery, k, None, lambda rows: gone[rows])
-    found = nearest(queries, gallery, k, None, lambda rows: gone[rows])
-    np.testing.assert_array_equal(found, expected)
+    exact = (F.normalize(torch.tensor(queries)) @ F.normalize(torch.tensor(gallery * length)).T).float()
+    exact[torch.tensor(gone)] = -torch.inf
+    expected = exact.sort(descending=True, stable=True)
+    found, similarities = nearest(queries, gallery * length, k, None, lambda rows: gone[rows])
+    np.testing.assert_array_equal(found, expected.indices[:, :k])
+    np.testing.assert_array_equal(similarities, expected.values[:, :k])
 
 
 @given(st.integers(0, 999), st.integers(1, 12), st.integers(2, 5))
