@@ -287,20 +287,20 @@ def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel:
 
 
 def roc(curves: Mapping[str, tuple], rate: float) -> Figure:
-    """ROC curves: words -> the shares of different and of same pairs accepted (T,), a dot at each equal error.
+    """ROC curves: words -> the shares of different and of same pairs accepted (T,), and a color; a dot at equal error.
 
     The first words stand at the top, so the curves should come in the order of their areas, the smallest first. A
     dashed line marks a `rate` of false accepts.
     """
     figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
     figure.suptitle("All thresholds at once: the ROC curve")
-    for place, (words, (accepts, hits)) in enumerate(curves.items()):
-        (line,) = axis.plot(accepts, hits, linewidth=2.5)
+    for place, (words, (accepts, hits, color)) in enumerate(curves.items()):
+        axis.plot(accepts, hits, linewidth=2.5, color=color)
         equal = np.argmin(np.abs(accepts - (1 - hits)))
-        arrow = dict(arrowstyle="-", color=line.get_color(), relpos=(0, 0.5))
-        looks = dict(arrowprops=arrow, color=line.get_color(), fontsize=13, va="center")
+        arrow = dict(arrowstyle="-", color=color, relpos=(0, 0.5))
+        looks = dict(arrowprops=arrow, color=color, fontsize=13, va="center")
         axis.annotate(words, (accepts[equal], hits[equal]), (0.56, 0.34 - 0.13 * place), **looks)
-        axis.plot(accepts[equal], hits[equal], "o", color=line.get_color(), markersize=9)
+        axis.plot(accepts[equal], hits[equal], "o", color=color, markersize=9)
     axis.axvline(rate, color="black", linestyle="--")
     axis.plot([0, 1], [0, 1], ":", color="gray")
     names = "false accept rate, FAR (share of different pairs)", "true accept rate, TAR (share of same pairs)"
@@ -326,18 +326,6 @@ def resamples(measured: float, values: Mapping, title: str, xlabel: str) -> Figu
     return figure
 
 
-def dots(panels: Mapping) -> Figure:
-    """A panel for each table, by its title: a row of dots for each column, a color and a mark for each of its rows."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), sharey=True, squeeze=False, layout="constrained")
-    for axis, (title, table) in zip(axes.flat, panels.items(), strict=True):
-        for marker, (name, row) in zip("^so", table.iterrows(), strict=False):
-            axis.plot(row, [*table.columns], marker, markersize=11, alpha=0.8, label=name)
-        axis.set(title=title, xlabel="value", xlim=(-0.03, 1.03))
-    axes[0, 0].invert_yaxis()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=3, fontsize=12)
-    return figure
-
-
 def arrows(vectors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
     """Vectors of two numbers, 0 to 1, as arrows with their names, and an arc between neighbors."""
     figure, axis = plt.subplots(figsize=(5.5, 5.2), layout="constrained")
@@ -352,26 +340,6 @@ def arrows(vectors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> 
         place = (radius + 0.02) * np.array([np.cos(middle), np.sin(middle)])
         axis.text(*place, f"{high - low:.0f}°", fontsize=13, color=ORANGE, ha="left", va="bottom")
     axis.set(xlim=(0, 1.15), ylim=(0, 1.15), aspect="equal", xlabel=xlabel, ylabel=ylabel)
-    return figure
-
-
-def picture_map(images, maps: Mapping, title: str) -> Figure:
-    """Pictures uint8 (N, 3, H, W) at their places, a panel for each entry: its title -> (N, 2), such as those of t-SNE.
-
-    A picture is 60 dots wide, and lies on those before it.
-    """
-    figure, axes = plt.subplots(1, len(maps), figsize=(10, 5.4), squeeze=False, layout="constrained")
-    figure.suptitle(title)
-    for axis, (name, places) in zip(axes.flat, maps.items(), strict=True):
-        places, canvas = np.asarray(places, float), np.full((660, 660, 3), 255, np.uint8)
-        span = np.maximum(np.ptp(places, axis=0), np.finfo(float).tiny)
-        corners = ((places - places.min(axis=0)) / span * (660 - 60)).astype(int)
-        for image, (x, y) in zip(images, corners, strict=True):
-            rows, columns = (np.arange(60) * side // 60 for side in image.shape[1:])
-            canvas[y : y + 60, x : x + 60] = np.moveaxis(image[:, rows][:, :, columns], 0, -1)
-        axis.imshow(canvas, label=f"{len(images)} pictures")
-        axis.set_title(name, fontsize=13)
-        axis.set(xticks=[], yticks=[])
     return figure
 
 

@@ -33,7 +33,8 @@ RIGHT, WRONG = "#1a7f37", "#c62828"
 FOR, AGAINST = np.array([178, 24, 43]), np.array([33, 102, 172])  # what a map colors red and blue
 COLORS, MARKERS = sns.color_palette("colorblind", 8), "osD^vPX*"
 LOOKS = {  # what a name looks like in every figure; other names have the color and the marker of their place
-    "chance": ("black", "x"), "frozen backbone": ("#949494", "s"), "untrained head": ("#56b4e9", "P"),
+    "chance": ("black", "x"), "random numbers": ("black", "x"), "raw pixels": ("#ca9161", "d"),
+    "color": ("#7b3294", "p"), "frozen backbone": ("#949494", "s"), "untrained head": ("#56b4e9", "P"),
     "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"), "cross entropy": ("#0173b2", "o"),
     "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"),
     "triplet": ("#d55e00", "X"),

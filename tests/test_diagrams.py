@@ -1,7 +1,6 @@
 """Diagrams are drawn and say their words."""
 
 import numpy as np
-import pandas as pd
 
 from common import diagrams
 
@@ -72,17 +71,11 @@ def test_two_hills_say_what_each_threshold_does_wrong():
 
 
 def test_roc_marks_equal_errors_and_resamples_their_intervals():
-    curve = np.array([0, 0.25, 1]), np.array([0, 0.75, 1])
+    curve = np.array([0, 0.25, 1]), np.array([0, 0.75, 1]), "black"
     _, dot, *_ = diagrams.roc({"color": curve}, 0.1).axes[0].lines
     assert dot.get_xydata().tolist() == [[0.25, 0.75]]
     said = words(diagrams.resamples(0.5, {"wide": np.linspace(0, 1, 1001), "narrow": [0.5] * 9}, "title", "ROC-AUC"))
     assert "  wide: 0.025 to 0.975" in said and "  narrow: 0.500 to 0.500" in said
-
-
-def test_dots_have_a_row_a_column_of_the_table():
-    table = pd.DataFrame({"P@1": [0.1, 0.9], "EER": [0.5, 0.2]}, ["chance", "color"])
-    figure = diagrams.dots({"closed set": table, "open set": table})
-    assert [line.get_xdata().tolist() for line in figure.axes[1].lines] == [[0.1, 0.5], [0.9, 0.2]]
 
 
 def test_arrows_say_the_angles_between_them():
@@ -90,13 +83,10 @@ def test_arrows_say_the_angles_between_them():
     assert said.count("45°") == 2 and "B" in said
 
 
-def test_hues_and_maps_show_every_picture():
+def test_hues_show_every_picture():
     pictures = np.zeros((3, 3, 8, 8), np.uint8)
     figure = diagrams.hues(pictures, np.full((3, 4), 0.25), "abc")
     assert [len(axis.patches) for axis in figure.axes[3:]] == [4] * 3
-    figure = diagrams.picture_map(pictures, {"a": np.eye(3)[:, :2], "b": np.eye(3)[:, 1:]}, "map")
-    shown = [axis.images[0].get_array() for axis in figure.axes]
-    assert [(canvas == 0).all(-1).sum() for canvas in shown] == [3 * 60 * 60] * 2
 
 
 def test_a_backbone_is_drawn_with_the_sizes_of_what_flows_through_it():
