@@ -170,50 +170,6 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     return figure
 
 
-def principal_start() -> Figure:
-    """Two species in two directions of their features, a loud one that they share and a faint one that parts them.
-
-    Beside it the same points after the untrained head: each direction is divided by the root of its strength. The
-    titles give the mean cosines.
-    """
-    generator, species = np.random.default_rng(0), np.repeat([0, 1], 40)
-    features = np.column_stack([5 + generator.normal(0, 1, 80), (2 * species - 1) * 0.6 + generator.normal(0, 0.3, 80)])
-    strengths = np.sqrt((features**2).mean(0))
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained", width_ratios=(1.75, 1))
-    panels = (features, "features"), (features / strengths**0.5, "after the untrained head")
-    for axis, (points, title) in zip(axes, panels, strict=True):
-        unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-        cosines, same = unit @ unit.T, species[:, None] == species
-        title += f"\ncosine: same {cosines[same].mean():.2f}, different species {cosines[~same].mean():.2f}"
-        for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
-            axis.plot(*points[species == j].T, marker, color=color, markersize=8, markeredgecolor="white")
-            mean = unit[species == j].mean(0) * np.linalg.norm(points, axis=1).max()
-            axis.plot(*np.stack([[0, 0], mean]).T, color=color, linewidth=3, zorder=0)
-        axis.plot(0, 0, "o", color="black", markersize=8)
-        axis.set_title(title, fontsize=12)
-        axis.set(aspect="equal", xticks=[], yticks=[], xlabel="along $v_1$, loud", ylabel="along $v_2$, faint")
-        axis.set_ylim(*(1.25 * np.abs(points[:, 1]).max() * np.array([-1, 1])))
-    return figure
-
-
-def part_of_the_way() -> Figure:
-    """Two losses over the same weights: the end of a training suits known species, a point before it new ones."""
-    figure, axis = plt.subplots(figsize=(9.5, 4.6), layout="constrained")
-    x, y = np.meshgrid(np.linspace(-1.2, 3.8, 200), np.linspace(-1.1, 1.5, 200))
-    start, end, new = np.array([0, -0.2]), np.array([2.6, 0.5]), np.array([0.6, 0.25])
-    for bottom, color, style, name in ((end, BLUE, "solid", "known"), (new, ORANGE, "dashed", "new")):
-        height = (x - bottom[0]) ** 2 + 2.2 * (y - bottom[1]) ** 2
-        axis.contour(x, y, height, [0.15, 0.6, 1.4, 2.6], colors=[color], linestyles=style, linewidths=2)
-        words = dict(color=color, fontsize=14, ha="center", weight="bold", bbox=WHITE)
-        axis.text(bottom[0], bottom[1] + 0.45, f"loss on {name} species", **words)
-    axis.plot(*np.stack([start, end]).T, color="black", linewidth=2)
-    points = (0, "o", r"start $\theta_0$"), (0.3, "*", r"kept $\theta(t)$"), (1, "o", r"end $\theta_1$")
-    for t, marker, words in points:
-        point = start + t * (end - start)
-        axis.plot(*point, marker, color="black", markersize=20 if marker == "*" else 11)
-        axis.annotate(words, point, (10, -26), textcoords="offset points", fontsize=15, bbox=WHITE)
-    axis.set(xticks=[], yticks=[], xlabel="one direction of the weights", ylabel="another", aspect="equal")
-    return figure
 
 
 def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Figure:
@@ -453,25 +409,4 @@ def circles(panels: Mapping, labels) -> Figure:
             radius, mine = 1 + 0.07 * (kind - 2.5), np.asarray(angles)[np.asarray(labels) == kind]
             axis.plot(radius * np.cos(mine), radius * np.sin(mine), marker, markersize=10, alpha=0.8)
         axis.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))
-    return figure
-
-
-def after_center_loss() -> Figure:
-    """Two lines of thought by year, classifying and comparing: where center loss stands, and what came after."""
-    boxes = {  # name: (year, lane)
-        "classify:\nsoftmax": (2014.3, 2.4), "center loss\n2016": (2016.2, 1.6),
-        "length 1\nNormFace 2017": (2017.7, 2.4), "margin: L-Softmax 2016,\nSphereFace 2017": (2016.6, 3.2),
-        "margin at length 1\nCosFace 2018, ArcFace 2019": (2019.6, 3.2),
-        "compare:\nNCA 2004, triplets 2015": (2014.3, 0), "proxies for pictures\nProxy-NCA 2017": (2017.7, 0.8),
-        "Proxy Anchor\n2020": (2020.2, 0.8), "many pairs\nSupCon 2020": (2020.2, 0),
-        "no training: large frozen models\nCLIP 2021, DINOv2 2023": (2022.3, 2),
-    }  # fmt: skip
-    figure, axis = plt.subplots(figsize=(10, 4.6), layout="constrained")
-    look, names = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray"), [*boxes]
-    drawn = [axis.text(*boxes[name], name, fontsize=11, ha="center", va="center", bbox=look) for name in names]
-    for start, end in ((0, 1), (0, 2), (0, 3), (3, 4), (2, 4), (5, 6), (6, 7), (5, 8)):
-        arrow = dict(arrowstyle="-|>", linewidth=2, color="dimgray", shrinkA=4, shrinkB=4)
-        arrow |= dict(patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch())
-        axis.annotate("", boxes[names[end]], boxes[names[start]], arrowprops=arrow)
-    axis.set(xlim=(2013, 2024), ylim=(-0.5, 3.7), yticks=[], xlabel="year (the first two stand for earlier ones, too)")
     return figure

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.config import Config, setup
+from common.config import ROOT, Config, setup
 from common.datasets.files import lock, reason, write_whole
 from common.datasets.images import ImageSet
 
@@ -77,6 +77,22 @@ def read_results(config: Config) -> pd.DataFrame:
         told = f"{path} is damaged ({reason(error)})"
         raise ValueError(f"{told}: move it away, and what runs again fills another") from error
     return results
+
+
+def stored(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd.DataFrame:
+    """What `benchmarks` holds of a data set: each approach's mean over seeds, and its paired difference to one of them.
+
+    Columns metric, protocol, approach, value, low and high (the ends of the difference, NaN where none was measured);
+    of each metric and protocol the approach it is held `against` comes first.
+    """
+    keys, gaps = ["metric", "protocol", "approach"], pd.read_csv(folder / "differences.csv")
+    turned = gaps.assign(approach=gaps["against"], against=gaps["approach"], low=-gaps["high"], high=-gaps["low"])
+    gaps = pd.concat([gaps, turned]).query("dataset == @dataset and against == @against")
+    rows = pd.read_csv(folder / "results.csv").query("dataset == @dataset and profile == 'standard'")
+    rows = rows[rows["attack"].isna() & (rows["variant"] == "standard")].groupby(keys, as_index=False)["value"].mean()
+    table = rows.merge(gaps[[*keys, "low", "high"]], "left", keys)
+    table["later"] = table["approach"] != against
+    return table.sort_values(["metric", "protocol", "later"], kind="stable", ignore_index=True).drop(columns="later")
 
 
 def leaderboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:

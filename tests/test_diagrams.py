@@ -45,14 +45,6 @@ def test_the_pull_gathers_what_was_only_separated():
     assert "89%" in titles[0] and "100%" in titles[2]
 
 
-def test_the_principal_start_parts_the_cosines_of_same_and_different():
-    titles = [axis.get_title() for axis in diagrams.principal_start().axes]
-    gaps = [float(title.split("same ")[1][:4]) - float(title[-4:]) for title in titles]
-    assert 0 < 2 * gaps[0] < gaps[1]
-
-
-def test_part_of_the_way_lies_between_start_and_end():
-    assert [text for text in ("start", "kept", "end") if text not in words(diagrams.part_of_the_way())] == []
 
 
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
@@ -119,12 +111,3 @@ def test_points_on_circles_keep_their_angles():
     figure = diagrams.circles({"start": [0.5, 1.0], "end": [0.5, 2.0]}, [0, 5])
     x, y = figure.axes[1].lines[5].get_data()
     assert np.allclose(np.arctan2(y, x), 2)
-
-
-def test_the_map_of_what_came_after_has_two_roots_and_places_all_by_year():
-    axis = diagrams.after_center_loss().axes[0]
-    boxes = {text.get_text(): text.get_position()[0] for text in axis.texts if text.get_text()}
-    assert {name.split(":")[0] for name, x in boxes.items() if x == min(boxes.values())} == {"classify", "compare"}
-    for name, x in boxes.items():
-        years = [int(word.rstrip(",")) for word in name.split() if word.rstrip(",").isdigit()]
-        assert x == min(boxes.values()) or min(years) - 0.1 <= x <= max(years) + 0.8, name

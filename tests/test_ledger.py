@@ -9,7 +9,7 @@ import pytest
 from toys import config, image_set
 
 from common import ledger
-from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, robustness, scoreboard
+from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, robustness, scoreboard, stored
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:common")
 
@@ -204,3 +204,16 @@ def test_robustness_has_a_column_for_each_radius():
     assert center["4/255"].startswith("0.400 [") and center["8/255"] == "0.200 [0.180, 0.220]"
     assert center["both, 4/255"] == "0.100 [0.080, 0.120]" and center["1/255"] == ""
     assert table.loc[("center_loss", "robust"), "1/255"].startswith("0.700")
+
+
+def test_stored_differences_are_turned_around_and_begin_with_their_reference(tmp_path):
+    measured = [row(0.6, approach="frozen_backbone"), row(0.8), row(0.9, seed=1), row(0.2, attack="pgd")]
+    measured = rows(*measured).assign(dataset="photos", profile="standard")
+    pd.concat([measured, measured.assign(dataset="others", value=0)]).to_csv(tmp_path / "results.csv")
+    gap = dict(protocol="closed_set", metric="roc_auc", value=0.25, low=0.1, high=0.4, seeds=2)
+    gap |= dict(dataset="photos", approach="center_loss", against="frozen_backbone")
+    pd.DataFrame([gap]).to_csv(tmp_path / "differences.csv")
+    for against, ends in (("frozen_backbone", [0.1, 0.4]), ("center_loss", [-0.4, -0.1])):
+        first, second = stored("photos", against, tmp_path).to_dict("records")
+        assert first["approach"] == against and np.isnan(first["low"]) and [second["low"], second["high"]] == ends
+    assert first["value"] == pytest.approx(0.85) and second["value"] == 0.6
