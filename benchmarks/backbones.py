@@ -2,11 +2,14 @@
 
 DATA is the folder of `benchmarks.results`, NAME any timm model; without one, those of `DATA/weights`. Every data set
 and protocol gives the test's ROC-AUC, P@1 and MAP@R of the pooled features and of the `principal_head` that a training
-starts from, into backbones.csv.
+starts from, into backbones.csv. Into backbone_differences.csv go paired differences, of validation and of test: of
+backbones named together, of a head and the features below it, of each and what learns nothing. For the last of the
+names, the test also holds heads of other sizes and scalings against the features below them.
 """
 
 import argparse
 from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +22,76 @@ from common.config import ROOT, setup
 from common.datasets import load_images
 from common.datasets.duplicates import find_duplicates, keep_one
 from common.datasets.splits import make_splits
+from common.evaluation import baselines
 from common.evaluation.backbone_choice import cost
-from common.evaluation.reports import embed_all, evaluate
+from common.evaluation.metrics import cosine_scores
+from common.evaluation.reports import difference, embed_all, evaluate, search_difference
+from common.evaluation.retrieval import retrieval
+
+POOLED, HEAD = "pooled features", "principal head"
+POWERS = {"none": 1, "half": 0, "full": -1}  # of a head's own root mean squares, which half scaling leaves
+SIZES = 32, 128, 512
+ROUNDS = 200  # of resampled pictures, as in every report of pairs
 
 
-def measure(data: Path, dataset: str, place: Path, backbone: str, **settings) -> pd.DataFrame:
-    """One backbone on one data set: a row for each protocol, kind of embedding and metric."""
+def scaled(head: np.ndarray, features: np.ndarray, power: int) -> np.ndarray:
+    """A `principal_head` of full size whose directions are not scaled (1), half (0) or fully whitened (-1)."""
+    spread = np.sqrt(np.square(features @ head.T).mean(0))
+    kept = spread > 0
+    return head[kept] * spread[kept, None] ** power
+
+
+def measure(data: Path, dataset: str, place: Path, names: list[str], **settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The backbones `names` on one data set: rows of backbones.csv and of backbone_differences.csv."""
     weights = data / "weights"
-    config = setup("standard", dataset, place, backbone, weights if weights.exists() else None, **settings)
-    image_set = load_images(config)
+    config = setup("standard", dataset, place, names[0], weights if weights.exists() else None, **settings)
+    image_set, tables, gaps = load_images(config), [], []
     splits = make_splits(image_set, config, keep_one(image_set, find_duplicates(image_set)))
-    model, rows = new_model(replace(config, embedding_size=0), backbone, config.seed), []
-    features = embed_all(model, image_set, np.arange(len(image_set)))
+    untaught = {name: getattr(baselines, name)(image_set.images) for name in ("raw_pixels", "color_histogram")}
+    models = {name: new_model(replace(config, embedding_size=0), name, config.seed) for name in names}
+    features = {name: embed_all(model, image_set, np.arange(len(image_set))) for name, model in models.items()}
     for protocol in splits.protocols:
-        learned = torch.from_numpy(features[splits.parts[protocol]["train"]])
-        head = principal_head(learned, config.embedding_size).numpy()
-        for embedding, values in {"pooled features": features, "principal head": features @ head.T}.items():
-            report = evaluate(model, image_set, splits, protocol, values).report
-            report = report[report["metric"].isin(["roc_auc", "precision_at_1", "map_at_r"])]
-            rows.append(report.assign(protocol=protocol, embedding=embedding))
-    about = dict(dataset=config.dataset_name, backbone=backbone, image_size=config.image_size)
-    table = pd.concat(rows).drop(columns="threshold_from").assign(**about, **cost(model, config.image_size))
-    return table[["dataset", "backbone", *table.columns.difference(["dataset", "backbone"], sort=False)]]
+        described, questions, heads = dict(untaught), [], []
+        for name in names:
+            pooled, learned = features[name], features[name][splits.parts[protocol]["train"]]
+            head = principal_head(torch.from_numpy(learned), config.embedding_size).numpy()
+            described |= {f"{name}, {POOLED}": pooled, f"{name}, {HEAD}": pooled @ head.T}
+            questions += [(f"{name}, {HEAD}", f"{name}, {POOLED}")]
+            questions += product([f"{name}, {POOLED}", f"{name}, {HEAD}"], untaught)
+            for embedding in (POOLED, HEAD):
+                values = described[f"{name}, {embedding}"]
+                report = evaluate(models[name], image_set, splits, protocol, values).report
+                report = report[report["metric"].isin(["roc_auc", "precision_at_1", "map_at_r"])]
+                about = dict(dataset=config.dataset_name, backbone=name, image_size=config.image_size)
+                price = cost(models[name], config.image_size)
+                tables.append(report.assign(protocol=protocol, embedding=embedding, **about, **price))
+        for first, second in combinations(names, 2):
+            questions += [(f"{second}, {embedding}", f"{first}, {embedding}") for embedding in (POOLED, HEAD)]
+        gaps.append(differences(described, questions, image_set, splits, protocol, "validation"))
+        full = principal_head(torch.from_numpy(learned), pooled.shape[1]).numpy()
+        for (scaling, power), size in product(POWERS.items(), SIZES):
+            described[f"{name}, {scaling}, {size}"] = pooled @ scaled(full, learned, power)[:size].T
+            heads.append((f"{name}, {scaling}, {size}", f"{name}, {POOLED}"))
+        gaps.append(differences(described, questions + heads, image_set, splits, protocol, "test"))
+    table, first = pd.concat(tables).drop(columns="threshold_from"), ["dataset", "backbone"]
+    return table[[*first, *table.columns.difference(first, sort=False)]], pd.concat(gaps)
+
+
+def differences(described, questions, image_set, splits, protocol: str, split: str) -> pd.DataFrame:
+    """The paired differences in ROC-AUC and MAP@R that `questions`, (approach, against), ask for."""
+    part, pairs, found = splits.parts[protocol][split], splits.pairs[protocol][split], {}
+    for name, values in described.items():
+        searched = retrieval(values[part], image_set.labels[part])["map_at_r"]
+        found[name] = cosine_scores(values, pairs)[None], np.asarray(searched)[None]
+    rows = []
+    for approach, against in questions:
+        (scores, hits), (other_scores, other_hits) = found[approach], found[against]
+        gaps = {"roc_auc": difference(scores, other_scores, pairs, rounds=ROUNDS)}
+        gaps["map_at_r"] = search_difference(hits, other_hits)
+        about = dict(dataset=image_set.name, protocol=protocol, split=split, approach=approach, against=against)
+        counts = {"roc_auc": len(pairs), "map_at_r": hits.size}
+        rows += [{**about, "metric": metric, **gap, "n": counts[metric]} for metric, gap in gaps.items()]
+    return pd.DataFrame(rows).round(5)
 
 
 if __name__ == "__main__":
@@ -50,7 +101,9 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     for dataset, (files, settings) in FILES.items():
         for place in [chosen.data / file for file in files if (chosen.data / file).exists()][:1]:
-            for name in chosen.names or sorted(path.stem for path in (chosen.data / "weights").glob("*.safetensors")):
-                table = measure(chosen.data, dataset, place, name, **settings)
-                replace_rows(ROOT / "benchmarks" / "backbones.csv", table, ["dataset", "backbone"])
-                print(table.pivot(index=["protocol", "embedding"], columns="metric", values="value").round(3))
+            names = chosen.names or sorted(path.stem for path in (chosen.data / "weights").glob("*.safetensors"))
+            table, gaps = measure(chosen.data, dataset, place, names, **settings)
+            folder = ROOT / "benchmarks"
+            replace_rows(folder / "backbones.csv", table, ["dataset", "backbone"])
+            replace_rows(folder / "backbone_differences.csv", gaps, ["dataset", "approach", "against"])
+            print(table.pivot(index=["backbone", "protocol", "embedding"], columns="metric", values="value").round(3))
