@@ -1,4 +1,4 @@
-"""Which backbone: candidates with their published figures, and what each one costs and gives on these pictures."""
+"""Which backbone: candidates, and what each one costs and gives on these pictures."""
 
 import json
 from dataclasses import replace
@@ -23,14 +23,6 @@ from common.evaluation.retrieval import retrieval
 from common.losses import Classification
 from common.training import train
 
-# Top-1 accuracy in % on ImageNet's 50,000 validation pictures, as timm's author measured it with the weights that
-# timm loads for these names: github.com/huggingface/pytorch-image-models, results/results-imagenet.csv (November
-# 2024), at 224 x 224 pixels (test_* at 160 x 160).
-PUBLISHED = {
-    "resnext101_32x4d": 80.936, "tiny_vit_5m_224.dist_in22k_ft_in1k": 80.862, "resnet50": 80.382,
-    "efficientnet_b0": 77.696, "mobilenetv3_large_100": 75.786, "mobilenetv1_100": 75.384, "mobilenetv2_100": 72.936,
-    "resnet18": 71.488, "lcnet_050": 63.130, "test_efficientnet": 46.424, "test_byobnet": 45.400, "test_vit": 40.832,
-}  # fmt: skip
 FROM_SCRATCH = ("test_byobnet", "test_efficientnet", "test_resnet", "test_vit")
 FROM_HUB = ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "tiny_vit_5m_224.dist_in22k_ft_in1k")
 LARGE = ("resnet50", "resnext101_32x4d")

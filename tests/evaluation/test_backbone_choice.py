@@ -51,11 +51,9 @@ def test_attention_is_counted_alike_whatever_computes_it(quick):
     assert counts[0] == counts[1] > 5_000_000
 
 
-def test_every_name_is_known_to_timm_and_every_figure_is_a_percentage():
-    names = {*selection.PUBLISHED, *selection.FROM_SCRATCH, *selection.FROM_HUB, *selection.LARGE}
+def test_every_name_is_known_to_timm():
+    names = {*selection.FROM_SCRATCH, *selection.FROM_HUB, *selection.LARGE}
     assert [name for name in names if not timm.is_model(name)] == []
-    assert {*selection.FROM_HUB, *selection.LARGE} <= set(selection.PUBLISHED)
-    assert all(30 < value < 100 for value in selection.PUBLISHED.values())
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "test_efficientnet", "mobilenetv3_small_050"])
