@@ -15,6 +15,7 @@ from common.datasets.files import write_whole
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import average_precision, map_at_r, precision_at_1, r_precision
 
+SPARE = 16  # candidates that may be compared exactly beyond four for each neighbor asked for, which bounds memory
 CHUNK = 256  # queries, and gallery rows, compared at a time, which bounds memory
 RANKS = (1, 5, 10)  # the k of CMC@k
 
@@ -135,6 +136,8 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
         raise ValueError(f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} must be (Q, D) and (G, D)")
     if not all(part.sum().isfinite() or part.isfinite().all() for part in (queries, gallery)):  # a sum is quick
         raise ValueError("some embeddings are not finite: look for NaN or infinity in them")
+    if similarity is None and gallery.device.type == "mps":  # Apple's has no float64
+        queries, gallery = queries.cpu(), gallery.cpu()
     count = len(gallery)
     shortened = similarity is None and 4 * k < count  # a long ranking is as quick to compute exactly
     if shortened:
@@ -175,17 +178,20 @@ def _shortlisted(queries: Tensor, gallery: Tensor, grid: Tensor, k: int) -> tupl
 
     The rough values of a query are a grid, (C, S, T): its k best are no worse than the k best maxima of columns.
     """
-    maxima = grid.amax(1)
+    maxima, most = grid.amax(1), 4 * k + SPARE
     least = maxima.topk(k, sorted=False).values.amin(1) - 1e-5  # more than single precision rounds off
-    row, column = (maxima >= least[:, None]).nonzero(as_tuple=True)
-    found, step = (grid[row, :, column] >= least[row, None]).nonzero(as_tuple=True)
-    row, place = row[found], step * grid.shape[2] + column[found]
-    if len(row) > 4 * k * len(queries) or least.isneginf().any():  # too many are alike, or too few are left
+    close = maxima >= least[:, None]
+    few = close.sum(1).max() <= most and least.isfinite().all()  # else many are alike, or too few are left
+    if few:
+        row, column = close.nonzero(as_tuple=True)
+        found, step = (grid[row, :, column] >= least[row, None]).nonzero(as_tuple=True)
+        row, place = row[found], step * grid.shape[2] + column[found]
+        counts = row.bincount(minlength=len(queries))
+        few = counts.max() <= most
+    if not few:
         cosines = (_exactly_unit(queries) @ _exactly_unit(gallery).T).float()
         return _best(cosines.where(grid.flatten(1)[:, : len(gallery)] > -torch.inf, -torch.inf), k)
-    in_order = (row * len(gallery) + place).sort().values
-    row, place = in_order // len(gallery), in_order % len(gallery)
-    counts = row.bincount(minlength=len(queries))
+    place = (row * len(gallery) + place).sort().values % len(gallery)  # row by row, as they lie in the gallery
     listed = torch.arange(int(counts.max()), device=row.device) < counts[:, None]
     columns = torch.zeros_like(listed, dtype=torch.int64)
     columns[listed] = place
