@@ -4,7 +4,8 @@ The folder holds archives or folders of the data sets, named as in `FILES`, and 
 trained as its notebook trains it (profile `standard`), then the test is read once. Rows go into results.csv, the
 quality along every training's path into paths.csv, and the paired differences to the frozen backbone, the principal
 head before any training, cross-entropy and the siamese network into differences.csv, in place of what stood there of
-the same data set.
+the same data set. Of drawn flowers (profile `quick`, R2's backbone) only the differences among trainings are kept: the
+rest is in the ledger of a run.
 Several GPUs share the work under `accelerate launch -m benchmarks.results DATA`.
 """
 
@@ -47,6 +48,7 @@ FILES = {
     "att_faces": (("att_faces.zip", "at&t.zip"), {}),
     "reid": (("reid.zip", "reid120.zip"), dict(image_size=128)),
     "caltech101": (("caltech101.zip", "caltech71.zip"), dict(epochs=1)),
+    "rendered": ((), dict(profile="quick", backbone="test_resnet", weights=None)),
 }
 CHECKPOINTS = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}
 NOTEBOOKS = {
@@ -178,15 +180,19 @@ def main() -> None:
     for name in chosen.datasets:
         names, settings = FILES[name]
         place = next((chosen.data / file for file in names if (chosen.data / file).exists()), None)
-        if place is None:
+        if place is None and names:
             print(f"{name} is left out: {chosen.data} holds none of {', '.join(names)}")
             continue
-        config = setup("standard", name, place, weights=weights if weights.exists() else None, backbone=chosen.backbone,
-                       seeds=chosen.seeds, **settings)
-        rows, paths, gaps = measure(config, chosen.backbone, chosen.approaches)
+        given = dict(profile="standard", backbone=chosen.backbone, weights=weights if weights.exists() else None)
+        config = setup(dataset=name, data=place, seeds=chosen.seeds, **given | settings)
+        rows, paths, gaps = measure(config, config.backbone, chosen.approaches)
         if not PartialState().is_main_process:
             continue
         folder = ROOT / "benchmarks"
+        if not config.pretrained:
+            gaps = gaps[~gaps["against"].isin(["frozen_backbone", "principal_head"])]
+            replace_rows(folder / "differences.csv", gaps, ["dataset", "approach", "against", "protocol"])
+            continue
         replace_rows(folder / "results.csv", rows, ["dataset", "profile", "approach", "variant", "protocol"])
         replace_rows(folder / "paths.csv", paths, ["dataset", "approach", "protocol"])
         replace_rows(folder / "differences.csv", gaps, ["dataset", "approach", "against", "protocol"])

@@ -410,3 +410,17 @@ def circles(panels: Mapping, labels) -> Figure:
             axis.plot(radius * np.cos(mine), radius * np.sin(mine), marker, markersize=10, alpha=0.8)
         axis.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))
     return figure
+
+
+def ranked_hits(rankings: Mapping) -> Figure:
+    """Rankings, one a row: its title -> hit or miss at each place (R,). A hit bears the precision up to its place."""
+    figure, axes = plt.subplots(len(rankings), 1, figsize=(9, 1.5 * len(rankings)), squeeze=False, layout="constrained")
+    for axis, (title, hits) in zip(axes.flat, rankings.items(), strict=True):
+        for place, hit in enumerate(hits, 1):
+            text, color = (f"{sum(hits[:place])}/{place}", "tab:green") if hit else ("0", "lightgray")
+            axis.add_patch(Rectangle((place - 0.95, 0), 0.9, 1, facecolor=color, alpha=0.8))
+            axis.text(place - 0.5, 0.5, text, ha="center", va="center", fontsize=15)
+        axis.set_title(title, fontsize=14)
+        axis.set(xlim=(0, len(hits)), ylim=(-0.05, 1.05))
+        axis.axis("off")
+    return figure

@@ -391,6 +391,9 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
         _rows(axis, rows)
     for axis in axes[:, 1:].flat:
         axis.yaxis.label.set_visible(False)  # the first of the line has said it
+    for empty in range(len(panels), axes.size):
+        axes.flat[empty].axis("off")
+        axes.flat[empty - columns].tick_params(labelbottom=True)  # none below says it
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     return figure
 

@@ -111,3 +111,10 @@ def test_points_on_circles_keep_their_angles():
     figure = diagrams.circles({"start": [0.5, 1.0], "end": [0.5, 2.0]}, [0, 5])
     x, y = figure.axes[1].lines[5].get_data()
     assert np.allclose(np.arctan2(y, x), 2)
+
+
+def test_ranked_hits_bear_the_precision_up_to_their_place():
+    figure = diagrams.ranked_hits({"first": [1, 1, 0], "last": np.array([0, 1, 1])})
+    assert [axis.get_title() for axis in figure.axes] == ["first", "last"]
+    texts = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert texts == [["1/1", "2/2", "0"], ["0", "1/2", "2/3"]]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,6 +42,13 @@ def run(folder, *command, **variables):
     done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_r5_ends_with_the_recipe_and_names_of_its_own():
+    cells = nbformat.read(ROOT / "R5_Triplet_Loss.ipynb", as_version=4).cells
+    (cell,) = [cell.source for cell in cells if "import collect" in cell.source]
+    unnamed = [line for line in RECIPE[1].splitlines() if not line.startswith("checkpoint, folder, query = ")]
+    assert [line for line in cell.splitlines() if not line.startswith("checkpoint, folder, query = ")] == unnamed
 
 
 def test_the_recipe_is_short_and_finds(elsewhere):
