@@ -379,21 +379,25 @@ def straight_through(levels: int) -> Figure:
     return figure
 
 
-def losses_and_forces(curves: Mapping) -> Figure:
-    """The loss of a same and of a different pair, and below it the force, which is minus the loss's slope.
+def losses_and_forces(d, curves: Mapping) -> Figure:
+    """The loss of a same and of a different pair over their distance, and below it the force, minus the loss's slope.
 
-    Each entry of `curves` is a column: title -> the axis' name, what the loss looks at (N,), and both losses (N,).
+    Each entry of `curves` is a column: title -> both losses (N,), a distance to mark, and the words for it.
     """
-    size = dict(figsize=(5.1 * len(curves), 6), squeeze=False)
-    figure, axes = plt.subplots(2, len(curves), sharex="col", layout="constrained", **size)
-    for (upper, lower), (title, (name, x, *losses)) in zip(axes.T, curves.items(), strict=True):
+    size = dict(figsize=(10, 6), squeeze=False, sharex=True)
+    figure, axes = plt.subplots(2, len(curves), layout="constrained", **size)
+    for (upper, lower), (title, (*losses, mark, words)) in zip(axes.T, curves.items(), strict=True):
         for loss, kind, color in zip(losses, ("same pair", "different pair"), (BLUE, ORANGE), strict=True):
-            upper.plot(x, loss, color=color, linewidth=3, label=kind)
-            lower.plot(x, -np.gradient(loss, x), color=color, linewidth=3)
+            upper.plot(d, loss, color=color, linewidth=3, label=kind)
+            lower.plot(d, -np.gradient(loss, d), color=color, linewidth=3)
         lower.axhline(0, color="black", linewidth=1)
+        for axis in (upper, lower):
+            axis.axvline(mark, color="black", linestyle="--")
+        looks = dict(textcoords="offset points", xycoords=("data", "axes fraction"), fontsize=12, va="top")
+        upper.annotate(words, (mark, 0.97), (-6, 0), ha="right", **looks)
         upper.set(title=title, ylabel="loss")
-        lower.set(xlabel=name, ylabel=f"force on the {name.split()[0]}")
-    axes[0, 0].legend(fontsize=12)
+        lower.set(xlabel="distance d", ylabel="force (above 0: apart)")
+    axes[0, 0].legend(fontsize=12, loc="center left")
     return figure
 
 

@@ -401,24 +401,31 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
 def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2) -> Figure:
     """Values in rows; around each the interval of its paired difference to a reference, which is a dashed line.
 
-    `table` has the columns panel, row, group (an approach), value, low and high, the ends of the difference. A row
-    without ends is the reference of those below it. A bar that does not reach the line: a difference is seen.
+    `table` has the columns row, value, low and high, the ends of the difference; panel, or else protocol and metric,
+    which make one; and group, if a row does not look as its name does. A row without ends is the reference of those
+    below it. A mark is hollow where the interval holds 0: no difference seen.
     """
+    words = {"closed_set": "known species", "open_set": "new species", "roc_auc": "ROC-AUC", "map_at_r": "MAP@R"}
+    if "panel" not in table:
+        table = table.assign(panel=table["protocol"].map(words) + ", " + table["metric"].map(words))
+    table = table if "group" in table else table.assign(group=table["row"])
     panels, rows = [*dict.fromkeys(table["panel"])], [*dict.fromkeys(table["row"])]
     down = -(-len(panels) // columns)
     figure, axes = _figure(title, (WIDEST, (0.45 * len(rows) + 1.1) * down + 0.4), down, columns, sharey=True)
     for axis, panel in zip(axes.flat, panels, strict=False):
-        start = np.nan
+        start = above = np.nan
         for _, one in table[table["panel"] == panel].iterrows():
             place, text = rows.index(one["row"]), f"{one['value']:.3f}"
             looks = _looks(one["group"], [*dict.fromkeys(table["group"])].index(one["group"]))
             if np.isfinite(one["low"]):
-                axis.plot([start, start], [place - 1, place + 0.45], "--", color="black", linewidth=1.5, zorder=0)
+                axis.plot([start, start], [above, place + 0.45], "--", color="black", linewidth=1.5, zorder=0)
+                above = place + 0.45
                 axis.plot([start + one["low"], start + one["high"]], [place] * 2, linewidth=4, color=looks["color"])
                 text += f" ({one['value'] - start:+.3f})"
             else:
-                start = one["value"]
-            axis.plot(one["value"], place, markersize=9, markeredgecolor="white", **looks)
+                start, above = one["value"], place
+            fill = "white" if one["low"] <= 0 <= one["high"] else looks["color"]
+            axis.plot(one["value"], place, markersize=9, markeredgewidth=2, markerfacecolor=fill, **looks)
             looks = dict(ha="center", fontsize=LETTERS, bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
             axis.annotate(text, (one["value"], place), (0, 8), textcoords="offset points", **looks)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
@@ -435,7 +442,8 @@ def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns:
 def _looks(name, place: int) -> dict:
     """Color and marker of a name, from `LOOKS`; or of its place."""
     color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-    return dict(zip(("color", "marker"), LOOKS.get(re.sub("[_-]", " ", str(name)), (color, marker)), strict=True))
+    known = re.sub("[_-]", " ", str(name)).split(" (")[0]
+    return dict(zip(("color", "marker"), LOOKS.get(known, (color, marker)), strict=True))
 
 
 def _rows(axis: Axes, names) -> None:

@@ -101,8 +101,8 @@ def test_rounding_has_its_levels_and_passes_straight_through():
 
 def test_forces_are_minus_the_slopes():
     x = np.linspace(0, 2, 201)
-    figure = diagrams.losses_and_forces({"a loss": ("distance d", x, x**2 / 2, np.maximum(0, 1 - x) ** 2 / 2)})
-    same, different, _ = figure.axes[1].lines
+    figure = diagrams.losses_and_forces(x, {"a loss": (x**2 / 2, np.maximum(0, 1 - x) ** 2 / 2, 1, "the margin")})
+    same, different, *_ = figure.axes[1].lines
     assert np.allclose(same.get_ydata()[1:-1], -x[1:-1])
     assert np.allclose(different.get_ydata()[1:-1], np.maximum(0, 1 - x)[1:-1], atol=0.006)
 

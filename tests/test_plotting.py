@@ -54,8 +54,8 @@ RUNS = {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}
 TITLE = "A title"
 STRIPS = {f"panel {place}": {"one": [0.1, 0.2], "other": [0.6], "none": []} for place in range(4)}
 COMPARED = pd.DataFrame(
-    [("known", "all", "siamese", 0.8, np.nan, np.nan), ("known", "hard", "other", 0.9, 0.05, 0.15)],
-    columns=["panel", "row", "group", "value", "low", "high"],
+    [("open_set", "map_at_r", "all", 0.8, np.nan, np.nan), ("open_set", "map_at_r", "siamese (R4)", 0.9, 0.05, 0.15)],
+    columns=["protocol", "metric", "row", "value", "low", "high"],
 )
 FIGURES = {
     "contact_sheet": lambda: plotting.contact_sheet(IMAGES, list("abcdefg"), columns=4, title=TITLE),
@@ -262,6 +262,7 @@ def test_a_compared_row_has_the_interval_of_its_difference_around_it():
     reference, line, bar, value = axis.lines
     assert [*reference.get_xdata()] == [0.8] and [*line.get_xdata()] == [0.8, 0.8] and [*value.get_xdata()] == [0.9]
     assert np.allclose(bar.get_xdata(), [0.85, 0.95]) and words(axis.texts) == ["0.800", "0.900 (+0.100)"]
+    assert axis.get_title() == "new species, MAP@R" and value.get_color() == plotting.LOOKS["siamese"][0]
 
 
 def test_an_approach_looks_the_same_in_every_figure():

@@ -119,8 +119,8 @@ def comparison(
 ) -> pd.DataFrame:
     """ROC-AUC and MAP@R on one part of each entry of `models`, its name -> a model a seed, beside those of one of them.
 
-    Columns metric, name, value (the mean over seeds), low and high (of the paired difference to the reference, whose
-    own are NaN); of each metric the reference comes first.
+    Columns protocol, metric, name, value (the mean over seeds), low and high (of the paired difference to the
+    reference, whose own are NaN); of each metric the reference comes first.
     """
     indices, pairs, found = splits.parts[protocol][part], splits.pairs[protocol][part], {}
     for name, seeds in models.items():
@@ -140,7 +140,7 @@ def comparison(
         if name != reference:
             gaps = [difference(scores, others, pairs), search_difference(hits, misses)]
         for metric, value, gap in zip(("roc_auc", "map_at_r"), values, gaps, strict=True):
-            rows.append({"metric": metric, "name": name, **gap, "value": value})
+            rows.append({"protocol": protocol, "metric": metric, "name": name, **gap, "value": value})
     return pd.DataFrame(rows).sort_values("metric", ascending=False, kind="stable", ignore_index=True)
 
 
