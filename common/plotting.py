@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 from PIL import Image as Pixels
 from sklearn.calibration import CalibrationDisplay
@@ -42,6 +42,7 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
 }  # fmt: skip
+GRAY, PALE = np.array([0.299, 0.587, 0.114]), 160  # how bright a color is, and black where a map lies over
 PART_COLORS = np.array([[70, 70, 70], [70, 160, 70], [220, 90, 160], [250, 210, 70]], np.uint8)  # by mask value
 
 
@@ -172,10 +173,10 @@ def paint_parts(parts) -> np.ndarray:
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
     """Signed maps (N, h, w) over their pictures (N, 3, H, W): red speaks for the answer, blue against it.
 
-    A map is the more opaque the stronger it is, so the picture's colors show through; the pictures alone stand above,
-    once where rows of maps share them. The maps of a row share one scale, the same on both sides of 0, that the
-    strongest 1 % of its places exceed. A map that is zero everywhere or not finite raises ValueError: it would be drawn
-    as if it had nothing to say.
+    A map is the more opaque the stronger it is, over its picture in pale gray, so that no color of a flower is taken
+    for one of the map; the pictures themselves stand above, once where rows of maps share them. The maps of a row share
+    one scale, the same on both sides of 0, that the strongest 1 % of its places exceed. A map that is zero everywhere
+    or not finite raises ValueError: it would be drawn as if it had nothing to say.
     """
     maps, columns = np.asarray(maps, float), min(columns, len(images))
     for largest in np.abs(maps).max((1, 2)):
@@ -209,20 +210,16 @@ def overlays(images, maps: Mapping, title: str, own_scale: bool = False) -> Figu
 
 
 def _tint(image, strength: np.ndarray) -> np.ndarray:
-    """A picture with a map of -1 to 1 over it, the more opaque the stronger: uint8 (3, H, W)."""
-    pixels = _pixels(image)
+    """A picture in pale gray with a map of -1 to 1 over it, the more opaque the stronger: uint8 (3, H, W)."""
+    pixels = PALE + (255 - PALE) * (_pixels(image) @ GRAY / 255)[..., None].repeat(3, axis=2)
     strength = Pixels.fromarray(strength.astype(np.float32)).resize(pixels.shape[1::-1], Pixels.Resampling.BILINEAR)
     strength = np.asarray(strength)[..., None]
-    return _shade(pixels, np.where(strength > 0, FOR, AGAINST), 0.85 * np.abs(strength) ** 0.8)
-
-
-def _shade(pixels, color, opacity) -> np.ndarray:
-    """Pixels (H, W, 3) with a color laid over, as opaque as `opacity` (H, W, 1) says: uint8 (3, H, W)."""
+    opacity, color = 0.85 * np.abs(strength) ** 0.8, np.where(strength > 0, FOR, AGAINST)
     return ((1 - opacity) * pixels + opacity * color).astype(np.uint8).transpose(2, 0, 1)
 
 
-def _below_originals(images, shaded, titles, title: str, columns: int, right=0.0, below=0.0) -> Figure:
-    """A `contact_sheet` of shaded pictures, each row under the pictures themselves; it leaves room, in inches."""
+def _below_originals(images, shaded, titles, title: str, columns: int, right: float) -> Figure:
+    """A `contact_sheet` of shaded pictures, each row under the pictures themselves; `right` inches are left free."""
     height, width = np.shape(images[0])[-2:]
     sheet, texts, before, blank = [], [], None, np.full_like(shaded[0], 255)
     for start in range(0, len(images), columns):
@@ -236,29 +233,8 @@ def _below_originals(images, shaded, titles, title: str, columns: int, right=0.0
     figure = contact_sheet(sheet, texts, columns, title, cell)
     (axis,), (wide, high) = figure.axes, figure.get_size_inches()
     axis.images[0].set_label(f"{len(shaded)} pictures, alone and with maps over them")
-    figure.set_size_inches(wide + right, high + below)
-    box = axis.get_position()
-    axis.set_position((0, below / (high + below), wide / (wide + right), box.height * high / (high + below)))
-    figure.suptitle(title, y=1 - 0.1 / (high + below), va="top")
-    return figure
-
-
-def concepts(images, maps, titles: Sequence[str], title: str) -> Figure:
-    """Pictures, and below them in gray, tinted by each location's strongest concept, in the same color everywhere.
-
-    Maps (N, K, h, w) are 0 or more, as `factorize` returns them.
-    """
-    maps = np.asarray(maps, float)
-    strength = maps / np.maximum(maps.max((0, 2, 3), keepdims=True), np.finfo(float).tiny)
-    palette = np.array(COLORS)[np.arange(maps.shape[1]) % len(COLORS)]
-    gray = np.tensordot([0.299, 0.587, 0.114], np.asarray(images, float), (0, 1)).round().astype(np.uint8)
-    down, across = (np.arange(size) * cells // size for size, cells in zip(gray.shape[1:], maps.shape[2:], strict=True))
-    strength, shaded = strength[:, :, down][..., across], []
-    for image, one in zip(gray[..., None], strength, strict=True):
-        shaded.append(_shade(image, 255 * palette[one.argmax(0)], 0.75 * one.max(0)[..., None]))
-    figure = _below_originals(images, shaded, titles, title, len(images), below=0.5)
-    handles = [Patch(color=color, label=f"concept {place}") for place, color in enumerate(palette, 1)]
-    figure.legend(handles=handles, loc="lower center", ncol=len(handles))
+    figure.set_size_inches(wide + right, high)
+    axis.set_position((0, 0, wide / (wide + right), axis.get_position().height))
     return figure
 
 
@@ -290,6 +266,11 @@ def interventions(flowers: Sequence[Mapping], maps, title: str) -> Figure:
             text, color = (f"{-drop:+.2f}", color) if abs(drop) >= 0.005 else ("0.00", "dimgray")
             axis.text(end + 0.06 * inch, y, text, fontsize=LETTERS, va="center", color=color)
     return figure
+
+
+def _narrow(name) -> str:
+    """A name in lines that fit below a cell."""
+    return textwrap.fill(str(name), 14)
 
 
 def _plain(name) -> str:
@@ -506,9 +487,10 @@ def _name_lines(axis: Axes) -> None:
 
 def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
     """A table of shares, 0 to 1, as colored cells with their numbers."""
-    figure, axis = _axis(title, "", "", 0.9 * table.shape[1] + 2.5, 0.5 * table.shape[0] + 2)
-    table = table.rename_axis(index=ylabel, columns=xlabel)
-    sns.heatmap(table, vmin=0, vmax=1, annot=True, fmt=".2f", cmap="viridis", ax=axis)
+    figure, axis = _axis(title, "", "", 1.6 * table.shape[1] + 2.5, 0.5 * table.shape[0] + 2)
+    table = table.rename(columns=_narrow).rename_axis(index=ylabel, columns=xlabel)
+    sns.heatmap(table, vmin=0, vmax=1, annot=True, fmt=".2f", cmap="viridis", cbar=False, ax=axis)
+    axis.tick_params(axis="y", rotation=0)
     return figure
 
 

@@ -31,9 +31,6 @@ RANGES = pd.DataFrame({"value": [0.5, 0.8], "low": [0.3, 0.7], "high": [0.6, 0.8
 IMAGES = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
 WIDE = RANDOM.integers(0, 256, (3, 3, 16, 24), np.uint8)
 MAPS = np.array([[[1.0, -4.0], [0.0, 2.0]], [[0.1, 0.2], [0.3, 0.4]], [[-1.0, -2.0], [-3.0, 0.0]]])
-CONCEPTS = np.zeros((2, 2, 1, 2))  # the first in other places of both pictures, the second, weaker, in one
-CONCEPTS[0, 0, 0, 0] = CONCEPTS[1, 0, 0, 1] = 10.0
-CONCEPTS[0, 1, 0, 1] = 0.5
 FLOWERS = [{"itself": (WIDE[0], 0.9), "no petals": (WIDE[1], 0.1), "other color": (WIDE[2], 1.1)}]
 FLOWERS += [{"itself": (WIDE[2], 0.5), "no petals": (WIDE[1], 0.1)}]
 PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
@@ -63,7 +60,6 @@ FIGURES = {
     "retrieval_gallery": lambda: plotting.retrieval_gallery(IMAGES[:2], FOUND, RIGHT, FOUND_TITLES, TITLE),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE, own_scale=True),
-    "concepts": lambda: plotting.concepts(WIDE[:2], CONCEPTS, ["one", "other"], TITLE),
     "interventions": lambda: plotting.interventions(FLOWERS, MAPS[:2], TITLE),
     "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), TITLE, "pictures", "species"),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
@@ -309,6 +305,8 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
 
 
 def test_heatmaps_write_their_numbers_where_they_belong():
+    wordy = plotting.heatmap(SHARES.rename(columns={"left": "a name of many words"}), TITLE, "across", "down").axes[0]
+    assert wordy.get_xticklabels()[0].get_text() == "a name of many\nwords", "so that names do not meet"
     axis = FIGURES["heatmap"]().axes[0]
     assert words(axis.texts) == ["0.10", "0.20", "0.30", "0.40"]
     assert words(axis.get_xticklabels()) == ["left", "right"]
@@ -385,16 +383,18 @@ def test_a_retrieval_gallery_has_the_query_first_and_unframed():
 
 
 def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture():
-    gray = np.full((2, 3, 16, 16), 128, np.uint8)
+    colored = np.full((2, 3, 16, 16), 20, np.uint8)
+    colored[:, 0] = 200  # as red as a map
     maps = np.zeros((2, 16, 16))
     maps[0, :, :8], maps[0, :, 8:], maps[1, :, :8] = 4, -2, -4
-    figure = plotting.overlay(gray, maps, ["one", "other"], TITLE)
+    figure = plotting.overlay(colored, maps, ["one", "other"], TITLE)
     *originals, one, other = [smaller(picture, 16).astype(int) for picture in pictures(figure)]
-    np.testing.assert_array_equal(originals, gray)
+    np.testing.assert_array_equal(originals, colored)
     for place, stronger, weaker in ((one[:, 5, 2], 0, 2), (one[:, 5, 12], 2, 0), (other[:, 5, 2], 2, 0)):
         assert place[stronger] > place[weaker] + 20, "red speaks for, blue against"
     assert np.ptp(one[:, 5, 2]) > np.ptp(one[:, 5, 12]) + 20, "half as strong, more of the picture"
-    np.testing.assert_array_equal(other[:, :, 8:], 128)
+    bare = other[:, :, 8:]
+    assert np.ptp(bare) == 0 and bare.min() > plotting.PALE, "where a map says nothing its picture is pale gray"
     assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
     twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
     assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
@@ -422,17 +422,6 @@ def test_interventions_show_how_far_the_score_fell():
     colors = [matplotlib.colors.to_hex(line.get_color()[0]) for line in axis.collections]
     assert colors[0] == colors[2] == plotting.WRONG != colors[1], "a score that rose is blue"
     assert {"-0.80", "+0.20", "-0.40"} < {text.get_text() for text in axis.texts}
-
-
-def test_a_concept_has_one_color_in_all_pictures():
-    gray = np.full((2, 3, 16, 24), 100, np.uint8)
-    figure = plotting.concepts(gray, CONCEPTS, ["one", "other"], TITLE)
-    *originals, one, other = [smaller(picture, 16).astype(int) for picture in pictures(figure)]
-    np.testing.assert_array_equal(originals, gray)
-    np.testing.assert_array_equal(one[:, 3, 3], other[:, 3, 20])
-    assert (one[:, 3, 3] != one[:, 3, 20]).any() and (one[:, 3, 20] != 100).any(), "each is as strong as it gets"
-    np.testing.assert_array_equal(other[:, 3, 3], [100] * 3)  # no concept, no color
-    assert words(figure.legends[0].get_texts()) == ["concept 1", "concept 2"]
 
 
 @pytest.mark.parametrize("name, kind", [("bars", "PNG"), ("contact_sheet", "JPEG")])

@@ -1,37 +1,19 @@
-"""Concepts, by their two proper names: deep feature factorization (maps) and TCAV (directions with a meaning)."""
+"""Concepts as directions in what a layer hands out (TCAV), and whether a score uses them."""
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import false_discovery_control, ttest_ind_from_stats
-from sklearn.decomposition import NMF
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.evaluation.metrics import mean_interval
 from common.explanations.maps import CHUNK, PairScore, activations, activations_and_gradients, target_layer
 
 SEEDS = 10  # classifiers of a concept, and as many of random concepts; fewer cannot tell it from chance
 HELD_OUT = 0.3  # of the pictures, to see whether a concept is one
-
-
-def factorize(model: nn.Module, images: Tensor, count: int = 4, layer: str | None = None):
-    """Find the concepts that pictures share (Collins et al. 2018, "Deep Feature Factorization").
-
-    All locations of all pictures at a stage (default: `target_layer`) are stacked into one non-negative matrix, which
-    is written as a product of few: so concept k is the same in every picture, and may be drawn in one color.
-
-    Returns:
-        How strongly each location shows each of `count` concepts, float (N, K, h, w), and the concepts, float (K, C).
-    """
-    located = activations(model, images, layer or target_layer(model, images)).movedim(1, -1).cpu().numpy()
-    matrix = located.reshape(-1, located.shape[-1]).astype(float)
-    matrix -= np.minimum(matrix.min(0), 0)  # channels that go below 0 are lifted; after a ReLU none does
-    factors = NMF(count, init="nndsvda", max_iter=1000, random_state=0)
-    maps = factors.fit_transform(matrix).reshape(*located.shape[:3], count)
-    return np.moveaxis(maps, -1, 1), factors.components_
 
 
 def concept_vectors(present, absent, chance: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Shared concepts and concept vectors: planted directions are found, chance is called chance, Captum agrees."""
+"""Concept vectors: planted directions are found, chance is called chance, Captum agrees."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from toys import cosine_model, pair_model, pixels
 
 from common.explanations import concepts
-from common.explanations.concepts import SEEDS, concept_vectors, factorize, sensitivities, tcav
+from common.explanations.concepts import SEEDS, concept_vectors, sensitivities, tcav
 from common.explanations.maps import PairScore, activations
 
 FIRST, SECOND = pixels(4, 32, 1), pixels(4, 32, 2)
@@ -26,30 +26,6 @@ def clouds(count=60, channels=5, shift=3.0, seed=0):
     moved = absent + 0.3 * generator.standard_normal((count, channels))
     moved[:, 0] += shift
     return moved, absent
-
-
-@both
-def test_factors_explain_the_activations(model):
-    images = torch.cat([FIRST[:1], SECOND[:1]])
-    maps, vectors = factorize(model, images, 3, "layer1.0")
-    located = activations(model, images, "layer1.0").numpy().astype(float)
-    lifted = located - np.minimum(located.min((0, 2, 3)), 0)[:, None, None]
-    assert maps.shape == (2, 3, 8, 8) and vectors.shape == (3, 32) and min(maps.min(), vectors.min()) >= 0
-    error = np.linalg.norm(np.einsum("nkhw,kc->nchw", maps, vectors) - lifted)
-    assert error < 0.9 * np.linalg.norm(lifted - lifted.mean((0, 2, 3))[:, None, None]), "better than a single mean"
-    np.testing.assert_array_equal(maps, factorize(model, images, 3, "layer1.0")[0])
-
-
-def test_planted_concepts_are_found_in_both_pictures(monkeypatch):
-    """Two concepts with channels of their own, each in one half of both pictures, halves swapped."""
-    located = torch.zeros(2, 4, 2, 2)
-    located[0, :2, :, 0] = located[1, :2, :, 1] = 1.0
-    located[0, 2:, :, 1] = located[1, 2:, :, 0] = 2.0
-    monkeypatch.setattr(concepts, "activations", lambda *arguments: located)
-    maps, vectors = factorize(None, None, 2, "any")
-    order, own, shown = np.argsort(vectors[:, 2]), np.kron(np.eye(2), [1, 1]) > 0, located[:, [0, 2]].numpy() > 0
-    vectors, maps = vectors[order], maps[:, order]
-    assert vectors[own].min() > 10 * vectors[~own].max() and maps[shown].min() > 10 * maps[~shown].max()
 
 
 def test_a_planted_direction_is_found_and_a_random_one_is_not():
