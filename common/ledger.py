@@ -32,7 +32,7 @@ SCOREBOARD = {  # metric -> column
     "roc_auc": "verification: ROC-AUC",
     "map_at_r": "retrieval: MAP@R",
     "attacked roc_auc": f"robustness: ROC-AUC under PGD, {HEADLINE}/255",
-    "deletion_area": "faithfulness: deletion area",
+    "deletion_gain": "faithfulness: deletion, gain over a blob",
     "intervention_agreement": "faithfulness: agreement with interventions",
     "relevance_mass": "localization: relevance mass",
 }

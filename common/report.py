@@ -179,7 +179,7 @@ def _leaderboard(name: str, table: pd.DataFrame) -> list[str]:
     for column in table:
         rows = numbers(table, column)
         if len(rows):
-            rows = rows.sort_values("value", ascending="deletion" in column, kind="stable")
+            rows = rows.sort_values("value", ascending=False, kind="stable")
             figure = plotting.intervals(rows.set_axis(_named(rows)), column, "test, 95 % intervals")
             parts.append(_figure(figure))
     shown = table[[column for column in table if table[column].astype(bool).any()]]

@@ -181,7 +181,7 @@ def test_scoreboard_asks_each_row_its_own_questions(run, pictures):
     given = [row(0.3, **attacked), row(0.1, attack="pgd", eps_255=8.0), row(0.2, attack="pgd_both", eps_255=4.0)]
     record(run, pictures, "R6", rows(*given, row(0.8, variant="robust"), row(0.6, variant="robust", **attacked)))
     odd = dict(metric="intervention_agreement", low=-0.4, high=0.1)
-    record(run, pictures, "R7", rows(row(-0.2, **odd), row(0.4, metric="deletion_area")))
+    record(run, pictures, "R7", rows(row(-0.2, **odd), row(0.4, metric="deletion_gain")))
     record(run, pictures, "R5", rows(row(0.99, protocol="open_set")))
     board = scoreboard(read_results(run))
     center, siamese = ("center_loss", "standard"), ("siamese", "standard")

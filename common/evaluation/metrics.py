@@ -196,6 +196,12 @@ def pair_interval(measure: Callable, pairs, rounds: int = 200, seed: int = 0) ->
     return {**found, "n": len(pairs)}
 
 
+def pair_mean_interval(values, pairs, rounds: int = 200, seed: int = 0) -> dict:
+    """`pair_interval` of the mean of values (P,), one for each of the pairs."""
+    values = np.asarray(values, float)
+    return pair_interval(lambda weights: weights @ values / weights.sum(1), pairs, rounds, seed)
+
+
 def _auc_and_eer(scores, same, weights) -> tuple[float, float]:
     """Both from one ROC curve, by hand: an interval takes hundreds, and scikit-learn's checks most of the time."""
     _check_pairs(scores, same)

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from common.backbones import embed, evaluation_mode, new_model
 from common.config import Config
 from common.datasets import images_to_show
-from common.datasets.batches import Pictures, batches
+from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet
+from common.datasets.splits import make_pairs
 from common.evaluation.metrics import interval
 from common.evaluation.reports import named
+from common.explanations.concepts import raised
 from common.explanations.faithfulness import area, curve
 from common.explanations.localization import relevance_mass
-from common.explanations.maps import PairScore, enlarge, integrated_gradients
+from common.explanations.maps import PairScore, enlarge, integrated_gradients, pair_integrated_gradients
 from common.flowers.painting import rgb
 from common.flowers.rendering import render
-from common.flowers.species import BACKGROUNDS, COLORS, PARTS, PETAL, Species, species_table
+from common.flowers.species import COLORS, PARTS, PETAL, Species, species_table
 from common.losses import Classification
 from common.training import fit, one_cycle
 
@@ -56,17 +58,20 @@ def interventions(species: Species, instance: int, size: int) -> dict[str, tuple
 
     Returns:
         Name -> (the part in PARTS that was touched, the picture uint8 (3, size, size)): UNCHANGED (no part); without
-        petals, center or leaves; petals in the color farthest round the list; another background. What changes no
-        pixel (leaves that are not seen) is left out.
+        petals, center or leaves; petals in the color farthest round the list; the sky behind it, or what is darkest
+        where the sky is: of all backgrounds those farthest in color. What changes no pixel (leaves that are not seen)
+        is left out.
     """
     picture = render(species, instance, size)
-    color, background = picture.factors["color"], picture.factors["background"]
+    behind = "dark" if picture.factors["background"] == "sky" else "sky"
+    colors, color = list(COLORS), picture.factors["color"]
+    opposite = colors[(colors.index(color) + len(colors) // 2) % len(colors)]
     changes = {
         "no petals": ("petal", dict(without="petals")),
-        "other color": ("petal", dict(recolor=_farthest(tuple(COLORS), color))),
+        "other color": ("petal", dict(recolor=opposite)),
         "no center": ("center", dict(without="center")),
         "no leaves": ("leaf", dict(without="leaves")),
-        "other background": ("background", dict(background=_farthest(BACKGROUNDS, background))),
+        "other background": ("background", dict(background=behind)),
     }
     made = {name: (part, render(species, instance, size, **change).image) for name, (part, change) in changes.items()}
     seen = {name: (part, image) for name, (part, image) in made.items() if (image != picture.image).any()}
@@ -143,8 +148,36 @@ def grades(measures: dict[str, Callable], pictures: int, rounds: int = 200) -> p
     return pd.DataFrame({"metric": name, **interval(one, pictures, rounds)} for name, one in measures.items())
 
 
+def gains(one: dict, control: dict) -> dict[str, Callable]:
+    """How much better a map does than a control in the same model: metric, such as "deletion_gain" -> measure.
+
+    Both are as of `graded`; a smaller deletion area is the better one, so its sign is turned. Areas of two models may
+    not be compared, for their scores bend differently under any blur; gains over their own controls may.
+    """
+    signs = {metric: -1 if metric == "deletion_area" else 1 for metric in one}
+    return {
+        f"{metric.removesuffix('_area')}_gain": lambda weights, name=metric, sign=sign: (
+            sign * (one[name](weights) - control[name](weights))
+        )
+        for metric, sign in signs.items()
+    }
+
+
+def rated(measures: dict, gained: dict, pictures: int, rounds: int = 1000) -> pd.DataFrame:
+    """Rows for the ledger: (approach, variant) -> measures as of `graded`, and what they gained over a control.
+
+    Of an area only the gain, since no two models' areas may be compared.
+    """
+    rows = []
+    for (approach, variant), one in measures.items():
+        told = {name: one[name] for name in one if not name.endswith("_area")}
+        told |= {name: gained[approach, variant][name] for name in ("insertion_gain", "deletion_gain")}
+        rows.append(grades(told, pictures, rounds).assign(approach=approach, variant=variant))
+    return pd.concat(rows)
+
+
 def differences(one: dict, other: dict, pictures: int, rounds: int = 200) -> pd.DataFrame:
-    """How much more one model's measures are than another's of the same pairs: a paired bootstrap (protocol rule 20).
+    """How much more one's measures are than another's of the same pairs: a paired bootstrap (protocol rule 20).
 
     Rows as of `grades`; an interval that holds 0 means: no difference seen.
     """
@@ -186,6 +219,51 @@ class Shortcut(NamedTuple):
         for (name, model), (square, images) in product(self.suspects.items(), self.pictures.items()):
             shares[name][square] = float(np.mean(named(model, embed(model, images[self.new])) == self.labels[self.new]))
         return pd.DataFrame(shares).T
+
+    def couples(self, seed: int = 0) -> np.ndarray:
+        """Pairs of new pictures of one species, as `make_pairs` gives them: places and a 1, (P, 3)."""
+        pairs = make_pairs(self.labels, self.new, 20_000, seed)
+        return pairs[pairs[:, 2] == 1]
+
+    def colored(self, kind: int, places) -> list[np.ndarray]:
+        """Pictures with their squares in the color of one species, and the same in those of the others, by turns."""
+        count, places = 1 + self.labels.max(), np.asarray(places)
+        colors = np.full(len(places), kind), (kind + 1 + np.arange(len(places)) % (count - 1)) % count
+        shown = [np.stack([rgb(color / count, 1, 1) for color in one]).astype(np.uint8) for one in colors]
+        square, bare = self.where[places, None], self.pictures["no square"][places]
+        return [np.where(square, one[:, :, None, None], bare) for one in shown]
+
+    def explained(self, pairs, device) -> dict[str, np.ndarray]:
+        """Each suspect's integrated gradients of the first pictures of pairs, squares and all: float (P, H, W)."""
+        first, second = self._shown(pairs, device)
+        size = first.shape[2:]
+        return {name: enlarge(pair_integrated_gradients(model, first, second)[0], size)
+                for name, model in self.suspects.items()}  # fmt: skip
+
+    def steps(self, pairs, layer: str, device, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+        """TCAV of each suspect: does a step towards the color of its own species' square raise a pair's score?
+
+        The concept vectors come from 60 of the pictures that were learned from, those with their own squares and the
+        same with others'. Returns, by the suspect's truth, the share of directions along which each pair's score rises
+        (P,): of its "concept", and of "random concepts".
+        """
+        found = {true: {"concept": np.zeros(len(pairs)), "random concepts": np.zeros(len(pairs))}
+                 for true in self.truth.values()}  # fmt: skip
+        (first, second), learned = self._shown(pairs, device), np.setdiff1d(np.arange(len(self.rows)), self.new)
+        places = np.random.default_rng(seed).permutation(learned)[:60]
+        for kind in np.unique(self.labels[pairs[:, 0]]):
+            mine = np.flatnonzero(self.labels[pairs[:, 0]] == kind)
+            both = [as_float(torch.from_numpy(images)).to(device) for images in self.colored(kind, places)]
+            for name, model in self.suspects.items():
+                *rises, _ = raised(model, first[mine], second[mine], both, layer)
+                for shares, one in zip(found[self.truth[name]].values(), rises, strict=True):
+                    shares[mine] = one.mean(1)
+        return found
+
+    def _shown(self, pairs, device) -> list[Tensor]:
+        """Both pictures of pairs, with their own squares, as a model takes them."""
+        shown = torch.from_numpy(next(iter(self.pictures.values())))
+        return [as_float(shown[pairs[:, side]]).to(device) for side in (0, 1)]
 
     def to_show(self, image_set: ImageSet, places) -> np.ndarray:
         """Pictures for the eye, with their squares: drawn flowers are drawn again in large."""
@@ -236,7 +314,3 @@ def drawn_again(flower: tuple[Species, int], effects: pd.DataFrame, score: float
     versions = interventions(*flower, size)
     shown = {name: (versions[name][1], score - drop) for name, drop in drops.items() if name in versions}
     return {UNCHANGED: (versions[UNCHANGED][1], score), **shown}
-
-
-def _farthest(names: Sequence[str], name: str) -> str:
-    return names[(names.index(name) + len(names) // 2) % len(names)]

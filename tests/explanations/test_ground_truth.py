@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +19,7 @@ from common.explanations.faithfulness import area, curve
 from common.explanations.localization import relevance_mass
 from common.explanations.maps import PairScore, enlarge, pair_integrated_gradients
 from common.flowers.rendering import render
-from common.flowers.species import PARTS, species_table
+from common.flowers.species import BACKGROUNDS, PARTS, species_table
 
 TABLE = species_table(6)
 SIZE = 32
@@ -58,6 +60,24 @@ def test_each_intervention_touches_the_part_it_names():
     assert seen == set({**parts, "other color": "petal", "other background": "background"}.items())
     bare = next(instance for instance in range(50) if not (render(TABLE[0], instance, SIZE).parts == 1).any())
     assert "no leaves" not in truth.interventions(TABLE[0], bare, SIZE)
+
+
+def test_another_background_is_the_farthest_in_color():
+    """Of all others, by the mean distance in CIELAB over the background's pixels; and far enough to be seen."""
+    for species, instance in product(species_table(6), range(2)):
+        picture, distances = render(species, instance, SIZE), {}
+        behind = picture.parts == PARTS.index("background")
+        for name in BACKGROUNDS:
+            other = render(species, instance, SIZE, background=name).image
+            distances[name] = np.linalg.norm(lab(other) - lab(picture.image), axis=2)[behind].mean()
+        _, chosen = truth.interventions(species, instance, SIZE)["other background"]
+        distance = np.linalg.norm(lab(chosen) - lab(picture.image), axis=2)[behind].mean()
+        assert distance == max(distances.values()) > 35, (picture.factors["background"], distances)
+
+
+def lab(image):
+    """A picture (3, H, W) in CIELAB (H, W, 3)."""
+    return cv2.cvtColor(np.moveaxis(image, 0, -1).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
 def test_rendered_pictures_are_drawn_again_from_their_species_and_instance(tmp_path):
@@ -169,6 +189,13 @@ def test_grades_and_differences_by_hand():
     assert 0 <= row["low"] < 0.3 < row["high"] <= 0.6
     (gap,) = truth.differences(one, other, 4).to_dict("records")
     assert [gap[key] for key in ("value", "low", "high")] == pytest.approx([0.3] * 3), "paired: equal draws for both"
+    better = {"deletion_area": lambda w: w @ values / 4, "insertion_area": lambda w: w @ values / 4}
+    worse = {metric: lambda w: w @ (values + 0.1) / 4 for metric in better}
+    found = {metric: float(measure(np.ones(4))) for metric, measure in truth.gains(better, worse).items()}
+    assert found == pytest.approx({"deletion_gain": 0.1, "insertion_gain": -0.1}), "less deleted area is better"
+    rows = truth.rated({("siamese", "robust"): better | one}, {("siamese", "robust"): truth.gains(better, worse)}, 4)
+    assert list(rows["metric"]) == ["m", "insertion_gain", "deletion_gain"] and set(rows["variant"]) == {"robust"}
+    assert list(rows["value"]) == pytest.approx([0.3, -0.1, 0.1]), "no area, for no two models' may be compared"
 
 
 def test_a_flower_is_drawn_again_in_large_with_the_scores_it_has():
@@ -183,7 +210,7 @@ def test_a_flower_is_drawn_again_in_large_with_the_scores_it_has():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     made = config(tmp_path_factory.mktemp("shortcut"))
-    return replace(made, species=3, pictures_per_species=8, image_size=SIZE, pretrained=False)
+    return replace(made, species=3, pictures_per_species=12, image_size=SIZE, pretrained=False)
 
 
 def test_only_pairs_on_which_the_flower_is_seen_are_kept(run):
@@ -218,3 +245,20 @@ def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     large = puzzle.to_show(images, [3])
     assert large.shape == (1, 3, 192, 192)
     assert (large[0, :, puzzle.where[3].repeat(6, 0).repeat(6, 1)] == colors[0][3]).all()
+    own, others = puzzle.colored(0, puzzle.new)
+    mine = puzzle.labels[puzzle.new] == 0
+    np.testing.assert_array_equal(own[mine], telling[puzzle.new][mine])
+    np.testing.assert_array_equal(others[mine], wrong[puzzle.new][mine])
+    couples = puzzle.couples()
+    assert np.isin(couples[:, :2], puzzle.new).all() and not np.diff(puzzle.labels[couples[:, :2]]).any()
+    pairs = np.array([puzzle.new[:2], puzzle.new[-2:]])
+    steps = puzzle.steps(pairs, "layer1.0", "cpu")
+    assert sorted(steps) == sorted(puzzle.truth.values()) and steps["the cheat"]["random concepts"].shape == (2,)
+    first, second = (torch.from_numpy(telling[pairs[:1, side]]).float() / 255 for side in (0, 1))
+    name = next(name for name, true in puzzle.truth.items() if true == "the cheat")
+    places = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(puzzle.rows)), puzzle.new))
+    both = [torch.from_numpy(images).float() / 255 for images in puzzle.colored(0, places)]
+    by_hand, *_ = truth.raised(puzzle.suspects[name], first, second, both, "layer1.0")
+    np.testing.assert_allclose(steps["the cheat"]["concept"][:1], by_hand.mean(1))
+    maps = enlarge(pair_integrated_gradients(puzzle.suspects[name], first, second)[0], (SIZE, SIZE))
+    np.testing.assert_allclose(puzzle.explained(pairs, "cpu")[name][:1], maps, atol=1e-5)
