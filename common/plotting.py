@@ -229,7 +229,7 @@ def _below_originals(images, shaded, titles, title: str, columns: int, right: fl
             before = images[part]
             sheet, texts = [*sheet, *before, *fill], [*texts, *["original"], *[""] * (columns - 1)]
         sheet, texts = [*sheet, *shaded[part], *fill], [*texts, *titles[part], *[""] * len(fill)]
-    cell = min(2.8, ((WIDEST - right) / columns - 0.2) * height / width)
+    cell = min(1.8, ((WIDEST - right) / columns - 0.2) * height / width)
     figure = contact_sheet(sheet, texts, columns, title, cell)
     (axis,), (wide, high) = figure.axes, figure.get_size_inches()
     axis.images[0].set_label(f"{len(shaded)} pictures, alone and with maps over them")
