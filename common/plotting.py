@@ -171,7 +171,7 @@ def paint_parts(parts) -> np.ndarray:
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red speaks for the answer, blue against it.
+    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red counted for the answer, blue against it.
 
     A map is the more opaque the stronger it is, over its picture in pale gray, so that no color of a flower is taken
     for one of the map; the pictures themselves stand above, once where rows of maps share them. The maps of a row share
@@ -193,7 +193,7 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
     half = min(0.3, 1 / height)
     place = figure.add_axes((1 - 1.45 / width, 0.5 - half, 0.2 / width, 2 * half), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, ticks=[-1, 0, 1])
-    bar.ax.set_yticklabels(["speaks\nagainst\nthe answer", "nothing", "speaks for\nthe answer"], fontsize=LETTERS)
+    bar.ax.set_yticklabels(["counted\nagainst", "nothing", "counted for\nthe answer"], fontsize=LETTERS)
     return figure
 
 
