@@ -37,7 +37,7 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "color": ("#7b3294", "p"), "frozen backbone": ("#949494", "s"), "untrained head": ("#56b4e9", "P"),
     "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"), "cross entropy": ("#0173b2", "o"),
     "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"),
-    "triplet": ("#d55e00", "X"),
+    "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
@@ -308,6 +308,8 @@ def intervals(
         axis.axvline(chance, color="black", linestyle="--", zorder=0)
     spread = (table["high"] - table["low"]).median()
     digits = int(np.clip(1 - np.floor(np.log10(spread)), 0, 4)) if spread > 0 else 3
+    ends = table[["low", "high"]].to_numpy(float)
+    digits += bool(digits < 4 and ((ends != 0) & (np.abs(ends) < 0.5 / 10**digits)).any())  # none is printed as 0
     for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(float)):
         text = f"{value:.{digits}f}" + f" [{low:.{digits}f}, {high:.{digits}f}]" * bool(np.isfinite(high - low))
         axis.annotate(text, (1, row), (8, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=LETTERS)
@@ -578,7 +580,7 @@ def score_histograms(
     """
     rows = len(stages) // columns
     size = (8.5 if columns == 1 else WIDEST, 2.1 * rows + 1.4)
-    figure, axes = _figure(title, size, rows, columns, sharex=True, sharey=columns > 1)
+    figure, axes = _figure(title, size, rows, columns, sharex=True, sharey=True)
     edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 20 if len(same) < 200 else 60)
     for axis, (name, scores) in zip(axes.T.flat, stages.items(), strict=True):
         for kind, label, color in ((0, "different pairs", COLORS[1]), (1, "same pairs", COLORS[0])):
