@@ -1,9 +1,10 @@
-"""What does an attack cost, and do independent attackers agree with it?
+"""What does an attack cost, do independent attackers agree with it, and what does robustness cost?
 
     python -m benchmarks.attacks               prints the cost of a step, as ratios
     python -m benchmarks.attacks --attackers   writes attackers.csv: each robust model's accuracy under every attacker
+    python -m benchmarks.attacks --price       writes into differences.csv: each robust model minus its standard one
 
-The second form takes the run that SIMILARITY_* names, about two minutes a model on one core, and needs foolbox and
+The last two take the run that SIMILARITY_* names. The attackers need about two minutes a model on one core, foolbox and
 torchattacks (its pin of requests is out of date: `pip install --no-deps torchattacks`).
 """
 
@@ -17,8 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from benchmarks.results import CHECKPOINTS, replace_rows
 from common.attacks.gradient import Attacked, noise, pgd
-from common.attacks.reports import attacked_scores
+from common.attacks.reports import attacked_scores, price
 from common.attacks.square import square
 from common.backbones import EmbeddingNet, evaluation_mode
 from common.checkpoints import ensure, load
@@ -28,7 +30,6 @@ from common.datasets.splits import read_splits, some_pairs
 from common.evaluation.metrics import accuracy
 
 EPS = 4 / 255
-CHECKPOINTS = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}
 
 
 class TwoLogits(nn.Module):
@@ -185,12 +186,28 @@ def attackers(count: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def prices() -> pd.DataFrame:
+    """Rows of differences.csv: what each robust model of the run costs on clean test pictures of the closed set."""
+    config, rows = setup(), []
+    pictures = load_images(config)
+    splits = read_splits(ensure(config, "splits.json"), pictures)
+    for approach, name in CHECKPOINTS.items():
+        paths = [ensure(config, f"{kind}_model_{name}.pth") for kind in ("robust", "best")]
+        found = price(*(load(path, pictures, config.device)[0] for path in paths), pictures, splits, "closed_set")
+        rows.append(found.assign(approach=f"robust_{approach}", against=approach, seeds=1))
+    return pd.concat(rows).assign(dataset=config.dataset_name, protocol="closed_set")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attackers", action="store_true", help="write attackers.csv")
     parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--price", action="store_true", help="write differences.csv")
     arguments = parser.parse_args()
-    if arguments.attackers:
+    if arguments.price:
+        keys = ["dataset", "approach", "against", "protocol"]
+        replace_rows(Path(__file__).with_name("differences.csv"), prices(), keys)
+    elif arguments.attackers:
         attackers(arguments.pairs).to_csv(Path(__file__).with_name("attackers.csv"), index=False)
     else:
         torch.set_num_threads(1)

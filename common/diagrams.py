@@ -331,39 +331,48 @@ def backbone(picture, maps: Sequence, pooled, embedding) -> Figure:
     return figure
 
 
-def eps_box(gradient: tuple[float, float] | None = None) -> Figure:
-    """A picture of two pixels, and the box of side 2 eps around it, inside the square of all pictures.
+def eps_box(g: tuple[float, float]) -> Figure:
+    """A picture of two pixels as a point, the box around it that an attacker may reach, and the box from inside.
 
-    With a gradient, the score is a linear one with this gradient: its level lines, the step downhill of length
-    eps along the gradient, and the step to the box's best corner, with the drop of the score at the end of both.
+    There a linear score with gradient `g` > 0 has its level lines, and two arrows raise it: along the gradient as far
+    as the box allows, and along the gradient's signs, to the corner. What is gained stands at the ends of both, at the
+    other corners, and on the last level line that still touches the box.
     """
-    figure, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
-    x, eps = np.array([0.45, 0.52]), 0.22
-    axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 1], yticks=[0, 1], aspect="equal")
-    axis.set_xlabel("brightness of pixel 1", fontsize=13)
-    axis.set_ylabel("brightness of pixel 2", fontsize=13)
-    axis.grid(False)
-    axis.add_patch(Rectangle(x - eps, 2 * eps, 2 * eps, facecolor="none", edgecolor="black", linewidth=2.5, zorder=3))
+    figure, (axis, zoom) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained", width_ratios=(0.8, 1))
+    x, eps, box, g = np.array([0.45, 0.52]), 0.22, dict(fill=False, edgecolor="black", linewidth=2.5), np.array(g)
+    axis.add_patch(Rectangle(x - eps, 2 * eps, 2 * eps, **box))
     axis.plot(*x, "o", color="black", markersize=10)
     axis.text(*(x + 0.02), "$x$", fontsize=17)
-    if gradient is None:
-        axis.text(x[0], x[1] + eps + 0.02, "all the attacker may reach", ha="center", fontsize=13)
-        low = x[1] - 0.05
-        arrow = dict(arrowstyle="<->", color="black", linewidth=1.5)
-        axis.annotate("", (x[0] + eps, low), (x[0], low), arrowprops=arrow)
-        axis.text(x[0] + eps / 2, low, r"$\varepsilon$", fontsize=17, ha="center", va="top")
-        return figure
-    g = np.array(gradient) / np.linalg.norm(gradient)
-    across, up = np.meshgrid(*2 * [np.linspace(0, 1, 200)])
-    axis.contourf(across, up, g[0] * across + g[1] * up, 14, cmap="Blues", alpha=0.7)
-    axis.add_patch(Circle(x, eps, fill=False, edgecolor="black", linestyle=":", linewidth=2))
-    axis.text(x[0], x[1] + 0.95 * eps, "same length", fontsize=12, ha="center", va="top")
-    steps = ("along the gradient", -eps * g, "dimgray", "^"), ("sign step", -eps * np.sign(g), "tab:red", "s")
-    for name, step, color, marker in steps:
-        axis.annotate("", x + step, x, arrowprops=dict(color=color, width=3, headwidth=11, shrink=0.03))
-        drop = f"{name}: the score falls by {-step @ g / eps:.2f} ε"
-        axis.plot(*(x + step), marker, color=color, markersize=12, label=drop)
-    axis.legend(fontsize=12, loc="lower center", framealpha=1)
+    low = x[1] - 0.06
+    axis.annotate("", (x[0] + eps, low), (x[0], low), arrowprops=dict(arrowstyle="<->", color="black", linewidth=1.5))
+    axis.text(x[0] + eps / 2, low - 0.01, r"$\varepsilon$", fontsize=17, ha="center", va="top")
+    axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 1], yticks=[0, 1], aspect="equal")
+    axis.set_title("all that the attacker may reach", fontsize=13)
+    across, up = np.meshgrid(*2 * [np.linspace(-1.9, 1.9, 200)])
+    gain, best = g[0] * across + g[1] * up, g.sum()
+    zoom.contourf(across, up, gain, np.arange(-2 * best, 2 * best + 0.1, 0.5), cmap="Blues", alpha=0.6)
+    zoom.contour(across, up, gain, [best], colors="tab:red", linestyles="--", linewidths=2)
+    zoom.add_patch(Rectangle((-1, -1), 2, 2, **box))
+    zoom.plot(0, 0, "o", color="black", markersize=10)
+    zoom.text(-0.2, 0.05, "$x$", fontsize=17)
+    ways = ("along the gradient", g / g.max(), "dimgray"), ("along its signs", np.sign(g), "tab:red")
+    for name, end, color in ways:
+        zoom.annotate("", end, (0, 0), arrowprops=dict(color=color, width=3, headwidth=11, shrink=0.03))
+        zoom.plot(*end, "o", color=color, markersize=11, label=f"{name}: {g @ end:+.1f} ε")
+    for corner in ((-1, -1), (-1, 1), (1, -1)):
+        looks = dict(fontsize=13, ha="center", va="center", bbox=WHITE)
+        zoom.text(1.15 * corner[0], 1.12 * corner[1], f"{g @ corner:+.0f} ε", **looks)
+    words = f"the last level line that\ntouches the box: {best:+.0f} ε"
+    zoom.text(0.55, 1.47, words, fontsize=12, color="tab:red", ha="right", va="center", bbox=WHITE)
+    zoom.set_title("the same box from inside, with a linear score", fontsize=13)
+    zoom.set(xlim=(-1.75, 1.75), ylim=(-1.9, 1.75), aspect="equal")
+    for one, what in ((axis, "brightness"), (zoom, "change")):
+        one.set_xlabel(f"{what} of pixel 1", fontsize=13)
+        one.set_ylabel(f"{what} of pixel 2", fontsize=13)
+        one.grid(False)
+    zoom.set_xticks([-1, 0, 1], ["-ε", "0", "+ε"], fontsize=13)
+    zoom.set_yticks([-1, 0, 1], ["-ε", "0", "+ε"], fontsize=13)
+    zoom.legend(fontsize=12, loc="lower center", framealpha=1)
     return figure
 
 

@@ -50,7 +50,8 @@ def show(figure: Figure, caption: str, alt: str | None = None, lossless: bool = 
     """Display a figure and its caption below; `alt` is its alternative text, made by `describe` if not given.
 
     It is drawn sharp enough for a projector, and shown at the width that lets its smallest letters be read. Pictures
-    are compressed a little, unless `lossless`: for changes so small that compression would hide them.
+    are compressed a little, unless `lossless`: for changes so small that compression, or a smooth enlargement, would
+    hide them.
     """
     content, kind, width = encode(figure, lossless)
     told = {"alt": alt or describe(figure), "width": width}
@@ -60,7 +61,9 @@ def show(figure: Figure, caption: str, alt: str | None = None, lossless: bool = 
 
 def encode(figure: Figure, lossless: bool = False) -> tuple[bytes, str, int]:
     """Close a figure and give it as a file's content, that file's kind, and the width in pixels to show it at."""
-    pictures = any(axis.images for axis in figure.axes)
+    pictures = [image for axis in figure.axes for image in axis.images]
+    for image in pictures if lossless else ():
+        image.set_interpolation("nearest")
     kind = "jpeg" if pictures and not lossless else "png"  # of pictures a third of the bytes
     drawn, looks = io.BytesIO(), {"quality": 80, "subsampling": 0, "optimize": True} if kind == "jpeg" else {}
     figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
@@ -459,6 +462,26 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
     return figure
 
 
+def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chance: float) -> Figure:
+    """Lines with bands, a panel each with one scale for all, and a dotted one at `chance`.
+
+    `table` has the columns panel, group (a color and a marker each), x, value, low and high.
+    """
+    panels, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "group"))
+    figure, axes = _figure(title, (WIDEST, 3.9), 1, len(panels), sharex=True, sharey=True)
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        for place, name in enumerate(groups):
+            mine = table[(table["panel"] == panel) & (table["group"] == name)].sort_values("x")
+            (line,) = _line(axis, mine["x"], mine["value"], name, place)
+            axis.fill_between(mine["x"], mine["low"], mine["high"], color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.axhline(chance, color="black", linestyle=":")
+        axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
+    for axis in axes[:, 1:].flat:
+        axis.yaxis.label.set_visible(False)  # the first has said it
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
+    return figure
+
+
 def _line(axis: Axes, x, y, name: str, place: int):
     """A line in the color and with the marker of its name or place."""
     looks = dict(label=name, markevery=max(1, len(x) // 12), markersize=6)
@@ -610,16 +633,26 @@ def reliability(probabilities, same, title: str) -> Figure:
 
 
 def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Tables of `sanity_suite` side by side: a row for each check, a green or red cell for each table."""
-    passed = np.stack([table["passed"] == "PASS" for table in tables.values()], 1)
-    figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.42 * len(passed) + 1.8)
+    """Tables of `sanity_suite` side by side: a row for each check, a green or red cell for each table.
+
+    Rows that ask about the same stand together, named at the right; a cell holds the verdict, and the harm if there is
+    one.
+    """
+    first, passed = next(iter(tables.values())), np.stack([table["passed"] == "PASS" for table in tables.values()], 1)
+    harms = np.stack([table["harm"] for table in tables.values()], 1)
+    figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.36 * len(passed) + 1.8)
     axis.pcolormesh(passed, cmap=ListedColormap([WRONG, RIGHT]), vmin=0, vmax=1, edgecolors="white", linewidth=3)
     for (row, column), good in np.ndenumerate(passed):
         word, looks = ("PASS" if good else "FAIL"), dict(ha="center", va="center", color="white", fontsize=LETTERS)
+        word += f"  {harms[row, column]:.3f}" * bool(np.isfinite(harms[row, column]))
         axis.text(column + 0.5, row + 0.5, word, **looks)
+    for name, rows in first.reset_index().groupby("about", sort=False).groups.items():
+        axis.axhline(rows[-1] + 1, color="black", linewidth=1.5, clip_on=False)
+        looks = dict(textcoords="offset points", xycoords=("axes fraction", "data"), va="center", fontsize=LETTERS)
+        axis.annotate(textwrap.fill(name, 16), (1, rows.to_numpy().mean() + 0.5), (6, 0), **looks)
     names = [name.replace(", ", ",\n") for name in tables]
     axis.set_xticks(np.arange(len(tables)) + 0.5, names, fontsize=LETTERS + 1)
-    axis.set_yticks(np.arange(len(passed)) + 0.5, next(iter(tables.values()))["check"], fontsize=LETTERS)
+    axis.set_yticks(np.arange(len(passed)) + 0.5, first["check"], fontsize=LETTERS)
     axis.invert_yaxis()
     axis.xaxis.tick_top()
     axis.xaxis.set_label_position("top")

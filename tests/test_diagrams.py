@@ -88,10 +88,12 @@ def test_a_backbone_is_drawn_with_the_sizes_of_what_flows_through_it():
     assert all(size in said for size in sizes)
 
 
-def test_the_sign_step_lowers_a_linear_score_more_than_the_gradient_step():
-    along, sign = diagrams.eps_box((2, 1)).axes[0].get_legend_handles_labels()[1]
-    assert "1.00" in along and f"{3 / 5**0.5:.2f}" in sign, "the L1 norm of the gradient over its L2 norm"
-    assert "all the attacker may reach" in words(diagrams.eps_box())
+def test_the_best_corner_raises_a_linear_score_more_than_the_gradient_does():
+    box, zoom = diagrams.eps_box((2, 1)).axes
+    assert box.get_title() == "all that the attacker may reach"
+    assert zoom.get_legend_handles_labels()[1] == ["along the gradient: +2.5 ε", "along its signs: +3.0 ε"]
+    said = " ".join(text.get_text() for text in zoom.texts)
+    assert all(gain in said for gain in ("-3 ε", "-1 ε", "+1 ε", "touches the box: +3 ε"))
 
 
 def test_rounding_has_its_levels_and_passes_straight_through():

@@ -27,6 +27,10 @@ DOTS = pd.DataFrame(
     [("drawn", "x", "standard", 0.2, "0.2", 0.1, 0.4), ("drawn", "x", "robust", 0.9, "0.9", 0.85, 0.95),
      ("drawn", "y", "standard", 0.8, "0.8", 0.7, 0.9), ("photographs", "y", "robust", 0.7, "0.7", 0.6, 0.8)],
     columns=["panel", "row", "group", "value", "text", "low", "high"])  # fmt: skip
+CURVE_PANELS = pd.DataFrame(
+    [("x", "standard", 4, 0.1, 0.0, 0.2), ("x", "standard", 0, 0.9, 0.8, 1.0), ("x", "robust", 0, 0.8, 0.7, 0.9),
+     ("y", "robust", 0, 0.7, 0.6, 0.8), ("y", "robust", 4, 0.6, 0.5, 0.7)],
+    columns=["panel", "group", "x", "value", "low", "high"])  # fmt: skip
 RANGES = pd.DataFrame({"value": [0.5, 0.8], "low": [0.3, 0.7], "high": [0.6, 0.85]}, index=["x", "y"])
 IMAGES = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
 WIDE = RANDOM.integers(0, 256, (3, 3, 16, 24), np.uint8)
@@ -37,7 +41,8 @@ PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
 SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
 CURVES = {"good": (SCORES, SAME), "bad": (-SCORES, SAME)}
-EXAMS = {"honest": pd.DataFrame({"check": ["a", "b"], "passed": ["PASS", "PASS"]})}
+EXAMS = {"honest": pd.DataFrame({"about": ["rules", "rivals"], "check": ["a", "b"], "passed": ["PASS", "PASS"],
+                                 "harm": [np.nan, 0.125]})}  # fmt: skip
 EXAMS["masked"] = EXAMS["honest"].assign(passed=["PASS", "FAIL"])
 STAGES = {"before": -SCORES, "after": SCORES}
 FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
@@ -69,6 +74,7 @@ FIGURES = {
     "dot_panels": lambda: plotting.dot_panels(DOTS.set_axis([7] * 4), TITLE, "ROC-AUC", "approach"),
     "compared": lambda: plotting.compared(COMPARED, TITLE, "ROC-AUC", "negatives"),
     "examination": lambda: plotting.examination(EXAMS, TITLE),
+    "line_panels": lambda: plotting.line_panels(CURVE_PANELS, TITLE, "radius", "ROC-AUC", 0.5),
     "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
     "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
@@ -316,7 +322,7 @@ def test_heatmaps_write_their_numbers_where_they_belong():
 def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
     axis = plotting.examination(EXAMS, TITLE).axes[0]
     assert axis.collections[0].get_array().reshape(2, 2).tolist() == [[1, 1], [1, 0]]
-    assert [text.get_text() for text in axis.texts] == ["PASS", "PASS", "PASS", "FAIL"]
+    assert words(axis.texts) == ["PASS", "PASS", "PASS  0.125", "FAIL  0.125", "rules", "rivals"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
 
 
@@ -331,6 +337,15 @@ def test_named_points_show_intervals_and_the_pareto_front_joins_what_nothing_bea
     (axis,) = plotting.named_points(table, "cost", "gain", TITLE, "cost (ms)", "gain").axes
     np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS)
     np.testing.assert_allclose([ends[:, 1] for ends in axis.collections[0].get_segments()], table[["low", "high"]])
+
+
+def test_panels_of_lines_share_colors_and_scales():
+    one, other = FIGURES["line_panels"]().axes
+    assert [axis.get_title() for axis in (one, other)] == ["x", "y"] and one.get_ylim() == other.get_ylim()
+    np.testing.assert_allclose(one.lines[0].get_xydata(), [[0, 0.9], [4, 0.1]])
+    assert one.lines[1].get_color() == other.lines[1].get_color() != one.lines[0].get_color()
+    assert not len(other.lines[0].get_xdata()) and set(one.lines[2].get_ydata()) == {0.5}
+    assert words(one.figure.legends[0].get_texts()) == ["standard", "robust"]
 
 
 def test_lines_and_their_bands():

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from common.backbones import evaluation_mode
 from common.config import Config
 from common.datasets.batches import Pictures, batches, species_batches
 from common.datasets.images import ImageSet
+from common.datasets.splits import Splits, some_pairs
 from common.evaluation.metrics import cosine_scores, roc_auc
-from common.evaluation.reports import embed_all, pair_scores
+from common.evaluation.reports import embed_all, pair_auc, pair_scores
 from common.losses import Classification, PairJudgment, TripletJudgment
 from common.mining import all_triplets
-from common.training import Collapse
+from common.training import Collapse, train
 
 
 def robust_task(
@@ -38,6 +40,26 @@ def robust_task(
     if approach == "siamese":
         objective = PairJudgment(model.score_embeddings, classes, size)
     return objective, species_batches(learned, config.batch_size // 4, 4, config.seed)
+
+
+def train_robust(
+    approach: str, standard: nn.Module, image_set: ImageSet, splits: Splits, protocol: str, config: Config, eps: float,
+    hold_weight: float, center_weight: float = 0.0,
+) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
+    """A copy of a standard model, trained on from there against an attacker (protocol rule 15), and its history.
+
+    As `robust_task` and `adversarial_terms` say, with two inner steps, and the ramp over a third of all batches. Kept
+    is the epoch with the best `robust_auc` on validation pairs, 64 of them attacked.
+    """
+    model, pairs = copy.deepcopy(standard), splits.pairs[protocol]["validation"]
+    train_set = splits.parts[protocol]["train"]
+    objective, loader = robust_task(approach, model, image_set, train_set, config, center_weight)
+    terms = adversarial_terms(standard, eps, max(1, config.epochs * len(loader) // 3), hold_weight, steps=2)
+    judge = partial(
+        robust_auc, image_set=image_set, pairs=pairs, attacked_pairs=some_pairs(pairs, 64),
+        standard_auc=pair_auc(standard, image_set, pairs), steps=5,
+    )  # fmt: skip
+    return model, train(config, model, objective, loader, judge, config.seed, keep="best", terms=terms)
 
 
 def adversarial_terms(standard: nn.Module, eps: float, ramp_batches: int, hold_weight: float, steps: int) -> Callable:

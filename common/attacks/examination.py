@@ -30,8 +30,9 @@ def sanity_suite(
         steps: of the attack, 2 or more; one check takes five times as many.
         queries: of the gradient-free attack, at eps, on the pairs whose number `every` divides.
 
-    Returns one row a check: check, value, bound, passed ("PASS" or "FAIL"); and in those of PGD and its rivals
-    harm, the mean of what the attack took of the margins at eps.
+    Returns one row a check: about, check, value, bound, passed ("PASS" or "FAIL"); and in those of PGD and its rivals
+    harm, the mean of what the attack took of the margins at eps. Rows that are about the same stand together: the
+    rules, the gradient, what PGD makes of it (all of which fail where it is zero), and rivals that do not need it.
     """
     trial, attack = _Trial(folded(model), first, second, same, threshold, eps), partial(attack, restarts=1)
     ours = trial.harms(attack, steps=steps)
@@ -44,21 +45,26 @@ def sanity_suite(
     searched = trial.searched(queries, every)
     part = shares([searched], [ours[0][::every]])
     rivals[f"Square, {queries:,} queries on {len(searched)} pairs,"] = part, searched.mean()
-    table = [
-        _nothing_at_zero(trial, attack),
-        _margin_falls(trial, ours),
-        _more_steps_do_no_less(trial, attack, ours, steps),
-        _nobody_withstands_much(trial, attack, steps),
-        _no_less_than_fgsm(trial, ours),
-        _converged(trial, attack, ours, steps),
-        *((f"{name} does no more", f"{percents(parts)} of PGD's harm", "<= 100 %", max(parts) <= 1, harm)
-          for name, (parts, harm) in rivals.items()),
-        _gradients_everywhere(trial),
-        _both_do_more(trial, attack, ours, steps),
-        _within_bounds(trial),
-    ]  # fmt: skip
+    lines = {
+        "its rules": [_nothing_at_zero(trial, attack)],
+        "the gradient": [_gradients_everywhere(trial)],
+        "what PGD makes of the gradient": [
+            _margin_falls(trial, ours),
+            _more_steps_do_no_less(trial, attack, ours, steps),
+            _converged(trial, attack, ours, steps),
+            _no_less_than_fgsm(trial, ours),
+            _both_do_more(trial, attack, ours, steps),
+            _nobody_withstands_much(trial, attack, steps),
+        ],
+        "rivals without this gradient": [
+            (f"{name} does no more", f"{percents(parts)} of PGD's harm", "<= 100 %", max(parts) <= 1, harm)
+            for name, (parts, harm) in rivals.items()
+        ],
+    }
+    lines["its rules"].append(_within_bounds(trial))  # of all pictures that were made until now
     columns = "check", "value", "bound", "passed", "harm"
-    found = pd.DataFrame([dict(zip(columns, line)) for line in table])
+    table = [{"about": about, **dict(zip(columns, line))} for about, some in lines.items() for line in some]
+    found = pd.DataFrame(table)
     return found.assign(passed=np.where(found["passed"], "PASS", "FAIL"))
 
 
@@ -162,7 +168,7 @@ def _both_do_more(trial, attack, ours, steps):
 
 
 def _within_bounds(trial):
-    """Of every picture that any line above has made; hence the last."""
+    """Of every picture that any other line has made; hence the last."""
     moves = (float((exact(new) - exact(old)).abs().max()) - radius for new, old, radius in trial.made)
     excess = max(0.0, *moves)
     lowest, highest = min(float(new.min()) for new, *_ in trial.made), max(float(new.max()) for new, *_ in trial.made)

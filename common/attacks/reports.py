@@ -1,4 +1,4 @@
-"""A model's report under attack: scores of attacked pairs and their metrics, behind the gate of protocol rule 13."""
+"""Reports of attacks: metrics of attacked pairs, behind the gate of protocol rule 13, and what robustness costs."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -6,13 +6,24 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import torch
 
 from common.attacks.gradient import pgd
 from common.backbones import evaluation_mode, folded
 from common.datasets.batches import pair_batch
 from common.datasets.images import ImageSet
+from common.datasets.splits import Splits
 from common.evaluation.metrics import Threshold, roc_auc
-from common.evaluation.reports import verification_report
+from common.evaluation.reports import (
+    difference,
+    embed_all,
+    named,
+    pair_scores,
+    search_difference,
+    similarity_of,
+    verification_report,
+)  # fmt: skip
+from common.evaluation.retrieval import retrieval
 
 GATE = 0.80  # a model below this clean AUC has nothing to lose, so its robustness figures would mislead
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -61,3 +72,22 @@ def robust_report(scores: dict[float, np.ndarray], pairs, threshold: Threshold, 
         named = dict(attack=attack if radius else None, eps_255=round(radius * 255, 3))
         reports.append(verification_report(found, pairs, threshold).assign(**named))
     return pd.concat(reports, ignore_index=True)
+
+
+def price(robust, standard, image_set: ImageSet, splits: Splits, protocol: str) -> pd.DataFrame:
+    """What robustness costs on clean test pictures: the robust model minus the standard one, paired.
+
+    Rows of metric (roc_auc, precision_at_1, map_at_r, and class_accuracy of models that name classes), value, low,
+    high, as `difference` and `search_difference` give them.
+    """
+    test, pairs, scores, hits = splits.parts[protocol]["test"], splits.pairs[protocol]["test"], [], []
+    for model in (robust, standard):
+        embeddings, labels = embed_all(model, image_set, test), image_set.labels[test]
+        scores.append([pair_scores(model, embeddings, pairs)])
+        with evaluation_mode(model) as device:
+            found = retrieval(torch.from_numpy(embeddings[test]).to(device), labels, similarity_of(model))
+        hits.append({name: found[name] for name in ("precision_at_1", "map_at_r")})
+        if model.classifier is not None:
+            hits[-1]["class_accuracy"] = 1.0 * (named(model, embeddings[test]) == labels)
+    gaps = {name: search_difference([value], [hits[1][name]]) for name, value in hits[0].items()}
+    return pd.DataFrame({"roc_auc": difference(*scores, pairs), **gaps}).T.rename_axis("metric").reset_index()

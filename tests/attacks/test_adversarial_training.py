@@ -1,6 +1,7 @@
 """Adversarial training inside `fit`: batches stay what they are, the objective is attacked, the rule selects."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,12 +18,14 @@ from common.attacks.adversarial_training import (
     robust_auc,
     robust_task,
     semi_hard_loss,
+    train_robust,
 )
 from common.attacks.gradient import pgd
 from common.attacks.reports import attacked_scores
-from common.backbones import EmbeddingNet
+from common.backbones import EmbeddingNet, SiameseNet, new_model
 from common.config import setup
 from common.datasets.batches import Pictures, batches
+from common.datasets.splits import make_splits
 from common.evaluation.metrics import roc_auc
 from common.evaluation.reports import pair_auc
 from common.losses import Classification, PairJudgment, TripletJudgment
@@ -206,6 +209,20 @@ def test_adversarial_training_runs_in_the_loop_of_every_training(pictures):
     for new, old in zip(model.layers.parameters(), standard.layers.parameters(), strict=True):
         assert not torch.equal(new, old)
     assert select(model) == pytest.approx(history.validation.max()), "the best epoch's weights"
+
+
+@pytest.mark.parametrize("approach", ["center_loss", "siamese", "triplet"])
+def test_a_robust_model_is_another_one_and_the_standard_model_stays(pictures, approach, tmp_path):
+    config = replace(setup(checkpoints=tmp_path, epochs=2, embedding_size=8, device="cpu"), batch_size=16)
+    splits = make_splits(pictures, config)
+    kind, classes = (SiameseNet, 0) if approach == "siamese" else (EmbeddingNet, len(pictures.class_names))
+    standard = new_model(config, "test_resnet", 0, kind, classes)
+    before = copy.deepcopy(standard.state_dict())
+    model, history = train_robust(approach, standard, pictures, splits, "closed_set", config, EPS, 0.03, 0.01)
+    new = model.state_dict()
+    assert all(torch.equal(value, standard.state_dict()[name]) for name, value in before.items())
+    assert not all(torch.equal(value, new[name]) for name, value in before.items())
+    assert len(history) == 2 and {"hold", "validation"} <= set(history)
 
 
 def test_selection_by_robust_auc_near_the_clean_one(pictures):
