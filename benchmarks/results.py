@@ -132,7 +132,8 @@ def measure(config: Config, backbone: str, approaches) -> tuple[pd.DataFrame, pd
             print(protocol, *about.values(), f"kept {trained.point}", values.to_dict(), flush=True)
         gaps.append(differences(found, splits.pairs[protocol]["test"]).assign(protocol=protocol))
     run = dict(dataset=config.dataset_name, profile=config.profile, fingerprint=image_set.fingerprint, split="test")
-    tables = pd.concat(rows).assign(**run).reindex(columns=COLUMNS), pd.concat(paths), pd.concat(gaps)
+    paths = pd.concat([pd.DataFrame(columns=["approach", "protocol"]), *paths])  # of no training there is none
+    tables = pd.concat(rows).assign(**run).reindex(columns=COLUMNS), paths, pd.concat(gaps)
     return tables[0], *(table.assign(dataset=config.dataset_name) for table in tables[1:])
 
 
