@@ -245,17 +245,17 @@ def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel:
 def roc(curves: Mapping[str, tuple], rate: float) -> Figure:
     """ROC curves: words -> the shares of different and of same pairs accepted (T,), and a color; a dot at equal error.
 
-    The first words stand at the top, so the curves should come in the order of their areas, the smallest first. A
-    dashed line marks a `rate` of false accepts.
+    The first words stand lowest, so the curves should come in the order of their areas, the smallest first. A dashed
+    line marks a `rate` of false accepts.
     """
     figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
     figure.suptitle("All thresholds at once: the ROC curve")
     for place, (words, (accepts, hits, color)) in enumerate(curves.items()):
         axis.plot(accepts, hits, linewidth=2.5, color=color)
-        equal = np.argmin(np.abs(accepts - (1 - hits)))
+        equal, named = (np.argmin(np.abs(one)) for one in (accepts - (1 - hits), accepts - 0.4 - 0.15 * place))
         arrow = dict(arrowstyle="-", color=color, relpos=(0, 0.5))
         looks = dict(arrowprops=arrow, color=color, fontsize=13, va="center")
-        axis.annotate(words, (accepts[equal], hits[equal]), (0.56, 0.34 - 0.13 * place), **looks)
+        axis.annotate(words, (accepts[named], hits[named]), (0.64, 0.08 + 0.13 * place), **looks)
         axis.plot(accepts[equal], hits[equal], "o", color=color, markersize=9)
     axis.axvline(rate, color="black", linestyle="--")
     axis.plot([0, 1], [0, 1], ":", color="gray")

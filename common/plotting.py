@@ -351,8 +351,8 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
 def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2) -> Figure:
     """Dots in rows, the same rows and one scale in all panels; those of a row are joined.
 
-    `table` has the columns panel, row, group (a color and a marker each), value and text, which stands by the dot; low
-    and high, if it has them, make intervals.
+    `table` has the columns panel, row, group (a color and a marker each), value and text; low and high, if it has them,
+    make intervals. The text of a dot that is alone in its row stands above it, of others to the right of the interval.
     """
     panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
     down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)
@@ -369,9 +369,12 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
             ends = np.abs([some[end] - some["value"] for end in ("low", "high")]) if "low" in table else None
             axis.errorbar(some["value"], some["place"], xerr=ends, **looks)
         for _, dot in mine.iterrows():
-            side, end = (-7, "top") if dot["place"] > rows.index(dot["row"]) else (7, "bottom")
-            looks = dict(xytext=(0, side), textcoords="offset points", ha="center", va=end, fontsize=LETTERS)
-            axis.annotate(_plain(dot["text"]), (dot["value"], dot["place"]), **looks)
+            text, looks = _plain(dot["text"]), dict(textcoords="offset points", fontsize=LETTERS)
+            if (mine["row"] == dot["row"]).sum() == 1:
+                axis.annotate(text, (dot["value"], dot["place"]), (0, 7), ha="center", va="bottom", **looks)
+            else:
+                looks |= dict(va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
+                axis.annotate(text, (np.nanmax([dot["value"], dot.get("high", np.nan)]), dot["place"]), (7, 0), **looks)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.12)
         _rows(axis, rows)
@@ -381,6 +384,10 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
         axes.flat[empty].axis("off")
         axes.flat[empty - columns].tick_params(labelbottom=True)  # none below says it
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
+    figure.draw_without_rendering()  # before that, nobody knows how far the texts reach
+    texts = [(axis.transAxes.inverted(), text.get_window_extent()) for axis in axes.flat for text in axis.texts]
+    left, right = axis.get_xlim()  # one scale in all panels
+    axis.set_xlim(right=left + (right - left) * max(1, *(1.04 * place.transform(box.max)[0] for place, box in texts)))
     return figure
 
 
