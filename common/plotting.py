@@ -532,9 +532,10 @@ def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, y
     axis.plot(table[x], table[y], "o")
     if {"low", "high"} <= {*table}:
         axis.vlines(table[x], table["low"], table["high"], linewidth=1)
-    middle = (table[x].min() + table[x].max()) / 2
+    middle, far = (table[x].min() + table[x].max()) / 2, np.ptp(table[x]) / 5
     for name, row in table.iterrows():  # on the side where there is room
-        place, ha = ((-8, 9), "right") if row[x] > middle else ((6, -14), "left")
+        crowded = table[x].between(row[x], row[x] + far, inclusive="neither").any()
+        place, ha = ((-10, 9), "right") if crowded or row[x] > middle else ((10, -16), "left")
         axis.annotate(_plain(name), (row[x], row[y]), place, textcoords="offset points", ha=ha, fontsize=LETTERS)
     axis.margins(0.2)
     return figure
