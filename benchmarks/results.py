@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from accelerate import PartialState
 
-from common.backbones import EmbeddingNet, SiameseNet, evaluation_mode, new_model
+from common.backbones import EmbeddingNet, SiameseNet, new_model
 from common.checkpoints import save
 from common.config import ROOT, Config, setup
 from common.datasets import load_images
@@ -35,9 +34,8 @@ from common.evaluation.reports import (
     frozen_report,
     named,
     search_difference,
-    similarity_of,
+    searched,
 )  # fmt: skip
-from common.evaluation.retrieval import retrieval
 from common.ledger import COLUMNS
 from common.losses import Classification, PairJudgment, TripletJudgment
 from common.training import train_arm
@@ -140,9 +138,7 @@ def measure(config: Config, backbone: str, approaches) -> tuple[pd.DataFrame, pd
 def tested(model, image_set, splits, protocol: str):
     """The `Evaluation` of a model on a protocol, and what each query of its test found."""
     evaluation, test = evaluate(model, image_set, splits, protocol), splits.parts[protocol]["test"]
-    with evaluation_mode(model) as device:
-        gallery = torch.from_numpy(evaluation.embeddings[test]).to(device)
-        return evaluation, retrieval(gallery, image_set.labels[test], similarity_of(model))
+    return evaluation, searched(model, evaluation.embeddings[test], image_set.labels[test])
 
 
 def differences(found: dict, pairs) -> pd.DataFrame:

@@ -22,8 +22,7 @@ from common.datasets.batches import as_float, augment
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, make_pairs
 from common.evaluation.metrics import first_near_best, roc_auc, spread
-from common.evaluation.reports import embed_all, pair_scores, similarity_of, validation_report
-from common.evaluation.retrieval import retrieval
+from common.evaluation.reports import embed_all, pair_scores, searched, validation_report
 
 HEAD_EPOCHS = 8  # passes over features that are computed once, so they cost next to nothing
 POINTS = (0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the path from the start over the trained head to the end
@@ -109,9 +108,7 @@ def path_quality(model: nn.Module, corners: list[dict], image_set: ImageSet, ind
     for point in POINTS if len(corners) > 1 else POINTS[-1:]:
         model.load_state_dict(between(corners, point))
         embeddings = embed_all(model, image_set, indices)
-        with evaluation_mode(model) as device:
-            gallery = torch.from_numpy(embeddings[indices]).to(device)
-            found = retrieval(gallery, image_set.labels[indices], similarity_of(model))
+        found = searched(model, embeddings[indices], image_set.labels[indices])
         area = roc_auc(pair_scores(model, embeddings, pairs), pairs[:, 2])
         rows[point] = {"roc_auc": area, "map_at_r": float(np.nanmean(found["map_at_r"]))}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")

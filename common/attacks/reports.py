@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import torch
 
 from common.attacks.gradient import pgd
 from common.backbones import evaluation_mode, folded
@@ -20,10 +19,9 @@ from common.evaluation.reports import (
     named,
     pair_scores,
     search_difference,
-    similarity_of,
+    searched,
     verification_report,
 )  # fmt: skip
-from common.evaluation.retrieval import retrieval
 
 GATE = 0.80  # a model below this clean AUC has nothing to lose, so its robustness figures would mislead
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -84,8 +82,7 @@ def price(robust, standard, image_set: ImageSet, splits: Splits, protocol: str) 
     for model in (robust, standard):
         embeddings, labels = embed_all(model, image_set, test), image_set.labels[test]
         scores.append([pair_scores(model, embeddings, pairs)])
-        with evaluation_mode(model) as device:
-            found = retrieval(torch.from_numpy(embeddings[test]).to(device), labels, similarity_of(model))
+        found = searched(model, embeddings[test], labels)
         hits.append({name: found[name] for name in ("precision_at_1", "map_at_r")})
         if model.classifier is not None:
             hits[-1]["class_accuracy"] = 1.0 * (named(model, embeddings[test]) == labels)

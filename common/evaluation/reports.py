@@ -128,9 +128,7 @@ def comparison(
         for model in seeds:
             embeddings = embed_all(model, image_set, np.union1d(indices, pairs[:, :2]))
             scores.append(pair_scores(model, embeddings, pairs))
-            with evaluation_mode(model) as device:
-                gallery = torch.from_numpy(embeddings[indices]).to(device)
-                hits.append(retrieval(gallery, image_set.labels[indices], similarity_of(model))["map_at_r"])
+            hits.append(searched(model, embeddings[indices], image_set.labels[indices])["map_at_r"])
         found[name] = scores, hits
     rows = []
     for name in [reference, *(name for name in found if name != reference)]:
@@ -182,6 +180,12 @@ def linear_probe(features, labels, train, test) -> np.ndarray:
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
     return probe.fit(features[train], labels[train]).predict(features[test])
+
+
+def searched(model, embeddings, labels) -> dict[str, np.ndarray]:
+    """What `retrieval` measures of each query among embeddings (N, D), as similar as the model finds them."""
+    with evaluation_mode(model) as device:
+        return retrieval(torch.from_numpy(embeddings).to(device), labels, similarity_of(model))
 
 
 def similarity_of(model):
