@@ -17,7 +17,7 @@ override TORCH := $(if $(filter command,$(origin TORCH)),$(TORCH))
 torch_index = https://download.pytorch.org/whl/$(TORCH)
 
 # Tests and committed outputs are about the offline default, whatever the user's own settings are.
-defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z_]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 \
+defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z_]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 SIMILARITY_DEVICE=cpu \
   OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
 
 # $(call install,FILE): install FILE's requirements, unless the stamp inside the environment says that these very

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.utils.data import DataLoader
@@ -243,6 +244,8 @@ def fit(
         raise ValueError(f"keep is {keep!r}; choose 'best' or 'last'")
     if ":" in device:  # accelerate takes the current one
         torch.cuda.set_device(device)
+    if not dist.is_initialized():  # else accelerate keeps the device and precision of the first training in a process
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
     model.to(accelerator.device, memory_format=torch.channels_last)
     objective.to(accelerator.device)

@@ -17,13 +17,14 @@ collect_ignore = [] if any("slow" in word for word in sys.argv) else ["slow"]  #
 
 @pytest.fixture(scope="session", autouse=True)
 def isolated_settings(tmp_path_factory):
-    """Hide every `SIMILARITY_*` variable, and keep checkpoints and decoded pictures in a temporary folder."""
+    """Hide every `SIMILARITY_*` variable, keep checkpoints and decoded pictures in a temporary folder, use the CPU."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("SIMILARITY_")]:
             patch.delenv(name)
         folder = tmp_path_factory.mktemp("settings")
         patch.setenv("SIMILARITY_CHECKPOINTS", str(folder / "checkpoints"))
         patch.setenv("SIMILARITY_CACHE", str(folder / "cache"))
+        patch.setenv("SIMILARITY_DEVICE", "cpu")  # the same numbers where there is a GPU
         yield
 
 

@@ -37,7 +37,7 @@ def test_quick_sums_come_out_alike_on_any_number_of_cores():
 
 
 def test_defaults(monkeypatch):
-    for name in ("CHECKPOINTS", "CACHE"):
+    for name in ("CHECKPOINTS", "CACHE", "DEVICE"):
         monkeypatch.delenv(f"SIMILARITY_{name}")
     config = setup()
     assert (config.profile, config.dataset, config.seed) == ("quick", "rendered", 0)
@@ -165,6 +165,7 @@ def test_a_run_is_named_after_what_differs_from_its_profile(given, name, tmp_pat
 
 @pytest.mark.parametrize("cuda, mps, device", [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
 def test_the_fastest_device_there_is_becomes_the_default(monkeypatch, cuda, mps, device):
+    monkeypatch.delenv("SIMILARITY_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
     tried = []

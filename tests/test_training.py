@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -273,6 +275,14 @@ def test_the_very_gpu_that_is_asked_for_is_taken(pictures, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", refuse)
     with pytest.raises(LookupError, match="cuda:1"):
         fit(**arranged(pictures), validate=lambda model: 0.5, device="cuda:1")
+
+
+def test_the_device_and_precision_of_one_training_bind_no_later_one(pictures):
+    """A process has one state of accelerate, which refuses any other: as left by a training on a GPU, then one here."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(cpu=True, mixed_precision="bf16")
+    assert len(fit(**arranged(pictures, epochs=1), validate=lambda model: 0.5)) == 1
+    assert AcceleratorState().mixed_precision == "no"
 
 
 class Unlearnable(nn.Module):
