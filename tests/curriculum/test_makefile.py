@@ -107,14 +107,15 @@ def test_tests_run_in_order_on_defaults_and_leave_nothing(project, tmp_path):
     assert status == 0 and "passed: lint, unit tests, notebooks" in said.splitlines()[-1]
     assert any("-m pip install -r requirements-dev.txt" in call for call in calls)
     ruff, unit, solutions, notebooks = calls[-4:]
-    assert ruff.startswith("-m ruff check .") and unit == "-m pytest tests |"
+    assert ruff.startswith("-m ruff check .") and unit == "-m pytest tests | SIMILARITY_DEVICE=cpu"
     assert "-p no:xdist --nbval-lax --nbval-current-env" in notebooks
     copies = notebooks.split(" |")[0].split()[-1]
     names = "R1_Data_Exploration.ipynb R2_Backbone_Selection.ipynb"
     assert copies.startswith(str(temporary))
     assert solutions.startswith(f"tests/curriculum/solutions.py {copies} {names} |")
     settings = notebooks.split("| ")[1]
-    assert settings.count("SIMILARITY_") == 2 and settings.count(f"={temporary}") == 2
+    assert settings.count("SIMILARITY_") == 3 and settings.count(f"={temporary}") == 2
+    assert "SIMILARITY_DEVICE=cpu" in settings  # the committed outputs are a CPU's
     assert not list(temporary.iterdir())
 
 
@@ -133,7 +134,7 @@ def test_what_fails_is_named_at_the_end_and_keeps_nothing_from_being_checked(pro
 
 def test_notebooks_are_refreshed_with_the_defaults_and_missed_by_a_test(project):
     _, calls, _ = make(project, "notebooks", "NOTEBOOKS=R1", "PROFILE=full", SIMILARITY_SEED="9")
-    assert calls[-1] == "-m common.notebooks --in-place R1 |"
+    assert calls[-1] == "-m common.notebooks --in-place R1 | SIMILARITY_DEVICE=cpu"
     for path in project.glob("*.ipynb"):
         path.unlink()
     status, _, said = make(project, "test")
@@ -142,7 +143,7 @@ def test_notebooks_are_refreshed_with_the_defaults_and_missed_by_a_test(project)
 
 def test_the_slow_tests_run_apart(project):
     status, calls, _ = make(project, "test-slow", SIMILARITY_SEED="9")
-    assert status == 0 and calls[-1] == "-m pytest tests/slow |"
+    assert status == 0 and calls[-1] == "-m pytest tests/slow | SIMILARITY_DEVICE=cpu"
 
 
 def test_help_lists_every_setting_that_setup_takes(project):
