@@ -2,10 +2,9 @@
 
 The folder holds archives or folders of the data sets, named as in `FILES`, and perhaps `weights`. Every approach is
 trained as its notebook trains it (profile `standard`), then the test is read once. Rows go into results.csv, the
-quality along every training's path into paths.csv, and the paired differences to the frozen backbone, the principal
-head before any training, cross-entropy and the siamese network into differences.csv, in place of what stood there of
-the same data set. Of drawn flowers (profile `quick`, R2's backbone) only the differences among trainings are kept: the
-rest is in the ledger of a run.
+quality along every training's path into paths.csv, and the paired differences to what `AGAINST` names into
+differences.csv, in place of what stood there of the same data set. Of drawn flowers (profile `quick`, R2's backbone)
+only the differences among trainings are kept: the rest is in the ledger of a run.
 Several GPUs share the work under `accelerate launch -m benchmarks.results DATA`.
 """
 
@@ -53,7 +52,7 @@ NOTEBOOKS = {
     "frozen_backbone": "R2", "principal_head": "R2", "cross_entropy": "R3", "center_loss": "R3", "siamese": "R4",
     "contrastive": "R4", "triplet": "R5",
 }  # fmt: skip
-AGAINST = ("frozen_backbone", "principal_head", "cross_entropy", "siamese")
+AGAINST = ("frozen_backbone", "principal_head", "cross_entropy", "center_loss", "siamese")
 
 
 def classification(config: Config, backbone: str, image_set, weight: float, indices, seed: int):
