@@ -180,7 +180,8 @@ def _leaderboard(name: str, table: pd.DataFrame) -> list[str]:
         rows = numbers(table, column)
         if len(rows):
             rows = rows.sort_values("value", ascending=False, kind="stable")
-            figure = plotting.intervals(rows.set_axis(_named(rows)), column, "test, 95 % intervals")
+            chance = 0.5 if "ROC-AUC" in column else 0.0
+            figure = plotting.intervals(rows.set_axis(_named(rows)), column, "test, 95 % intervals", chance=chance)
             parts.append(_figure(figure))
     shown = table[[column for column in table if table[column].astype(bool).any()]]
     cells = shown.astype(str).set_axis(map(html.escape, _named(shown)))
