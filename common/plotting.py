@@ -357,7 +357,8 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
     panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
     down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)
     for (_, row), mine in table.groupby(["panel", "row"]):
-        table.loc[mine.index, "place"] = rows.index(row) + 0.34 * (np.arange(len(mine)) - (len(mine) - 1) / 2)
+        apart = np.linspace(-1, 1, len(mine)) * min(0.17 * (len(mine) - 1), 0.38)  # many stand closer together
+        table.loc[mine.index, "place"] = rows.index(row) + apart
     size = (WIDEST, (0.62 * len(rows) + 1.1) * down + 1)
     figure, axes = _figure(title, size, down, columns, sharex=True, sharey=True)
     for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):

@@ -257,6 +257,9 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert words(figure.legends[0].get_texts()) == ["standard", "robust"]
     assert [axis.yaxis.label.get_visible() for axis in figure.axes] == [True, False]
     assert not plotting.dot_panels(DOTS.drop(columns=["low", "high"]), TITLE, "x", "y", 1).axes[0].collections
+    many = pd.concat([DOTS[:1].assign(group=group) for group in "abcdef"])
+    joined = plotting.dot_panels(many, TITLE, "x", "y", 1).axes[0].lines[0]
+    assert np.ptp(joined.get_ydata()) < 0.8, "dots of one row stay away from the next"
 
 
 def test_a_compared_row_has_the_interval_of_its_difference_around_it():
