@@ -319,6 +319,8 @@ def backbone(picture, maps: Sequence, pooled, embedding) -> Figure:
         axis.text(x + side / 2, -1.45, words, ha="center", va="top", fontsize=11)
         x += side + 0.8
     x -= 0.3
+    axis.annotate("", (x + 1.6, 1.5), (3, 1.5), arrowprops=dict(arrowstyle="|-|", linewidth=2, color="dimgray"))
+    axis.text(x / 2 + 2.3, 1.6, "backbone", fontsize=11, ha="center", va="bottom")
     for name, vector, above in (("pooled", pooled, "mean"), ("embedding", embedding, "head")):
         axis.text(x + 0.45, 0.2, above, fontsize=11, ha="center", va="bottom")
         axis.annotate("", (x + 0.9, 0), (x, 0), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
@@ -326,7 +328,7 @@ def backbone(picture, maps: Sequence, pooled, embedding) -> Figure:
         axis.imshow(np.asarray(vector)[:, None], **strip)
         axis.text(x + 1.3, -1.45, f"{name}\n{len(vector)} numbers", ha="center", va="top", fontsize=11)
         x += 1.9
-    axis.set(xlim=(-0.1, x + 0.2), ylim=(-2.6, 1.35), aspect="equal")
+    axis.set(xlim=(-0.1, x + 0.2), ylim=(-2.6, 2.05), aspect="equal")
     axis.axis("off")
     return figure
 

@@ -536,8 +536,9 @@ def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, y
     middle, far = (table[x].min() + table[x].max()) / 2, np.ptp(table[x]) / 5
     for name, row in table.iterrows():  # on the side where there is room
         crowded = table[x].between(row[x], row[x] + far, inclusive="neither").any()
-        place, ha = ((-10, 9), "right") if crowded or row[x] > middle else ((10, -16), "left")
-        axis.annotate(_plain(name), (row[x], row[y]), place, textcoords="offset points", ha=ha, fontsize=LETTERS)
+        place, ha, va = ((-10, 6), "right", "bottom") if crowded or row[x] > middle else ((10, -6), "left", "top")
+        looks = dict(ha=ha, va=va, textcoords="offset points", fontsize=LETTERS)
+        axis.annotate(_plain(name), (row[x], row[y]), place, **looks)
     axis.margins(0.2)
     return figure
 
@@ -547,9 +548,7 @@ def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel:
     figure = named_points(table, x, y, title, xlabel, ylabel)
     front = table.sort_values([x, y], ascending=[True, False])
     front = front[front[y] > front[y].cummax().shift(fill_value=-np.inf)]
-    looks = dict(drawstyle="steps-post", linestyle="--", color="gray", label="Pareto front", zorder=0)
-    figure.axes[0].plot(front[x], front[y], **looks)
-    figure.axes[0].legend()
+    figure.axes[0].plot(front[x], front[y], "--", drawstyle="steps-post", color="gray", label="Pareto front", zorder=0)
     return figure
 
 

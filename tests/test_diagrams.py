@@ -84,7 +84,7 @@ def test_hues_show_every_picture():
 def test_a_backbone_is_drawn_with_the_sizes_of_what_flows_through_it():
     maps = [np.random.default_rng(0).random((4, side, side)) for side in (8, 4)]
     said = words(diagrams.backbone(np.zeros((3, 16, 16), np.uint8), maps, np.ones(4), np.ones(2)))
-    sizes = "3 colors\n16 x 16", "4 maps\n8 x 8", "4 maps\n4 x 4", "pooled\n4", "embedding\n2"
+    sizes = "3 colors\n16 x 16", "4 maps\n8 x 8", "4 maps\n4 x 4", "pooled\n4", "embedding\n2", "backbone"
     assert all(size in said for size in sizes)
 
 

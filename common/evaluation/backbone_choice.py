@@ -74,20 +74,19 @@ def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
 def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
     """Train a candidate with cross-entropy for about `pictures` pictures, and measure it on the validation pairs.
 
-    Gives "scores" (P,) of the validation pairs, "seconds" of training, "pictures" seen, and the "history" of `train`.
+    Gives "embeddings" as of `embed_all` and "scores" (P,) of validation, "seconds", "pictures" seen, and "history".
     """
     part, pairs = splits.parts["closed_set"], splits.pairs["closed_set"]["validation"]
     species, labels = np.unique(image_set.labels[part["train"]], return_inverse=True)
-    images = image_set.images[part["train"]]
-    model = new_model(config, name, config.seed, EmbeddingNet, len(species), images)
+    model = new_model(config, name, config.seed, EmbeddingNet, len(species), image_set.images[part["train"]])
     objective = Classification(model.classify, len(species), config.embedding_size)
     loader = batches(Pictures(image_set, part["train"], labels), config.batch_size, shuffle=True, seed=config.seed)
     budget = replace(config, epochs=max(1, round(pictures / len(part["train"]))))
     validate = partial(pair_auc, image_set=image_set, pairs=pairs)
     history = train(budget, model, objective, loader, validate, config.seed)
-    scores = cosine_scores(embed_all(model, image_set, part["validation"]), pairs)
+    found = embed_all(model, image_set, part["validation"])
     spent = {"seconds": history["seconds"].iloc[-1], "pictures": int(history["images"].iloc[-1])}
-    return {"scores": scores, **spent, "history": history}
+    return {"embeddings": found, "scores": cosine_scores(found, pairs), **spent, "history": history}
 
 
 def compare(tuned: dict[str, dict], pairs) -> pd.DataFrame:

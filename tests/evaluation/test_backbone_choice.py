@@ -17,7 +17,7 @@ from common.backbones import new_model
 from common.config import setup
 from common.datasets.splits import make_splits
 from common.evaluation import backbone_choice as selection
-from common.evaluation.metrics import Threshold
+from common.evaluation.metrics import Threshold, cosine_scores
 from common.evaluation.reports import verification_report
 
 
@@ -121,6 +121,8 @@ def test_fine_tune_keeps_to_its_budget_and_can_be_repeated(trained):
     assert abs(first["pictures"] - 96) <= train / 2
     assert first["scores"].shape == (len(splits.pairs["closed_set"]["validation"]),)
     np.testing.assert_allclose(first["scores"], second["scores"], atol=1e-4)
+    validation = splits.pairs["closed_set"]["validation"]
+    np.testing.assert_array_equal(first["scores"], cosine_scores(first["embeddings"], validation))
     assert first["seconds"] > 0
 
 
