@@ -106,19 +106,18 @@ def margin_circle(margin: float = 1.0) -> Figure:
     figure, axis = plt.subplots(figsize=(9.5, 5), layout="constrained")
     axis.add_patch(Circle((0, 0), margin, fill=False, edgecolor="black", linestyle="--", linewidth=2))
     axis.plot(0, 0, "*", markersize=24, color="black")
-    blue, orange = "#0173b2", "#de8f05"
-    points = [("o", blue, 0.3, 125), ("o", blue, 0.75, 200), ("o", blue, 1.35, 172)]
-    points += [("s", orange, 0.3, 40), ("s", orange, 0.75, -25), ("s", orange, 1.35, 10)]
+    points = [("o", BLUE, 0.3, 125), ("o", BLUE, 0.75, 200), ("o", BLUE, 1.35, 172)]
+    points += [("s", ORANGE, 0.3, 40), ("s", ORANGE, 0.75, -25), ("s", ORANGE, 1.35, 10)]
     for marker, color, share, angle in points:
         d, away = share * margin, np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
         axis.plot(*(d * away), marker, markersize=13, color=color)
-        if force := -d if color == blue else max(0.0, margin - d):
+        if force := -d if color == BLUE else max(0.0, margin - d):
             arrow = dict(arrowstyle="-|>", linewidth=3, color=color, shrinkA=0, shrinkB=0, mutation_scale=20)
             axis.annotate("", (d + 0.7 * force) * away, d * away, arrowprops=arrow)
     notes = [(0, 1.12, f"circle of the margin, $d = {margin:g}$", "black"), (0, -0.18, "one picture", "black")]
-    notes += [(-1.6, 0.6, "same: pulled in,\nthe harder the farther", blue)]
-    notes += [(1.65, 0.75, "different, inside:\npushed out", orange)]
-    for x, y, words, color in (*notes, (1.85, 0, "different, outside:\nleft alone", orange)):
+    notes += [(-1.6, 0.6, "same: pulled in,\nthe harder the farther", BLUE)]
+    notes += [(1.65, 0.75, "different, inside:\npushed out", ORANGE)]
+    for x, y, words, color in (*notes, (1.85, 0, "different, outside:\nleft alone", ORANGE)):
         axis.text(x * margin, y * margin, words, fontsize=14, ha="center", va="center", color=color)
     axis.set(xlim=(-2.3 * margin, 2.4 * margin), ylim=(-1.1 * margin, 1.25 * margin), aspect="equal")
     axis.axis("off")
@@ -168,8 +167,6 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
         axis.set_title(title, fontsize=12)
         axis.set(xlim=(-2.5, 2.5), ylim=(-2, 1.9), xticks=[], yticks=[])
     return figure
-
-
 
 
 def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Figure:
@@ -413,17 +410,26 @@ def losses_and_forces(d, curves: Mapping) -> Figure:
 
 
 def circles(panels: Mapping, labels) -> Figure:
-    """Points on a circle, a panel for each entry: its title -> angles (N,); `labels` (N,) 0 to 5 have colors and marks.
+    """Points on a circle of radius 1, a panel for each entry: its title -> angles (N,); `labels` (N,) are 0 to 5.
 
-    A label's points lie a little inside or outside of the circle, so that they hide no other's.
+    A label has a color, a mark, and a letter outside of the circle. A chord of length 1 starts at the first point.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.8), squeeze=False, layout="constrained")
     for axis, (title, angles) in zip(axes.flat, panels.items(), strict=True):
         axis.add_patch(Circle((0, 0), 1, fill=False, edgecolor="gray", zorder=0))
+        angles, labels = np.asarray(angles) % (2 * np.pi), np.asarray(labels)
         for kind, marker in enumerate("os^DvP"):
-            radius, mine = 1 + 0.07 * (kind - 2.5), np.asarray(angles)[np.asarray(labels) == kind]
-            axis.plot(radius * np.cos(mine), radius * np.sin(mine), marker, markersize=10, alpha=0.8)
-        axis.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-1.35, 1.35), ylim=(-1.35, 1.35))
+            mine = angles[labels == kind]
+            axis.plot(np.cos(mine), np.sin(mine), marker, markersize=10, alpha=0.8)
+        order = np.argsort(angles)
+        for spot in np.split(order, np.flatnonzero(np.diff(angles[order]) > 0.12) + 1):  # points that touch
+            x, y = 1.25 * np.cos(angles[spot].mean()), 1.25 * np.sin(angles[spot].mean())
+            letters = " ".join("ABCDEF"[kind] for kind in np.unique(labels[spot]))
+            axis.text(x, y, letters, fontsize=12, ha="center", va="center")
+        chord = angles[0] + np.array([0, np.pi / 6, np.pi / 3])
+        axis.plot(np.cos(chord[::2]), np.sin(chord[::2]), "--", color="black", linewidth=1.5, zorder=0)
+        axis.text(0.72 * np.cos(chord[1]), 0.72 * np.sin(chord[1]), "1", fontsize=13, ha="center", va="center")
+        axis.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
     return figure
 
 

@@ -281,17 +281,6 @@ def _plain(name) -> str:
     return str(name).replace("$", r"\$")
 
 
-def bars(values: pd.Series, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Horizontal bars with their values, one for each entry."""
-    figure, axis = _axis(title, xlabel, ylabel, height=0.36 * len(values) + 1.4)
-    drawn = axis.barh(range(len(values)), values)
-    texts = [f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}" for value in values]
-    axis.bar_label(drawn, texts, padding=4, fontsize=LETTERS)
-    axis.margins(x=0.1)
-    _rows(axis, values.index)
-    return figure
-
-
 def intervals(
     table: pd.DataFrame, title: str, xlabel: str, ylabel: str = "", groups: Sequence = (), chance: float = 0.0,
 ) -> Figure:  # fmt: skip
@@ -445,13 +434,6 @@ def _rows(axis: Axes, names) -> None:
     axis.set_yticks(range(len(names)), map(_plain, names))
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(False, axis="y")
-
-
-def histograms(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Overlaid histograms of a table's columns."""
-    figure, axis = _axis(title, xlabel, ylabel, height=3.4)
-    sns.histplot(table, bins=40, element="step", ax=axis)
-    return figure
 
 
 def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, high=None) -> Figure:

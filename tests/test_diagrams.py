@@ -45,8 +45,6 @@ def test_the_pull_gathers_what_was_only_separated():
     assert "89%" in titles[0] and "100%" in titles[2]
 
 
-
-
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
     parts = {"closed_set": {"train": [0, 3], "validation": [1, 4], "test": [5]}}
     figure = diagrams.split_map(parts, [0, 0, 0, 1, 1, 1], ["rose", "iris"])
@@ -110,9 +108,12 @@ def test_forces_are_minus_the_slopes():
 
 
 def test_points_on_circles_keep_their_angles():
-    figure = diagrams.circles({"start": [0.5, 1.0], "end": [0.5, 2.0]}, [0, 5])
+    figure = diagrams.circles({"start": [0.5, 0.55], "end": [0.5, 2.0]}, [0, 5])
     x, y = figure.axes[1].lines[5].get_data()
-    assert np.allclose(np.arctan2(y, x), 2)
+    assert np.allclose(np.arctan2(y, x), 2) and np.allclose(np.hypot(x, y), 1)
+    x, y = figure.axes[1].lines[6].get_data()
+    assert np.isclose(np.hypot(*np.ptp([x, y], axis=1)), 1), "the chord"
+    assert words(figure) == "A F 1", "of touching points the letters share a place"
 
 
 def test_ranked_hits_bear_the_precision_up_to_their_place():

@@ -66,10 +66,8 @@ FIGURES = {
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE, own_scale=True),
     "interventions": lambda: plotting.interventions(FLOWERS, MAPS[:2], TITLE),
-    "bars": lambda: plotting.bars(pd.Series({"iris": 3, "rose": 5}), TITLE, "pictures", "species"),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
-    "histograms": lambda: plotting.histograms(LINES, TITLE, "value", "pictures"),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
     "dot_panels": lambda: plotting.dot_panels(DOTS.set_axis([7] * 4), TITLE, "ROC-AUC", "approach"),
     "compared": lambda: plotting.compared(COMPARED, TITLE, "ROC-AUC", "negatives"),
@@ -167,7 +165,6 @@ def test_letters_can_be_read_and_no_figure_is_wider_than_a_page(name, displayed)
 def test_a_dollar_in_a_name_is_a_dollar(wrong):
     for figure in (
         plotting.contact_sheet(IMAGES[:1], [wrong], title=TITLE),
-        plotting.bars(pd.Series({wrong: 3}), TITLE, "pictures", "species"),
         plotting.intervals(RANGES.rename({"x": wrong}), TITLE, "ROC-AUC"),
         plotting.named_points(POINTS.rename({"a": wrong}), "cost", "gain", TITLE, "cost", "gain"),
         plotting.scatter(PANELS, LABELS, TITLE, [wrong] * 4),
@@ -206,10 +203,7 @@ def test_masks_are_painted_in_one_color_a_part():
     np.testing.assert_array_equal(plotting.paint_parts(parts[0]), painted[0])
 
 
-def test_bars_and_intervals_show_their_numbers():
-    (axis,) = FIGURES["bars"]().axes
-    assert [patch.get_width() for patch in axis.patches] == [3, 5] and words(axis.texts) == ["3", "5"]
-    assert words(axis.get_yticklabels()) == ["iris", "rose"] and axis.yaxis_inverted()
+def test_intervals_show_their_numbers():
     for shift, dashed in ((2, []), (-2, []), (0, [[0, 0]]), (-0.6, [[0, 0]])):  # differences have a line at 0
         (axis,) = plotting.intervals(RANGES + shift, TITLE, "ROC-AUC").axes
         assert words(axis.get_yticklabels()) == ["x", "y"] and axis.yaxis_inverted()
@@ -443,7 +437,7 @@ def test_interventions_show_how_far_the_score_fell():
     assert {"-0.80", "+0.20", "-0.40"} < {text.get_text() for text in axis.texts}
 
 
-@pytest.mark.parametrize("name, kind", [("bars", "PNG"), ("contact_sheet", "JPEG")])
+@pytest.mark.parametrize("name, kind", [("lines", "PNG"), ("contact_sheet", "JPEG")])
 def test_show_puts_a_picture_with_its_alternative_text_and_its_caption(name, kind, displayed):
     plotting.show(FIGURES[name](), "Roses outnumber irises.")
     picture, told = one_picture(displayed)
@@ -469,7 +463,6 @@ def test_a_figure_describes_itself():
     assert all(text.startswith("A title. ") and 20 < len(text) < 420 for text in told.values())
     assert told["contact_sheet"] == "A title. 7 pictures. a, b, c, d, e, f, g."
     assert told["pair_gallery"] == "A title. 4 pairs of pictures. ✓ a, ✗ b, c, ✗ d."
-    assert told["bars"] == "A title. species against pictures. iris 3, rose 5."
     assert told["lines"] == "A title. accuracy against eps (1/255). standard, robust."
     assert told["histories"] == "A title. loss, MAP@R, center against epoch. plain, joined."
     assert "before: ROC-AUC 0.111, after: ROC-AUC 0.889" in told["score_histograms"]
