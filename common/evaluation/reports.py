@@ -222,6 +222,19 @@ def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str, embeddin
     return Evaluation(embeddings, scores, threshold, pd.concat(reports, ignore_index=True))
 
 
+def evaluate_all(trained: dict, seeds, image_set: ImageSet, splits: Splits) -> tuple[dict, pd.DataFrame]:
+    """`evaluate` every training of protocol -> approach -> one a seed: results nested alike, and the ledger's rows."""
+    tested, rows = {}, []
+    for protocol, approaches in trained.items():
+        tested[protocol] = {name: [] for name in approaches}
+        for approach, runs in approaches.items():
+            for seed, run in zip(seeds, runs, strict=True):
+                tested[protocol][approach].append(found := evaluate(run.model, image_set, splits, protocol))
+                about = dict(approach=approach, protocol=protocol, seed=seed, variant="standard", split="test")
+                rows.append(found.report.assign(**about, train_seconds=run.history["seconds"].iloc[-1]))
+    return tested, pd.concat(rows, ignore_index=True)
+
+
 def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Splits) -> pd.DataFrame:
     """The backbone as it comes, untrained on these pictures: the rows every training has to beat.
 

@@ -13,6 +13,7 @@ from common.datasets.splits import make_splits
 from common.evaluation import metrics, reports
 from common.evaluation.metrics import Threshold, accuracy, equal_error_rate, fit_threshold, roc_auc
 from common.evaluation.retrieval import cmc, retrieval
+from common.training import Trained
 
 COLUMNS = ["metric", "value", "low", "high", "n", "threshold_from"]
 THRESHOLD = Threshold(0.4, "validation")
@@ -184,6 +185,18 @@ def test_evaluation_follows_the_protocol(run, pictures, splits, network):
     rated = retrieval(found.embeddings[test], pictures.labels[test], reports.similarity_of(model))
     assert report["precision_at_1"] == pytest.approx(rated["precision_at_1"].mean())
     assert "cmc_at_1" not in report
+
+
+def test_all_trainings_are_evaluated_and_make_rows(run, pictures, splits):
+    network = new_model(run, TINY, 0, SiameseNet).eval()
+    histories = [pd.DataFrame({"seconds": [1.0, seconds]}) for seconds in (2.0, 3.0)]
+    runs = [Trained(network, history, pd.DataFrame(), 1.0) for history in histories]
+    tested, rows = reports.evaluate_all({"closed_set": {"siamese": runs}}, [5, 6], pictures, splits)
+    assert [len(found) for found in tested["closed_set"].values()] == [2]
+    report = tested["closed_set"]["siamese"][1].report
+    mine = rows.query("seed == 6")
+    assert mine["value"].tolist() == report["value"].tolist() and set(mine["train_seconds"]) == {3.0}
+    assert set(rows["approach"]) == {"siamese"} and set(rows["protocol"]) == {"closed_set"}
 
 
 def test_a_comparison_has_the_values_of_all_and_the_differences_to_one(run, pictures, splits):
