@@ -174,7 +174,7 @@ def paint_parts(parts) -> np.ndarray:
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red counted for the answer, blue against it.
+    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red raises what is explained, blue lowers it.
 
     A map is the more opaque the stronger it is, over its picture in pale gray, so that no color of a flower is taken
     for one of the map; the pictures themselves stand above, once where rows of maps share them. The maps of a row share
@@ -196,7 +196,7 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
     half = min(0.3, 1 / height)
     place = figure.add_axes((1 - 1.45 / width, 0.5 - half, 0.2 / width, 2 * half), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, ticks=[-1, 0, 1])
-    bar.ax.set_yticklabels(["counted\nagainst", "nothing", "counted for\nthe answer"], fontsize=LETTERS)
+    bar.ax.set_yticklabels(["lowers\nthe score", "nothing", "raises\nthe score"], fontsize=LETTERS)
     return figure
 
 
@@ -437,7 +437,7 @@ def _rows(axis: Axes, names) -> None:
 
 
 def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, high=None) -> Figure:
-    """One line a column over the table's index, named at its end (more than six: in a legend).
+    """One line a column over the table's index, named at its end or in a legend.
 
     `low` and `high`, tables of the same form, make bands around them.
     """
@@ -479,14 +479,14 @@ def _line(axis: Axes, x, y, name: str, place: int):
 
 
 def _name_lines(axis: Axes) -> None:
-    """Write each line's name beside its end, where there is room for it; more than six get a legend."""
+    """Write each line's name beside its end; more than six, or three that end in one point, get a legend."""
     drawn = [line for line in axis.get_legend_handles_labels()[0] if np.isfinite(line.get_ydata()).any()]
-    if len(drawn) > 6:
+    ends = [np.asarray(line.get_ydata(), float)[np.isfinite(line.get_ydata())][-1] for line in drawn]
+    if len(drawn) > 6 or (len(drawn) > 2 and np.ptp(ends) < 1e-9):
         axis.legend(fontsize=LETTERS, loc="center left", bbox_to_anchor=(1, 0.5))
         return
     low, high = axis.get_ylim()
     tall = 72 * (axis.get_figure().get_figheight() / axis.get_gridspec().nrows - 1.1)  # points of the axis, about
-    ends = [np.asarray(line.get_ydata(), float)[np.isfinite(line.get_ydata())][-1] for line in drawn]
     at = (np.array(ends) - low) / (high - low) * tall
     order, wanted = np.argsort(at, kind="stable"), np.sort(at)
     for place in range(1, len(drawn)):

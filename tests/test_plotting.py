@@ -366,6 +366,8 @@ def test_lines_and_their_bands():
     assert sorted(words(part.texts)) == list("abdef"), "a line of nothing has no name"
     many = plotting.lines(close.assign(g=0), TITLE, "eps", "accuracy").axes[0]
     assert words(many.get_legend().get_texts()) == list("abcdefg") and not many.texts
+    joined = plotting.lines(close - close.iloc[1], TITLE, "eps", "accuracy").axes[0]
+    assert words(joined.get_legend().get_texts()) == list("abcdef") and not joined.texts, "one end"
 
 
 def test_reliability_shows_shares_and_counts_of_each_bin():
@@ -403,12 +405,12 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
     *originals, one, other = [smaller(picture, 16).astype(int) for picture in pictures(figure)]
     np.testing.assert_array_equal(originals, colored)
     for place, stronger, weaker in ((one[:, 5, 2], 0, 2), (one[:, 5, 12], 2, 0), (other[:, 5, 2], 2, 0)):
-        assert place[stronger] > place[weaker] + 20, "red counted for, blue against"
+        assert place[stronger] > place[weaker] + 20, "red raises, blue lowers"
     assert np.ptp(one[:, 5, 2]) > np.ptp(one[:, 5, 12]) + 20, "half as strong, more of the picture"
     bare = other[:, :, 8:]
     assert np.ptp(bare) == 0 and bare.min() > plotting.PALE, "where a map says nothing its picture is pale gray"
     assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
-    assert words(figure.axes[1].get_yticklabels()) == ["counted\nagainst", "nothing", "counted for\nthe answer"]
+    assert words(figure.axes[1].get_yticklabels()) == ["lowers\nthe score", "nothing", "raises\nthe score"]
     twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
     assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
     assert len(pictures(FIGURES["overlay"]())) == 8, "a short row is filled up with white"
