@@ -138,6 +138,14 @@ def handed_on(config: Config) -> tuple[ImageSet, Splits, str]:
     return image_set, splits, config.backbone or _chosen_backbone(ensure(config, "backbone.json"), image_set)
 
 
+def trained(config: Config, image_set: ImageSet, protocol: str) -> tuple[dict, dict]:
+    """The standard models of R3 to R5 and the robust ones of R6: approach -> model. R3's needs a closed set."""
+    stems = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}
+    names = [name for name in stems if name != "center_loss" or protocol == "closed_set"]
+    files = [{name: ensure(config, f"{kind}_model_{stems[name]}.pth") for name in names} for kind in ("best", "robust")]
+    return tuple({name: load(file, image_set, config.device)[0] for name, file in one.items()} for one in files)
+
+
 def _chosen_backbone(path: Path, image_set: ImageSet) -> str:
     try:
         content = json.loads(path.read_text())

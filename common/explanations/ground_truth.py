@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +20,8 @@ from common.evaluation.metrics import interval
 from common.evaluation.reports import named
 from common.explanations.concepts import raised
 from common.explanations.faithfulness import area, curve
-from common.explanations.localization import relevance_mass
-from common.explanations.maps import PairScore, enlarge, integrated_gradients, pair_integrated_gradients
+from common.explanations.localization import difference, relevance_mass
+from common.explanations.maps import PairScore, enlarge, integrated_gradients
 from common.flowers.painting import rgb
 from common.flowers.rendering import render
 from common.flowers.species import COLORS, PARTS, PETAL, Species, species_table
@@ -31,19 +30,6 @@ from common.training import fit, one_cycle
 
 UNCHANGED = "as it is"
 SHORT = 8  # epochs of a training to cheat
-
-
-def concept_pictures(species: Sequence[Species], size: int, each: int, seed: int = 0, **factors) -> np.ndarray:
-    """Pictures of species whose factors are set, all else as it was: two calls differ in those factors only.
-
-    `factors` are those of `Species`, such as petals=5, outline="heart", disc=0.4 or colors=("blue",); or
-    background="sky". Equal seeds give equal circumstances, picture by picture. Returns uint8 (N, 3, size, size), `each`
-    pictures of every species.
-    """
-    background = factors.pop("background", None)
-    changed = [replace(one, **factors) for one in species]
-    pairs = [(one, instance) for one in changed for instance in range(seed, seed + each)]
-    return np.stack([render(one, instance, size, background=background).image for one, instance in pairs])
 
 
 def flowers_of(image_set: ImageSet, indices, seed: int = 0) -> list[tuple[Species, int]]:
@@ -148,41 +134,44 @@ def grades(measures: dict[str, Callable], pictures: int, rounds: int = 200) -> p
     return pd.DataFrame({"metric": name, **interval(one, pictures, rounds)} for name, one in measures.items())
 
 
+def averaged(several: Sequence[dict]) -> dict[str, Callable]:
+    """The mean of measures as of `graded`, such as those of maps at several random weights."""
+    return {metric: lambda weights, metric=metric: np.mean([one[metric](weights) for one in several], axis=0)
+            for metric in several[0]}  # fmt: skip
+
+
 def gains(one: dict, control: dict) -> dict[str, Callable]:
     """How much better a map does than a control in the same model: metric, such as "deletion_gain" -> measure.
 
     Both are as of `graded`; a smaller deletion area is the better one, so its sign is turned. Areas of two models may
     not be compared, for their scores bend differently under any blur; gains over their own controls may.
     """
-    signs = {metric: -1 if metric == "deletion_area" else 1 for metric in one}
-    return {
-        f"{metric.removesuffix('_area')}_gain": lambda weights, name=metric, sign=sign: (
-            sign * (one[name](weights) - control[name](weights))
-        )
-        for metric, sign in signs.items()
-    }
+    sides = {metric: (control, one) if metric == "deletion_area" else (one, control) for metric in one}
+    return {f"{metric.removesuffix('_area')}_gain": partial(difference, better[metric], worse[metric])
+            for metric, (better, worse) in sides.items()}  # fmt: skip
 
 
-def rated(measures: dict, gained: dict, pictures: int, rounds: int = 1000) -> pd.DataFrame:
-    """Rows for the ledger: (approach, variant) -> measures as of `graded`, and what they gained over a control.
+def robust_less_standard(models: dict, first, second, parts=None, flowers=(), control=None, rounds: int = 1000):
+    """Grade the integrated gradients of models, and compare robust with standard ones in pairs (protocol rule 20).
 
-    Of an area only the gain, since no two models' areas may be compared.
+    `models` are variant ("standard", "robust") -> approach -> model; `control` are maps (N, H, W) that know of none,
+    such as a blob, and are graded in each model too, for areas of two models may not be compared. Returns two tables as
+    of `grades`: what the ledger keeps, of an area only the gain; and by how much robust models gain more than standard.
     """
-    rows = []
-    for (approach, variant), one in measures.items():
-        told = {name: one[name] for name in one if not name.endswith("_area")}
-        told |= {name: gained[approach, variant][name] for name in ("insertion_gain", "deletion_gain")}
-        rows.append(grades(told, pictures, rounds).assign(approach=approach, variant=variant))
-    return pd.concat(rows)
-
-
-def differences(one: dict, other: dict, pictures: int, rounds: int = 200) -> pd.DataFrame:
-    """How much more one's measures are than another's of the same pairs: a paired bootstrap (protocol rule 20).
-
-    Rows as of `grades`; an interval that holds 0 means: no difference seen.
-    """
-    gaps = {metric: lambda weights, name=metric: one[name](weights) - other[name](weights) for metric in one}
-    return grades(gaps, pictures, rounds)
+    kept, gaps = [], []
+    for approach in models["standard"]:
+        gained = {}
+        for variant in [name for name in models if approach in models[name]]:
+            model = models[variant][approach]
+            one, blind = (graded(model, first, second, parts, flowers, maps) for maps in (None, control))
+            gained[variant] = gains(one, blind)
+            told = {name: one[name] for name in one if not name.endswith("_area")}
+            told |= {name: gained[variant][name] for name in ("insertion_gain", "deletion_gain")}
+            kept.append(grades(told, len(first), rounds).assign(approach=approach, variant=variant))
+        if "robust" in gained:
+            less = {name: partial(difference, gained["robust"][name], one) for name, one in gained["standard"].items()}
+            gaps.append(grades(less, len(first), rounds).assign(approach=approach))
+    return pd.concat(kept), pd.concat(gaps) if gaps else pd.DataFrame()
 
 
 def plant_square(images, labels, share: float = 0.25, seed: int = 0, colors: int | None = None):
@@ -215,10 +204,9 @@ class Shortcut(NamedTuple):
 
     def exam(self) -> pd.DataFrame:
         """The share of new pictures that each suspect names rightly, by what square they have."""
-        shares = {name: {} for name in self.suspects}
-        for (name, model), (square, images) in product(self.suspects.items(), self.pictures.items()):
-            shares[name][square] = float(np.mean(named(model, embed(model, images[self.new])) == self.labels[self.new]))
-        return pd.DataFrame(shares).T
+        right = {name: {square: np.mean(named(model, embed(model, one[self.new])) == self.labels[self.new])
+                        for square, one in self.pictures.items()} for name, model in self.suspects.items()}  # fmt: skip
+        return pd.DataFrame(right).T
 
     def couples(self, seed: int = 0) -> np.ndarray:
         """Pairs of new pictures of one species, as `make_pairs` gives them: places and a 1, (P, 3)."""
@@ -236,8 +224,7 @@ class Shortcut(NamedTuple):
     def explained(self, pairs, device) -> dict[str, np.ndarray]:
         """Each suspect's integrated gradients of the first pictures of pairs, squares and all: float (P, H, W)."""
         first, second = self._shown(pairs, device)
-        size = first.shape[2:]
-        return {name: enlarge(pair_integrated_gradients(model, first, second)[0], size)
+        return {name: enlarge(integrated_gradients(PairScore(model, second), first), first.shape[2:])
                 for name, model in self.suspects.items()}  # fmt: skip
 
     def steps(self, pairs, layer: str, device, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
@@ -245,9 +232,9 @@ class Shortcut(NamedTuple):
 
         The concept vectors come from 60 of the pictures that were learned from, those with their own squares and the
         same with others'. Returns, by the suspect's truth, the share of directions along which each pair's score rises
-        (P,): of its "concept", and of "random concepts".
+        (P,): of its "concept", of "random concepts"; and "color recognized", the concept's accuracy on other flowers.
         """
-        found = {true: {"concept": np.zeros(len(pairs)), "random concepts": np.zeros(len(pairs))}
+        found = {true: {name: np.zeros(len(pairs)) for name in ("concept", "random concepts", "color recognized")}
                  for true in self.truth.values()}  # fmt: skip
         (first, second), learned = self._shown(pairs, device), np.setdiff1d(np.arange(len(self.rows)), self.new)
         places = np.random.default_rng(seed).permutation(learned)[:60]
@@ -255,9 +242,9 @@ class Shortcut(NamedTuple):
             mine = np.flatnonzero(self.labels[pairs[:, 0]] == kind)
             both = [as_float(torch.from_numpy(images)).to(device) for images in self.colored(kind, places)]
             for name, model in self.suspects.items():
-                *rises, _ = raised(model, first[mine], second[mine], both, layer)
-                for shares, one in zip(found[self.truth[name]].values(), rises, strict=True):
-                    shares[mine] = one.mean(1)
+                told = raised(model, first[mine], second[mine], both, layer)
+                for shares, one in zip(found[self.truth[name]].values(), told, strict=True):
+                    shares[mine] = one.mean(-1)
         return found
 
     def _shown(self, pairs, device) -> list[Tensor]:
@@ -300,12 +287,13 @@ def shortcut(config: Config, image_set: ImageSet, backbone: str, share: float = 
     return Shortcut(suspects, truth, rows, labels, new, pictures, where)
 
 
-def with_flower(image_set: ImageSet, pairs) -> np.ndarray:
-    """The pairs whose first picture shows its flower, and not it alone; all pairs where there are no part masks."""
-    if image_set.parts is None:
-        return pairs
-    shares = (np.asarray(image_set.parts[pairs[:, 0]]) >= PETAL).mean((1, 2))
-    return pairs[(shares > 0) & (shares < 1)]
+def pairs_to_explain(image_set: ImageSet, pairs, seed: int = 0, count: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """So many same and different pairs, by chance; known masks show the first picture's flower, not it alone."""
+    pairs = np.random.default_rng(seed).permutation(pairs)[:400]
+    if image_set.parts is not None:
+        shares = (np.asarray(image_set.parts[pairs[:, 0]]) >= PETAL).mean((1, 2))
+        pairs = pairs[(shares > 0) & (shares < 1)]
+    return pairs[pairs[:, 2] == 1][:count], pairs[pairs[:, 2] == 0][:count]
 
 
 def drawn_again(flower: tuple[Species, int], effects: pd.DataFrame, score: float, size: int = 192) -> dict:

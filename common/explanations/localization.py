@@ -46,25 +46,27 @@ def controls(images) -> dict[str, np.ndarray]:
 def against_controls(measures: Mapping[str, Callable], pictures: int, rounds: int = 1000) -> pd.DataFrame:
     """Rate maps beside their controls, on the same resampled pictures (protocol rule 16).
 
-    `measures` are those of `ground_truth.graded`, one for each map by its name, all CONTROLS among them; `pictures`
-    says of how many.
+    `measures` are those of `ground_truth.graded`, one for each map by its name, all CONTROLS among them; one named
+    "pair CAM, random weights" is the control of that map alone. `pictures` says of how many.
 
     Returns:
         Rows by name: value, low, high, n, and verdict: "control", or "beats all controls" where the paired interval of
         the difference to each of the four lies above 0, else "not better than" and those it fails.
     """
-    if missing := [name for name in CONTROLS if name not in measures]:
+    judged, rows = [name for name in measures if not name.endswith(CONTROLS)], {}
+    own = {name: {one: measures.get(f"{name}, {one}", measures.get(one)) for one in CONTROLS} for name in judged}
+    if missing := [one for one in CONTROLS if any(controls[one] is None for controls in own.values())]:
         raise ValueError(f"no map is judged without its controls; missing: {', '.join(missing)}")
-    rows = {}
     for name, measure in measures.items():
-        gaps = {one: partial(_difference, measure, measures[one]) for one in CONTROLS if name not in CONTROLS}
+        gaps = {one: partial(difference, measure, control) for one, control in own.get(name, {}).items()}
         unbeaten = [one for one, gap in gaps.items() if interval(gap, pictures, rounds)["low"] <= 0]
         verdict = f"not better than {', '.join(unbeaten)}" if unbeaten else "beats all controls"
         rows[name] = interval(measure, pictures, rounds) | {"verdict": verdict if gaps else "control"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _difference(one: Callable, other: Callable, weights) -> np.ndarray:
+def difference(one: Callable, other: Callable, weights) -> np.ndarray:
+    """By how much one measure is more than another of the same pictures, resampled alike."""
     return one(weights) - other(weights)
 
 

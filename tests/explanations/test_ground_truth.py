@@ -1,4 +1,4 @@
-"""Ground truth: sets that differ in one factor, parts taken away, planted squares, and explanations graded by them."""
+"""Ground truth: parts taken away, planted squares, and explanations graded by them."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from common.datasets.batches import as_float
 from common.evaluation.metrics import interval
 from common.explanations import ground_truth as truth
 from common.explanations.faithfulness import area, curve
-from common.explanations.localization import relevance_mass
+from common.explanations.localization import difference, relevance_mass
 from common.explanations.maps import PairScore, enlarge, pair_integrated_gradients
 from common.flowers.rendering import render
 from common.flowers.species import BACKGROUNDS, PARTS, species_table
@@ -29,21 +29,6 @@ models = pytest.mark.parametrize("model", [cosine_model(), pair_model()], ids=["
 def floats(images):
     """Pictures as a model takes them."""
     return as_float(torch.from_numpy(np.stack(list(images))))
-
-
-def test_concept_pictures_differ_in_their_factor_only():
-    few, many = (truth.concept_pictures(TABLE[:2], SIZE, 3, petals=petals) for petals in (4, 16))
-    assert few.shape == (6, 3, SIZE, SIZE) and few.dtype == np.uint8 and (few != many).any((1, 2, 3)).all()
-    np.testing.assert_array_equal(few[5], render(replace(TABLE[1], petals=4), 2, SIZE).image)
-    np.testing.assert_array_equal(few[5], truth.concept_pictures(TABLE[:2], SIZE, 1, seed=2, petals=4)[1])
-
-
-def test_backgrounds_are_a_concept_too():
-    sky, soil = (truth.concept_pictures(TABLE[:1], SIZE, 2, background=background) for background in ("sky", "soil"))
-    assert (sky[0] != soil[0]).any(0)[render(TABLE[0], 0, SIZE).parts == 0].mean() > 0.9
-    np.testing.assert_array_equal(sky[1], render(TABLE[0], 1, SIZE, background="sky").image)
-    with pytest.raises(ValueError, match="moon"):
-        truth.concept_pictures(TABLE[:1], SIZE, 1, background="moon")
 
 
 def test_each_intervention_touches_the_part_it_names():
@@ -187,15 +172,31 @@ def test_grades_and_differences_by_hand():
     (row,) = truth.grades(one, 4).to_dict("records")
     assert row["metric"] == "m" and row["n"] == 4 and row["value"] == pytest.approx(0.3)
     assert 0 <= row["low"] < 0.3 < row["high"] <= 0.6
-    (gap,) = truth.differences(one, other, 4).to_dict("records")
+    (gap,) = truth.grades({"m": partial(difference, one["m"], other["m"])}, 4).to_dict("records")
     assert [gap[key] for key in ("value", "low", "high")] == pytest.approx([0.3] * 3), "paired: equal draws for both"
+    both = truth.averaged([one, other])["m"](np.ones((2, 4)))
+    assert both == pytest.approx([0.15] * 2), "the mean of 0.3 and 0, in each round"
     better = {"deletion_area": lambda w: w @ values / 4, "insertion_area": lambda w: w @ values / 4}
     worse = {metric: lambda w: w @ (values + 0.1) / 4 for metric in better}
     found = {metric: float(measure(np.ones(4))) for metric, measure in truth.gains(better, worse).items()}
     assert found == pytest.approx({"deletion_gain": 0.1, "insertion_gain": -0.1}), "less deleted area is better"
-    rows = truth.rated({("siamese", "robust"): better | one}, {("siamese", "robust"): truth.gains(better, worse)}, 4)
-    assert list(rows["metric"]) == ["m", "insertion_gain", "deletion_gain"] and set(rows["variant"]) == {"robust"}
-    assert list(rows["value"]) == pytest.approx([0.3, -0.1, 0.1]), "no area, for no two models' may be compared"
+
+
+def test_robust_models_are_held_against_standard_ones_over_a_control_in_each(pairs):
+    first, second, parts, flowers = pairs
+    blob, one, other = np.ones((4, SIZE, SIZE)), cosine_model(), cosine_model(seed=5)
+    models = {"standard": {"siamese": one, "triplet": one}, "robust": {"siamese": other}}
+    kept, gaps = truth.robust_less_standard(models, first, second, parts, flowers, blob, 5)
+    assert not any(name.endswith("_area") for name in kept["metric"]), "for no two models' areas may be compared"
+    assert kept.groupby(["approach", "variant"], sort=False).size().to_dict() == {
+        ("siamese", "standard"): 4, ("siamese", "robust"): 4, ("triplet", "standard"): 4
+    }  # fmt: skip
+    gained = [truth.gains(*(truth.graded(model, *pairs, maps) for maps in (None, blob))) for model in (one, other)]
+    every = np.ones((1, 4))
+    expected = {name: gained[1][name](every)[0] - gained[0][name](every)[0] for name in gained[0]}
+    assert gaps.set_index("metric")["value"].to_dict() == pytest.approx(expected)
+    assert set(gaps["approach"]) == {"siamese"}
+    assert truth.robust_less_standard({"standard": {"triplet": one}}, first, second, control=blob, rounds=5)[1].empty
 
 
 def test_a_flower_is_drawn_again_in_large_with_the_scores_it_has():
@@ -213,12 +214,14 @@ def run(tmp_path_factory):
     return replace(made, species=3, pictures_per_species=12, image_size=SIZE, pretrained=False)
 
 
-def test_only_pairs_on_which_the_flower_is_seen_are_kept(run):
-    images, pairs = load_images(run), np.array([[0, 1, 1], [5, 9, 0], [9, 2, 0]])
+def test_only_pairs_on_which_the_flower_is_seen_are_explained(run):
+    images, pairs = load_images(run), np.array([[0, 1, 1], [5, 9, 0], [9, 2, 0], [1, 7, 0]])
     parts = np.array(images.parts)
     parts[5], parts[9] = 0, 3
-    np.testing.assert_array_equal(truth.with_flower(replace(images, parts=parts), pairs), pairs[:1])
-    np.testing.assert_array_equal(truth.with_flower(replace(images, parts=None), pairs), pairs)
+    same, different = truth.pairs_to_explain(replace(images, parts=parts), pairs)
+    assert same.tolist() == [[0, 1, 1]] and different.tolist() == [[1, 7, 0]]
+    same, different = truth.pairs_to_explain(replace(images, parts=None), pairs, count=2)
+    assert len(same) == 1 and len(different) == 2 and (different[:, 2] == 0).all()
 
 
 def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
@@ -258,7 +261,8 @@ def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     name = next(name for name, true in puzzle.truth.items() if true == "the cheat")
     places = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(puzzle.rows)), puzzle.new))
     both = [torch.from_numpy(images).float() / 255 for images in puzzle.colored(0, places)]
-    by_hand, *_ = truth.raised(puzzle.suspects[name], first, second, both, "layer1.0")
+    by_hand, _, accuracies = truth.raised(puzzle.suspects[name], first, second, both, "layer1.0")
     np.testing.assert_allclose(steps["the cheat"]["concept"][:1], by_hand.mean(1))
+    assert steps["the cheat"]["color recognized"][0] == pytest.approx(accuracies.mean())
     maps = enlarge(pair_integrated_gradients(puzzle.suspects[name], first, second)[0], (SIZE, SIZE))
     np.testing.assert_allclose(puzzle.explained(pairs, "cpu")[name][:1], maps, atol=1e-5)

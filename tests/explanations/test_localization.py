@@ -98,6 +98,17 @@ def test_only_what_beats_all_four_controls_is_called_better():
         against_controls({name: mean_of(np.ones(3)) for name in ("map", "mask area")}, 3)
 
 
+def test_a_map_may_have_a_control_of_its_own():
+    values = {name: np.zeros(40) for name in CONTROLS} | {"one": np.ones(40), "other": np.ones(40)}
+    values["other, random weights"] = np.full(40, 2.0)
+    table = against_controls({name: mean_of(one) for name, one in values.items()}, 40, 50)
+    assert table.verdict["other"] == "not better than random weights" and table.verdict["one"] == "beats all controls"
+    assert table.verdict["other, random weights"] == "control"
+    del values["random weights"]
+    with pytest.raises(ValueError, match="missing: random weights"):
+        against_controls({name: mean_of(one) for name, one in values.items()}, 40, 50)
+
+
 def test_one_strong_control_is_enough_to_fail():
     values = {name: np.zeros(40) for name in CONTROLS}
     values["centered Gaussian"] = values["map"] = np.ones(40)
