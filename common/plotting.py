@@ -37,7 +37,8 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "color": ("#7b3294", "p"), "frozen backbone": ("#949494", "s"), "untrained head": ("#56b4e9", "P"),
     "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"), "cross entropy": ("#0173b2", "o"),
     "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"),
-    "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
+    "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"), "standard": ("#5f6b76", "o"),
+    "robust": ("#7b3294", "s"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
@@ -367,12 +368,12 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
                 axis.annotate(text, (np.nanmax([dot["value"], dot.get("high", np.nan)]), dot["place"]), (7, 0), **looks)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.12)
+        axis.tick_params(labelbottom=True)
         _rows(axis, rows)
     for axis in axes[:, 1:].flat:
         axis.yaxis.label.set_visible(False)  # the first of the line has said it
-    for empty in range(len(panels), axes.size):
-        axes.flat[empty].axis("off")
-        axes.flat[empty - columns].tick_params(labelbottom=True)  # none below says it
+    for empty in axes.flat[len(panels) :]:
+        empty.axis("off")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     figure.draw_without_rendering()  # before that, nobody knows how far the texts reach
     texts = [(axis.transAxes.inverted(), text.get_window_extent()) for axis in axes.flat for text in axis.texts]
@@ -473,8 +474,8 @@ def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chanc
 
 
 def _line(axis: Axes, x, y, name: str, place: int):
-    """A line in the color and with the marker of its name or place."""
-    looks = dict(label=name, markevery=max(1, len(x) // 12), markersize=6)
+    """A line in the color and with the marker of its name or place; a level one has one marker."""
+    looks = dict(label=name, markevery=[0] if len({*y}) == 1 else max(1, len(x) // 12), markersize=6)
     return axis.plot(x, y, **looks, **_looks(name, place))
 
 
@@ -644,8 +645,7 @@ def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     axis.set_xticks(np.arange(len(tables)) + 0.5, names, fontsize=LETTERS + 1)
     axis.set_yticks(np.arange(len(passed)) + 0.5, first["check"], fontsize=LETTERS)
     axis.invert_yaxis()
-    axis.xaxis.tick_top()
-    axis.xaxis.set_label_position("top")
+    axis.xaxis.set(ticks_position="top", label_position="top")
     axis.grid(False)
     return figure
 

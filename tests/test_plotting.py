@@ -250,6 +250,8 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     np.testing.assert_allclose(ends, [[0.1, 0.4], [0.7, 0.9], [0.85, 0.95]])
     assert words(figure.legends[0].get_texts()) == ["standard", "robust"]
     assert [axis.yaxis.label.get_visible() for axis in figure.axes] == [True, False]
+    below = plotting.dot_panels(DOTS, TITLE, "x", "y", 1).axes[0]
+    assert below.xaxis.get_tick_params()["labelbottom"], "every panel says its scale"
     assert not plotting.dot_panels(DOTS.drop(columns=["low", "high"]), TITLE, "x", "y", 1).axes[0].collections
     many = pd.concat([DOTS[:1].assign(group=group) for group in "abcdef"])
     joined = plotting.dot_panels(many, TITLE, "x", "y", 1).axes[0].lines[0]
@@ -269,6 +271,11 @@ def test_an_approach_looks_the_same_in_every_figure():
     drawn = plotting.intervals(RANGES, TITLE, "ROC-AUC", groups=["a", "center_loss"]).axes[0].containers[1][0]
     named = plotting.lines(LINES.iloc[:, :1].set_axis(["center-loss"], axis=1), TITLE, "x", "y").axes[0].lines[0]
     assert drawn.get_color() == named.get_color() == color
+
+
+def test_a_level_line_has_one_marker():
+    level, falling = plotting.lines(LINES.assign(standard=0.5), TITLE, "x", "y").axes[0].lines
+    assert level.get_markevery() == [0] and falling.get_markevery() == 1
 
 
 def test_scatters_color_by_label_and_name_it():

@@ -44,17 +44,17 @@ def robust_task(
 
 def train_robust(
     approach: str, standard: nn.Module, image_set: ImageSet, splits: Splits, protocol: str, config: Config, eps: float,
-    hold_weight: float, center_weight: float = 0.0,
+    hold_weight: float, center_weight: float = 0.0, steps: int = 2,
 ) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
     """A copy of a standard model, trained on from there against an attacker (protocol rule 15), and its history.
 
-    As `robust_task` and `adversarial_terms` say, with two inner steps, and the ramp over a third of all batches. Kept
-    is the epoch with the best `robust_auc` on validation pairs, 64 of them attacked.
+    As `robust_task` and `adversarial_terms` say, with the ramp over a third of all batches; without inner `steps` it
+    learns from random noise. Kept is the epoch with the best `robust_auc` on validation pairs, 64 of them attacked.
     """
     model, pairs = copy.deepcopy(standard), splits.pairs[protocol]["validation"]
     train_set = splits.parts[protocol]["train"]
     objective, loader = robust_task(approach, model, image_set, train_set, config, center_weight)
-    terms = adversarial_terms(standard, eps, max(1, config.epochs * len(loader) // 3), hold_weight, steps=2)
+    terms = adversarial_terms(standard, eps, max(1, config.epochs * len(loader) // 3), hold_weight, steps)
     judge = partial(
         robust_auc, image_set=image_set, pairs=pairs, attacked_pairs=some_pairs(pairs, 64),
         standard_auc=pair_auc(standard, image_set, pairs), steps=5,
@@ -69,8 +69,8 @@ def adversarial_terms(standard: nn.Module, eps: float, ramp_batches: int, hold_w
     CLIP"), holds embeddings where a frozen copy of the standard model, z0, has them. The radius grows linearly to eps
     over the first `ramp_batches`, a third of all (protocol rule 15): a full attack at once destroys what was learned.
     """
-    if min(eps, hold_weight) < 0 or min(ramp_batches, steps) < 1:
-        raise ValueError("eps and hold_weight must be 0 or more, ramp_batches and steps 1 or more")
+    if min(eps, hold_weight, steps) < 0 or ramp_batches < 1:
+        raise ValueError("eps, hold_weight and steps must be 0 or more, ramp_batches 1 or more")
     standard, batches = copy.deepcopy(standard).requires_grad_(False).eval(), count()
 
     def terms(model, objective, images, labels):
@@ -87,7 +87,7 @@ def adversarial_terms(standard: nn.Module, eps: float, ramp_batches: int, hold_w
 
 
 def attacked_batch(model, objective, images: Tensor, labels: Tensor, eps: float, steps: int) -> Tensor:
-    """The same pictures in the same order, each moved by PGD from a random start to raise the `attack_loss`."""
+    """The same pictures in the same order, moved by noise and then by `steps` of PGD, up the `attack_loss`."""
 
     def loss(shown):
         return attack_loss(objective, model(shown).float(), labels)

@@ -82,6 +82,8 @@ def test_the_radius_grows_over_the_ramp():
         assert (shown - clean).abs().max().item() == pytest.approx(radius * EPS, abs=1e-5)
         assert theirs is labels and shown.min() >= 0 and shown.max() <= 1
         assert torch.cdist(shown, clean).argmin(1).tolist() == list(range(10)), "each beside its own"
+    noise = (attacked_batch(model, objective, images, labels, EPS, steps=0) - images).abs()
+    assert EPS * 0.9 < noise.max() <= EPS + 1e-6 and noise.mean() < 0.6 * EPS, "without steps, noise"
 
 
 def test_the_terms_are_those_of_the_protocol():
@@ -149,7 +151,7 @@ def test_what_the_attack_raises():
         torch.testing.assert_close(attacked, (images + sign * EPS).clamp(0, 1), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("options", [dict(eps=-0.1), dict(hold_weight=-1.0), dict(ramp_batches=0), dict(steps=0)])
+@pytest.mark.parametrize("options", [dict(eps=-0.1), dict(hold_weight=-1.0), dict(ramp_batches=0), dict(steps=-1)])
 def test_senseless_training_is_refused(options):
     with pytest.raises(ValueError, match="or more"):
         adversarial_terms(nn.Flatten(), **dict(eps=EPS, ramp_batches=1, hold_weight=0.1, steps=3) | options)
