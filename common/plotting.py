@@ -233,7 +233,7 @@ def _below_originals(images, shaded, titles, title: str, columns: int, right: fl
             before = images[part]
             sheet, texts = [*sheet, *before, *fill], [*texts, *["original"], *[""] * (columns - 1)]
         sheet, texts = [*sheet, *shaded[part], *fill], [*texts, *titles[part], *[""] * len(fill)]
-    cell = min(1.8, ((WIDEST - right) / columns - 0.2) * height / width)
+    cell = min(1.5, ((WIDEST - right) / columns - 0.2) * height / width)
     figure = contact_sheet(sheet, texts, columns, title, cell)
     (axis,), (wide, high) = figure.axes, figure.get_size_inches()
     axis.images[0].set_label(f"{len(shaded)} pictures, alone and with maps over them")
@@ -270,11 +270,6 @@ def interventions(flowers: Sequence[Mapping], maps, title: str) -> Figure:
             text, color = (f"{-drop:+.2f}", color) if abs(drop) >= 0.005 else ("0.00", "dimgray")
             axis.text(end + 0.06 * inch, y, text, fontsize=LETTERS, va="center", color=color)
     return figure
-
-
-def _narrow(name) -> str:
-    """A name in lines that fit below a cell."""
-    return textwrap.fill(str(name), 14)
 
 
 def _plain(name) -> str:
@@ -504,7 +499,7 @@ def _name_lines(axis: Axes) -> None:
 def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
     """A table of shares, 0 to 1, as colored cells with their numbers."""
     figure, axis = _axis(title, "", "", 1.6 * table.shape[1] + 2.5, 0.5 * table.shape[0] + 2)
-    table = table.rename(columns=_narrow).rename_axis(index=ylabel, columns=xlabel)
+    table = table.rename(columns=lambda name: textwrap.fill(str(name), 14)).rename_axis(index=ylabel, columns=xlabel)
     sns.heatmap(table, vmin=0, vmax=1, annot=True, fmt=".2f", cmap="viridis", cbar=False, ax=axis)
     axis.tick_params(axis="y", rotation=0)
     return figure

@@ -88,22 +88,26 @@ def part_mass(maps, parts) -> np.ndarray:
     return np.stack([(positive * (parts == part)).sum((1, 2)) / total for part in range(len(PARTS))], 1)
 
 
-def rank_agreement(effects: pd.DataFrame, mass, weights=None) -> float:
+def rank_agreement(effects: pd.DataFrame, mass) -> Callable:
     """Whether the parts a map names are those the score hangs on: Spearman's correlation of drop with mass on the part.
 
     Of `intervention_effects` and `part_mass`. The changes of each picture are ranked among themselves, so that easy
     pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose drops or masses
-    are all equal has none. `weights` (R, N) say how often each picture counts, and give a mean each.
+    are all equal has none. Returns that mean as a measure of `weights` (R, N), how often each picture counts.
     """
     on_part = np.asarray(mass)[effects["picture"], effects["part"].map(PARTS.index)]
     ranks = effects.assign(mass=on_part).groupby("picture")[["drop", "mass"]].rank()
     alike = {picture: one["drop"].corr(one["mass"]) for picture, one in ranks.groupby(effects["picture"])}
     alike = pd.Series(alike).dropna()
-    if weights is None:
-        return float(alike.mean())
-    counted = np.asarray(weights, float)[:, alike.index]
-    total = counted.sum(1)  # 0 where all pictures resampled have no correlation
-    return np.where(total > 0, counted @ alike.to_numpy() / np.where(total > 0, total, 1), np.nan)
+
+    def measure(weights=None):
+        if weights is None:
+            return float(alike.mean())
+        counted = np.asarray(weights, float)[:, alike.index]
+        total = counted.sum(1)  # 0 where all pictures resampled have no correlation
+        return np.where(total > 0, counted @ alike.to_numpy() / np.where(total > 0, total, 1), np.nan)
+
+    return measure
 
 
 def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=(), maps=None) -> dict[str, Callable]:
@@ -125,7 +129,7 @@ def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=
         found["relevance_mass"] = lambda weights: weights @ mass / weights.sum(1)
     if len(flowers):
         effects = intervention_effects(model, flowers, second)
-        found["intervention_agreement"] = partial(rank_agreement, effects, part_mass(maps, parts))
+        found["intervention_agreement"] = rank_agreement(effects, part_mass(maps, parts))
     return found
 
 

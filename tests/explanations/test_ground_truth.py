@@ -98,21 +98,21 @@ def test_agreement_is_spearmans_correlation_within_each_picture():
     rows = {"picture": [0, 0, 0, 1, 1, 2], "part": ["petal", "leaf", "center", "petal", "leaf", "petal"]}
     effects = pd.DataFrame({**rows, "drop": [0.9, 0.1, 0.5, 0.2, 0.1, 0.3]})
     mass = np.array([[0, 0.1, 0.8, 0.2], [0, 0.003, 0.007, 0], [0, 0.2, 0.8, 0]])
-    row = interval(partial(truth.rank_agreement, effects, mass), 3, 20)
+    row = interval(truth.rank_agreement(effects, mass), 3, 20)
     assert row == pytest.approx({"value": 1, "low": 1, "high": 1, "n": 3}), "one change alone has no order"
-    assert truth.rank_agreement(effects, 1 - mass) == pytest.approx(-1.0)
+    assert truth.rank_agreement(effects, 1 - mass)() == pytest.approx(-1.0)
     effects.loc[2, "drop"] = 0.95
-    assert truth.rank_agreement(effects, mass) == pytest.approx((0.5 + 1) / 2)  # ranks 2 1 3 against 3 1 2
+    assert truth.rank_agreement(effects, mass)() == pytest.approx((0.5 + 1) / 2)  # ranks 2 1 3 against 3 1 2
     mass[1] = [0, 0.5, 0.1, 0]
-    assert truth.rank_agreement(effects, mass, np.array([[2.0, 0, 1], [1.0, 3, 0]])) == pytest.approx([0.5, -0.625])
+    assert truth.rank_agreement(effects, mass)(np.array([[2.0, 0, 1], [1.0, 3, 0]])) == pytest.approx([0.5, -0.625])
     mass[1] = 0.25
-    assert truth.rank_agreement(effects, mass) == pytest.approx(0.5), "equal masses have no order"
+    assert truth.rank_agreement(effects, mass)() == pytest.approx(0.5), "equal masses have no order"
 
 
 def test_agreement_of_noise_has_an_interval_around_zero():
     effects = pd.DataFrame({"picture": np.repeat(range(60), 2), "part": ["petal", "leaf"] * 60})
     noise = np.random.default_rng(0).random((60, 6))
-    measure = partial(truth.rank_agreement, effects.assign(drop=noise[:, :2].ravel()), noise[:, 2:])
+    measure = truth.rank_agreement(effects.assign(drop=noise[:, :2].ravel()), noise[:, 2:])
     row = interval(measure, 60, 100)
     assert row["low"] < 0 < row["high"] and row["high"] - row["low"] < 0.6
 
@@ -158,7 +158,7 @@ def test_measures_are_those_of_the_first_pictures_maps(model, pairs):
     assert found["relevance_mass"] == pytest.approx((2 * mass[0] + mass[2] + mass[3]) / 4)
     effects, drawn = truth.intervention_effects(model, flowers, second), [0, 0, 2, 3]
     again = pd.concat(effects[effects["picture"] == old].assign(picture=new) for new, old in enumerate(drawn))
-    agreement = truth.rank_agreement(again, truth.part_mass(maps, parts)[drawn])
+    agreement = truth.rank_agreement(again, truth.part_mass(maps, parts)[drawn])()
     assert found["intervention_agreement"] == pytest.approx(agreement)
     given = truth.graded(model, first, second, parts, flowers, maps)
     assert {metric: measure(weights)[0] for metric, measure in given.items()} == pytest.approx(found)
