@@ -516,7 +516,7 @@ def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, y
         crowded = table[x].between(row[x], row[x] + far, inclusive="neither").any()
         place, ha, va = ((-10, 6), "right", "bottom") if crowded or row[x] > middle else ((10, -6), "left", "top")
         looks = dict(ha=ha, va=va, textcoords="offset points", fontsize=LETTERS)
-        axis.annotate(_plain(name), (row[x], row[y]), place, **looks)
+        axis.annotate(_plain(name), (row[x], row[y]), place, bbox=dict(fc="white", ec="none", alpha=0.8), **looks)
     axis.margins(0.2)
     return figure
 
