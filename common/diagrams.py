@@ -116,7 +116,7 @@ def margin_circle(margin: float = 1.0) -> Figure:
             axis.annotate("", (d + 0.7 * force) * away, d * away, arrowprops=arrow)
     notes = [(0, 1.12, f"circle of the margin, $d = {margin:g}$", "black"), (0, -0.18, "one picture", "black")]
     notes += [(-1.6, 0.6, "same: pulled in,\nthe harder the farther", BLUE)]
-    notes += [(1.65, 0.75, "different, inside:\npushed out", ORANGE)]
+    notes += [(0.22, -0.6, "different,\ninside:\npushed out", ORANGE)]
     for x, y, words, color in (*notes, (1.85, 0, "different, outside:\nleft alone", ORANGE)):
         axis.text(x * margin, y * margin, words, fontsize=14, ha="center", va="center", color=color)
     axis.set(xlim=(-2.3 * margin, 2.4 * margin), ylim=(-1.1 * margin, 1.25 * margin), aspect="equal")
