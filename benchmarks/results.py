@@ -189,7 +189,8 @@ def main() -> None:
             gaps = gaps[~gaps["against"].isin(["frozen_backbone", "principal_head"])]
             replace_rows(folder / "differences.csv", gaps, ["dataset", "approach", "against", "protocol"])
             continue
-        replace_rows(folder / "results.csv", rows, ["dataset", "profile", "approach", "variant", "protocol"])
+        keys = ["dataset", "profile", "notebook", "approach", "variant", "protocol"]
+        replace_rows(folder / "results.csv", rows, keys)
         replace_rows(folder / "paths.csv", paths, ["dataset", "approach", "protocol"])
         replace_rows(folder / "differences.csv", gaps, ["dataset", "approach", "against", "protocol"])
 
