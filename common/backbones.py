@@ -157,7 +157,7 @@ def new_model(
     model.freeze(config.frozen_share)
     if principal:
         with torch.no_grad():
-            features = torch.from_numpy(embed(model, images, pooled=True))
+            features = torch.from_numpy(embed(model.to(config.device), images, pooled=True))
             model.head[0].weight.copy_(principal_head(features, config.embedding_size))
     return model
 
