@@ -136,7 +136,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     centers = np.array([wide[species == j].mean(0) for j in (0, 1)])
     tight = wide + pull * (centers[species] - wide)
     query = None
-    figure, axes = plt.subplots(1, 3, figsize=(10, 4.3), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained", sharex=True, sharey=True)
     panels = (wide, "separated: none on the wrong side"), (wide, "the pull"), (tight, "gathered")
     for axis, (points, title) in zip(axes, panels, strict=True):
         axis.axvline(0, color="black", linestyle="--")
@@ -152,10 +152,9 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
             title += f"\nnearest neighbor right: {right.mean():.0%}"
             query = np.flatnonzero(~right)[0] if query is None else query
             color = "tab:green" if right[query] else "tab:red"
-            axis.plot(*points[[query, nearest[query]]].T, color=color, linewidth=5)
-            ring = dict(markerfacecolor="none", markeredgecolor=color, markeredgewidth=3)
-            axis.plot(*points[query], "o", markersize=24, **ring)
-            axis.plot(*points[nearest[query]], "o", markersize=18, **ring)
+            axis.plot(*points[[query, nearest[query]]].T, color=color, linewidth=2)
+            ring = dict(linestyle="", markerfacecolor="none", markeredgecolor=color, markeredgewidth=2)
+            axis.plot(*points[[query, nearest[query]]].T, "o", markersize=17, **ring)
             axis.annotate("query", points[query], (points[query, 0], -1.85), fontsize=15, color=color, weight="bold",
                           ha="center", arrowprops=dict(arrowstyle="-", color=color, linewidth=2, shrinkB=14))
         if axis is not axes[0]:
@@ -165,7 +164,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
                 looks = dict(textcoords="offset points", fontsize=18, ha="center", bbox=WHITE)
                 axis.annotate(f"$c_{j + 1}$", place, (0, 14), **looks)
         axis.set_title(title, fontsize=12)
-        axis.set(xlim=(-2.5, 2.5), ylim=(-2, 1.9), xticks=[], yticks=[])
+        axis.set(xlim=(-2.5, 2.5), ylim=(-2, 1.9), xticks=[], yticks=[], aspect="equal")
     return figure
 
 

@@ -38,7 +38,7 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"), "cross entropy": ("#0173b2", "o"),
     "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"),
     "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"), "standard": ("#5f6b76", "o"),
-    "robust": ("#7b3294", "s"),
+    "robust": ("#7b3294", "s"), "pull to 0": ("#555555", "v"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
