@@ -405,7 +405,7 @@ def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns:
                 start, above = one["value"], place
             fill = "white" if one["low"] <= 0 <= one["high"] else looks["color"]
             axis.plot(one["value"], place, markersize=9, markeredgewidth=2, markerfacecolor=fill, **looks)
-            looks = dict(ha="center", fontsize=LETTERS, bbox=dict(fc="white", ec="none", pad=1))
+            looks = dict(ha="center", fontsize=LETTERS, bbox=dict(fc="white", ec="none", pad=0), zorder=1.5)
             axis.annotate(text, (one["value"], place), (0, 8), textcoords="offset points", **looks)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.25)
