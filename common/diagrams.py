@@ -224,7 +224,7 @@ def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel:
     figure.suptitle(title)
     scores, same = np.asarray(scores), np.asarray(same)
     for axis, kind, name, color in zip(axes, (1, 0), ("same pairs", "different pairs"), (BLUE, ORANGE), strict=True):
-        axis.hist(scores[same == kind], 25, (scores.min(), scores.max()), color=color, alpha=0.6, edgecolor="white")
+        axis.hist(scores[same == kind], 25, range=(scores.min(), scores.max()), color=color, alpha=0.6, ec="white")
         axis.set_ylabel(name, color=color, fontsize=13, weight="bold")
     axes[0].set_ylim(0, 1.5 * axes[0].get_ylim()[1])
     axes[1].set_xlabel(xlabel, fontsize=13)
@@ -239,22 +239,21 @@ def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel:
 
 
 def roc(curves: Mapping[str, tuple], rate: float) -> Figure:
-    """ROC curves: words -> the shares of different and of same pairs accepted (T,), and a color; a dot at equal error.
+    """ROC curves: name -> the shares of different and of same pairs accepted (T,), and a color; a dot at equal error.
 
-    The first words stand lowest, so the curves should come in the order of their areas, the smallest first. A dashed
-    line marks a `rate` of false accepts.
+    The legend says what share of same pairs is accepted at a `rate` of different ones, which is dashed.
     """
     figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
     figure.suptitle("All thresholds at once: the ROC curve")
-    for place, (words, (accepts, hits, color)) in enumerate(curves.items()):
-        axis.plot(accepts, hits, linewidth=2.5, color=color)
-        equal, named = (np.argmin(np.abs(one)) for one in (accepts - (1 - hits), accepts - 0.4 - 0.15 * place))
-        arrow = dict(arrowstyle="-", color=color, relpos=(0, 0.5))
-        looks = dict(arrowprops=arrow, color=color, fontsize=13, va="center")
-        axis.annotate(words, (accepts[named], hits[named]), (0.64, 0.08 + 0.13 * place), **looks)
+    for name, (accepts, hits, color) in curves.items():
+        words = f"{name}: TAR {100 * hits[accepts <= rate].max(initial=0):.0f} % at FAR {100 * rate:.0f} %"
+        axis.plot(accepts, hits, linewidth=2.5, color=color, label=words)
+        equal = np.argmin(np.abs(accepts - (1 - hits)))
         axis.plot(accepts[equal], hits[equal], "o", color=color, markersize=9)
     axis.axvline(rate, color="black", linestyle="--")
-    axis.plot([0, 1], [0, 1], ":", color="gray")
+    for way in ([0, 1], [1, 0]):  # chance, and equal errors
+        axis.plot([0, 1], way, ":", color="gray")
+    axis.legend(loc="lower right", labelcolor="linecolor", fontsize=13, reverse=True, framealpha=1)
     names = "false accept rate, FAR (share of different pairs)", "true accept rate, TAR (share of same pairs)"
     axis.set(xlabel=names[0], ylabel=names[1])
     return figure

@@ -18,8 +18,8 @@ MEASURED = ("dataset", "profile", "notebook", "fingerprint")  # `record` fills t
 NUMBERS = ["eps_255", "value", "low", "high", "n", "seed", "train_seconds"]
 REQUIRED = ("approach", "variant", "protocol", "split", "metric")
 ALLOWED = {
-    "approach": "chance color_histogram raw_pixels frozen_backbone principal_head cross_entropy "
-    "center_loss siamese contrastive triplet given_triplets",
+    "approach": "chance color_histogram central_color raw_pixels frozen_backbone principal_head "
+    "cross_entropy center_loss siamese contrastive triplet given_triplets",
     "variant": "standard robust",
     "protocol": "closed_set open_set",
     "split": "test",

@@ -34,11 +34,11 @@ FOR, AGAINST = np.array([178, 24, 43]), np.array([33, 102, 172])  # what a map c
 COLORS, MARKERS = sns.color_palette("colorblind", 8), "osD^vPX*"
 LOOKS = {  # what a name looks like in every figure; other names have the color and the marker of their place
     "chance": ("black", "x"), "random numbers": ("black", "x"), "raw pixels": ("#ca9161", "d"),
-    "color": ("#7b3294", "p"), "frozen backbone": ("#949494", "s"), "untrained head": ("#56b4e9", "P"),
-    "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"), "cross entropy": ("#0173b2", "o"),
-    "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"),
-    "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"), "standard": ("#5f6b76", "o"),
-    "robust": ("#7b3294", "s"), "pull to 0": ("#555555", "v"),
+    "color": ("#7b3294", "p"), "central color": ("#e7298a", "*"), "frozen backbone": ("#949494", "s"),
+    "untrained head": ("#56b4e9", "P"), "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"),
+    "cross entropy": ("#0173b2", "o"), "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"),
+    "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
+    "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"), "pull to 0": ("#555555", "v"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
@@ -336,15 +336,17 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
 def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2) -> Figure:
     """Dots in rows, the same rows and one scale in all panels; those of a row are joined.
 
-    `table` has the columns panel, row, group (a color and a marker each), value and text; low and high, if it has them,
-    make intervals. The text of a dot that is alone in its row stands above it, of others to the right of the interval.
+    `table` has the columns panel, row, group (a color and a marker each) and value; text, if not the value is told; low
+    and high, if it has them, make intervals. The text of a dot alone in its row stands above it, else at the right.
     """
+    table = table if "text" in table else table.assign(text=table["value"].map("{:.2f}".format))
     panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
     down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)
+    most = table.groupby(["panel", "row"]).size().max()  # dots in a row
     for (_, row), mine in table.groupby(["panel", "row"]):
         apart = np.linspace(-1, 1, len(mine)) * min(0.17 * (len(mine) - 1), 0.38)  # many stand closer together
         table.loc[mine.index, "place"] = rows.index(row) + apart
-    size = (WIDEST, (0.62 * len(rows) + 1.1) * down + 1)
+    size = (WIDEST, ((0.62 if most < 4 else 0.83) * len(rows) + 1.1) * down + 1)
     figure, axes = _figure(title, size, down, columns, sharex=True, sharey=True)
     for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):
         for _, joined in mine.groupby("row"):

@@ -252,10 +252,13 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert [axis.yaxis.label.get_visible() for axis in figure.axes] == [True, False]
     below = plotting.dot_panels(DOTS, TITLE, "x", "y", 1).axes[0]
     assert below.xaxis.get_tick_params()["labelbottom"], "every panel says its scale"
-    assert not plotting.dot_panels(DOTS.drop(columns=["low", "high"]), TITLE, "x", "y", 1).axes[0].collections
+    bare = plotting.dot_panels(DOTS.drop(columns=["low", "high", "text"]), TITLE, "x", "y", 1).axes[0]
+    assert not bare.collections and words(bare.texts) == ["0.20", "0.90", "0.80"], "no text of their own: their values"
     many = pd.concat([DOTS[:1].assign(group=group) for group in "abcdef"])
     joined = plotting.dot_panels(many, TITLE, "x", "y", 1).axes[0].lines[0]
     assert np.ptp(joined.get_ydata()) < 0.8, "dots of one row stay away from the next"
+    few = plotting.dot_panels(many[:3], TITLE, "x", "y", 1)
+    assert few.get_figheight() < joined.get_figure().get_figheight(), "and get more room"
 
 
 def test_a_compared_row_has_the_interval_of_its_difference_around_it():
