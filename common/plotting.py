@@ -175,7 +175,7 @@ def paint_parts(parts) -> np.ndarray:
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red raises what is explained, blue lowers it.
+    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red speaks for what is explained, blue against it.
 
     A map is the more opaque the stronger it is, over its picture in pale gray, so that no color of a flower is taken
     for one of the map; the pictures themselves stand above, once where rows of maps share them. The maps of a row share
@@ -197,7 +197,7 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
     half = min(0.3, 1 / height)
     place = figure.add_axes((1 - 1.45 / width, 0.5 - half, 0.2 / width, 2 * half), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, ticks=[-1, 0, 1])
-    bar.ax.set_yticklabels(["lowers\nthe score", "nothing", "raises\nthe score"], fontsize=LETTERS)
+    bar.ax.set_yticklabels(["against\nthe answer", "nothing", "for the\nanswer"], fontsize=LETTERS)
     return figure
 
 
@@ -236,7 +236,7 @@ def _below_originals(images, shaded, titles, title: str, columns: int, right: fl
     cell = min(1.5, ((WIDEST - right) / columns - 0.2) * height / width)
     figure = contact_sheet(sheet, texts, columns, title, cell)
     (axis,), (wide, high) = figure.axes, figure.get_size_inches()
-    axis.images[0].set_label(f"{len(shaded)} pictures, alone and with maps over them")
+    axis.images[0].set_label(f"{len(shaded)} maps, each over its picture, and the pictures")
     figure.set_size_inches(wide + right, high)
     axis.set_position((0, 0, wide / (wide + right), axis.get_position().height))
     return figure
@@ -333,8 +333,8 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
     return figure
 
 
-def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2) -> Figure:
-    """Dots in rows, the same rows and one scale in all panels; those of a row are joined.
+def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2, join=True) -> Figure:
+    """Dots in rows, the same rows and one scale in all panels; `join` draws a line from dot to dot of a row.
 
     `table` has the columns panel, row, group (a color and a marker each) and value; text, if not the value is told; low
     and high, if it has them, make intervals. The text of a dot alone in its row stands above it, else at the right.
@@ -349,7 +349,7 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
     size = (WIDEST, ((0.62 if most < 4 else 0.83) * len(rows) + 1.1) * down + 1)
     figure, axes = _figure(title, size, down, columns, sharex=True, sharey=True)
     for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):
-        for _, joined in mine.groupby("row"):
+        for _, joined in mine.groupby("row") if join else ():
             axis.plot(joined["value"], joined["place"], color="lightgray", zorder=0)
         for place, name in enumerate(groups):
             some = mine[mine["group"] == name]

@@ -252,6 +252,7 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert [axis.yaxis.label.get_visible() for axis in figure.axes] == [True, False]
     below = plotting.dot_panels(DOTS, TITLE, "x", "y", 1).axes[0]
     assert below.xaxis.get_tick_params()["labelbottom"], "every panel says its scale"
+    assert len(plotting.dot_panels(DOTS, TITLE, "x", "y", 1, join=False).axes[0].lines) < len(below.lines)
     bare = plotting.dot_panels(DOTS.drop(columns=["low", "high", "text"]), TITLE, "x", "y", 1).axes[0]
     assert not bare.collections and words(bare.texts) == ["0.20", "0.90", "0.80"], "no text of their own: their values"
     many = pd.concat([DOTS[:1].assign(group=group) for group in "abcdef"])
@@ -415,12 +416,12 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
     *originals, one, other = [smaller(picture, 16).astype(int) for picture in pictures(figure)]
     np.testing.assert_array_equal(originals, colored)
     for place, stronger, weaker in ((one[:, 5, 2], 0, 2), (one[:, 5, 12], 2, 0), (other[:, 5, 2], 2, 0)):
-        assert place[stronger] > place[weaker] + 20, "red raises, blue lowers"
+        assert place[stronger] > place[weaker] + 20, "red for, blue against"
     assert np.ptp(one[:, 5, 2]) > np.ptp(one[:, 5, 12]) + 20, "half as strong, more of the picture"
     bare = other[:, :, 8:]
     assert np.ptp(bare) == 0 and bare.min() > plotting.PALE, "where a map says nothing its picture is pale gray"
     assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
-    assert words(figure.axes[1].get_yticklabels()) == ["lowers\nthe score", "nothing", "raises\nthe score"]
+    assert words(figure.axes[1].get_yticklabels()) == ["against\nthe answer", "nothing", "for the\nanswer"]
     twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
     assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
     assert len(pictures(FIGURES["overlay"]())) == 8, "a short row is filled up with white"
