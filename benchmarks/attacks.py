@@ -18,12 +18,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import CHECKPOINTS, replace_rows
+from benchmarks.results import replace_rows
 from common.attacks.gradient import Attacked, noise, pgd
 from common.attacks.reports import attacked_scores, price
 from common.attacks.square import square
 from common.backbones import EmbeddingNet, evaluation_mode
-from common.checkpoints import ensure, load
+from common.checkpoints import STEMS, ensure, load
 from common.config import setup
 from common.datasets import load_images
 from common.datasets.splits import read_splits, some_pairs
@@ -165,7 +165,7 @@ def attackers(count: int) -> pd.DataFrame:
     config, rows = setup(), []
     pictures = load_images(config)
     pairs = some_pairs(read_splits(ensure(config, "splits.json"), pictures).pairs["closed_set"]["test"], count)
-    for approach, name in CHECKPOINTS.items():
+    for approach, name in STEMS.items():
         path = ensure(config, f"robust_model_{name}.pth")
         model, threshold, _ = load(path, pictures, config.device)
         rivals = {
@@ -191,7 +191,7 @@ def prices() -> pd.DataFrame:
     config, rows = setup(), []
     pictures = load_images(config)
     splits = read_splits(ensure(config, "splits.json"), pictures)
-    for approach, name in CHECKPOINTS.items():
+    for approach, name in STEMS.items():
         paths = [ensure(config, f"{kind}_model_{name}.pth") for kind in ("robust", "best")]
         found = price(*(load(path, pictures, config.device)[0] for path in paths), pictures, splits, "closed_set")
         rows.append(found.assign(approach=f"robust_{approach}", against=approach, seeds=1))

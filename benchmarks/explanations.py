@@ -11,8 +11,8 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import CHECKPOINTS, replace_rows
-from common.checkpoints import ensure, load
+from benchmarks.results import replace_rows
+from common.checkpoints import STEMS, ensure, load
 from common.config import ROOT, setup
 from common.datasets import load_images
 from common.datasets.batches import pair_batch
@@ -38,7 +38,7 @@ def main() -> None:
         "centered Gaussian": controls(pictures.images[pairs[:, 0]])["centered Gaussian"],
         "random order": np.random.default_rng(config.seed).random((PAIRS, *first.shape[2:])),
     }
-    for approach, stem in CHECKPOINTS.items():
+    for approach, stem in STEMS.items():
         model, *_ = load(ensure(config, f"best_model_{stem}.pth"), pictures, config.device)
         score = maps.PairScore(model, second)
         found = {

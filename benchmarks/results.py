@@ -19,7 +19,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from common.backbones import EmbeddingNet, SiameseNet, new_model
-from common.checkpoints import save
+from common.checkpoints import STEMS, save
 from common.config import ROOT, Config, setup
 from common.datasets import load_images
 from common.datasets.batches import Pictures, batches, species_batches
@@ -47,7 +47,6 @@ FILES = {
     "caltech101": (("caltech101.zip", "caltech71.zip"), dict(epochs=1)),
     "rendered": ((), dict(profile="quick", backbone="test_resnet", weights=None)),
 }
-CHECKPOINTS = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}
 NOTEBOOKS = {
     "frozen_backbone": "R2", "principal_head": "R2", "cross_entropy": "R3", "center_loss": "R3", "siamese": "R4",
     "contrastive": "R4", "triplet": "R5",
@@ -121,9 +120,9 @@ def measure(config: Config, backbone: str, approaches) -> tuple[pd.DataFrame, pd
             run = dict(notebook=NOTEBOOKS[approach], variant="standard", train_seconds=seconds)
             rows.append(pd.concat(report).assign(**about, **run))
             paths.append(trained.path.reset_index().assign(**about, kept=trained.path.index == trained.point))
-            if seed == config.seed and protocol == splits.protocols[0] and approach in CHECKPOINTS:
+            if seed == config.seed and protocol == splits.protocols[0] and approach in STEMS:
                 more = {"center_weight": 0.01} if approach == "center_loss" else {}
-                name = f"best_model_{CHECKPOINTS[approach]}.pth"
+                name = f"best_model_{STEMS[approach]}.pth"
                 save(config, image_set, name, trained.model, evaluation.threshold, trained.history, **more)
             values = evaluation.report.set_index("metric")["value"].round(3)
             print(protocol, *about.values(), f"kept {trained.point}", values.to_dict(), flush=True)

@@ -19,6 +19,7 @@ from common.datasets.splits import Splits, read_splits
 from common.evaluation.metrics import Threshold
 
 MODELS = {"EmbeddingNet": EmbeddingNet, "SiameseNet": SiameseNet}
+STEMS = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}  # in names of files
 
 
 def save(config: Config, image_set: ImageSet, name: str, model, threshold: Threshold, history, **more) -> Path:
@@ -140,9 +141,8 @@ def handed_on(config: Config) -> tuple[ImageSet, Splits, str]:
 
 def trained(config: Config, image_set: ImageSet, protocol: str) -> tuple[dict, dict]:
     """The standard models of R3 to R5 and the robust ones of R6: approach -> model. R3's needs a closed set."""
-    stems = {"center_loss": "center_loss", "siamese": "siamese_network", "triplet": "triplet_loss"}
-    names = [name for name in stems if name != "center_loss" or protocol == "closed_set"]
-    files = [{name: ensure(config, f"{kind}_model_{stems[name]}.pth") for name in names} for kind in ("best", "robust")]
+    names = [name for name in STEMS if name != "center_loss" or protocol == "closed_set"]
+    files = [{name: ensure(config, f"{kind}_model_{STEMS[name]}.pth") for name in names} for kind in ("best", "robust")]
     return tuple({name: load(file, image_set, config.device)[0] for name, file in one.items()} for one in files)
 
 
