@@ -18,7 +18,8 @@ from common.backbones import EmbeddingNet, SiameseNet, embed
 from common.losses import Classification, PairJudgment, TripletJudgment
 from common.training import embed_together, fit
 
-accelerator, found = Accelerator(cpu=True), {}
+accelerator = Accelerator(cpu=True)
+found = {"processes": accelerator.num_processes}
 images, labels = torch.rand(11, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(11) // 2
 for name in ("center", "siamese", "triplet"):
     torch.manual_seed(0)
@@ -46,12 +47,13 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     (folder / "work.py").write_text(WORK)
     for count in (1, 2):
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
-        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
         command = [*launch, str(folder / "work.py"), str(folder / str(count))]
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / str(count)) for count in (1, 2)]
+    found = [torch.load(folder / str(count)) for count in (1, 2)]
+    assert [one["processes"] for one in found] == [1, 2]  # else nothing is compared
+    return found
 
 
 @pytest.mark.parametrize("name", ["center", "siamese", "triplet"])
