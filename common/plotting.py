@@ -508,11 +508,9 @@ def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure
 
 
 def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Points with their names, one for each row; columns low and high, if there are any, make intervals of y."""
+    """Points with their names, one for each row."""
     figure, axis = _axis(title, xlabel, ylabel)
     axis.plot(table[x], table[y], "o")
-    if {"low", "high"} <= {*table}:
-        axis.vlines(table[x], table["low"], table["high"], linewidth=1)
     middle, far = (table[x].min() + table[x].max()) / 2, np.ptp(table[x]) / 5
     for name, row in table.iterrows():  # on the side where there is room
         crowded = table[x].between(row[x], row[x] + far, inclusive="neither").any()

@@ -334,17 +334,15 @@ def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
 
 
-def test_named_points_show_intervals_and_the_pareto_front_joins_what_nothing_beats():
+def test_the_pareto_front_joins_what_nothing_beats():
     (axis,) = FIGURES["pareto"]().axes
     assert words(axis.texts) == ["a", "b", "c", "d"]
     np.testing.assert_allclose(axis.lines[-1].get_xydata(), POINTS.loc[["a", "b", "d"]])
     twins = pd.DataFrame({"cost": [1, 1, 2], "gain": [0.5, 0.6, 0.6]}, index=["a", "b", "c"])
     (axis,) = plotting.pareto(twins, "cost", "gain", TITLE, "cost (ms)", "gain").axes
     np.testing.assert_allclose(axis.lines[-1].get_xydata(), [[1, 0.6]])
-    table = POINTS.assign(low=POINTS["gain"] - 0.1, high=POINTS["gain"] + 0.2)
-    (axis,) = plotting.named_points(table, "cost", "gain", TITLE, "cost (ms)", "gain").axes
+    (axis,) = FIGURES["named_points"]().axes
     np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS)
-    np.testing.assert_allclose([ends[:, 1] for ends in axis.collections[0].get_segments()], table[["low", "high"]])
 
 
 def test_panels_of_lines_share_colors_and_scales():
