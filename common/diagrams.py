@@ -176,6 +176,7 @@ def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Fig
     """
     size = dict(figsize=(5 * len(parts), 6), squeeze=False, sharey=True)
     figure, axes = plt.subplots(1, len(parts), layout="constrained", **size)
+    figure.suptitle("What is for training, and what for the test?")
     labels, colors = np.asarray(labels), [BLUE, ORANGE, "#029e73", "white"]
     for axis, (protocol, members) in zip(axes.flat, parts.items(), strict=True):
         part = np.full(len(labels), 3)
@@ -202,6 +203,7 @@ def hues(pictures, shares, titles: Sequence[str]) -> Figure:
     """Pictures uint8 (N, 3, H, W), and below each the shares (N, K) of its pixels by hue, in bars of that hue."""
     size = dict(figsize=(3 * len(pictures), 4.6), height_ratios=(2, 1))
     figure, axes = plt.subplots(2, len(pictures), squeeze=False, sharey="row", layout="constrained", **size)
+    figure.suptitle("How much of each hue does a picture hold?")
     for (above, below), picture, share, title in zip(axes.T, pictures, shares, titles, strict=True):
         above.imshow(np.moveaxis(picture, 0, -1), label=f"picture of {title}")
         above.set_title(title, fontsize=13)
@@ -234,28 +236,22 @@ def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel:
         for axis, share, done in zip(axes, wrong, ("rejected", "accepted"), strict=True):
             axis.axvline(score, color="black", linestyle=style, linewidth=2)
             where = dict(xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=12)
-            axis.annotate(f"{name}:\n{100 * share:.0f} % {done}", (score, 0.97), **where, **side)
+            axis.annotate(f"{name}:\n{100 * share:.0f} % {done}", (score, 0.97), bbox=WHITE, **where, **side)
     return figure
 
 
-def roc(curves: Mapping[str, tuple], rate: float) -> Figure:
-    """ROC curves: name -> the shares of different and of same pairs accepted (T,), and a color; a dot at equal error.
-
-    The legend says what share of same pairs is accepted at a `rate` of different ones, which is dashed.
-    """
+def roc(curves: Mapping[str, tuple]) -> Figure:
+    """ROC curves: name -> the shares of different and same pairs accepted (T,), and a color; a dot at equal error."""
     figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
     figure.suptitle("All thresholds at once: the ROC curve")
     for name, (accepts, hits, color) in curves.items():
-        words = f"{name}: TAR {100 * hits[accepts <= rate].max(initial=0):.0f} % at FAR {100 * rate:.0f} %"
-        axis.plot(accepts, hits, linewidth=2.5, color=color, label=words)
+        axis.plot(accepts, hits, linewidth=2.5, color=color, label=name)
         equal = np.argmin(np.abs(accepts - (1 - hits)))
         axis.plot(accepts[equal], hits[equal], "o", color=color, markersize=9)
-    axis.axvline(rate, color="black", linestyle="--")
     for way in ([0, 1], [1, 0]):  # chance, and equal errors
         axis.plot([0, 1], way, ":", color="gray")
     axis.legend(loc="lower right", labelcolor="linecolor", fontsize=13, reverse=True, framealpha=1)
-    names = "false accept rate, FAR (share of different pairs)", "true accept rate, TAR (share of same pairs)"
-    axis.set(xlabel=names[0], ylabel=names[1])
+    axis.set(xlabel="share of different pairs that are accepted", ylabel="share of same pairs that are accepted")
     return figure
 
 

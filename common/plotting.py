@@ -363,6 +363,8 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
             else:
                 looks |= dict(va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
                 axis.annotate(text, (np.nanmax([dot["value"], dot.get("high", np.nan)]), dot["place"]), (7, 0), **looks)
+        for place in range(1, len(rows), 2):  # what stands on one ground is one row
+            axis.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=-1)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.12)
         axis.tick_params(labelbottom=True)
