@@ -137,6 +137,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     tight = wide + pull * (centers[species] - wide)
     query = None
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained", sharex=True, sharey=True)
+    figure.suptitle("No point on the wrong side, and yet a wrong neighbor")
     panels = (wide, "separated: none on the wrong side"), (wide, "the pull"), (tight, "gathered")
     for axis, (points, title) in zip(axes, panels, strict=True):
         axis.axvline(0, color="black", linestyle="--")

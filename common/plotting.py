@@ -298,7 +298,7 @@ def intervals(
     digits = int(np.clip(1 - np.floor(np.log10(spread)), 0, 4)) if spread > 0 else 3
     ends = table[["low", "high"]].to_numpy(float)
     digits += bool(digits < 4 and ((ends != 0) & (np.abs(ends) < 0.5 / 10**digits)).any())  # none is printed as 0
-    for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(float)):
+    for row, (value, low, high) in enumerate(table[["value", "low", "high"]].to_numpy(float).round(digits) + 0.0):
         text = f"{value:.{digits}f}" + f" [{low:.{digits}f}, {high:.{digits}f}]" * bool(np.isfinite(high - low))
         axis.annotate(text, (1, row), (8, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=LETTERS)
     axis.locator_params(axis="x", nbins=6)  # small differences have long numbers
@@ -535,13 +535,13 @@ def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel:
 def scatter(panels: dict, labels, title: str, names: Sequence[str] = (), alike: bool = False) -> Figure:
     """Points in the color and with the marker of their label, one panel for each entry: its title -> points (N, 2).
 
-    `names` of the labels make a legend; `alike` gives all panels the same axes.
+    `names` of the labels make a legend below; `alike` gives all panels the same axes.
     """
     kinds = np.unique(labels)
     legend = len(names) and len(kinds) <= 30
     across = min(2 if legend else 3, len(panels))
-    down, side = -(-len(panels) // across), min(5.5, (WIDEST - 2.2 * bool(legend)) / across)
-    size = (side * across + 2.2 * bool(legend), 0.9 * side * down + 0.4)
+    down, side = -(-len(panels) // across), min(5.5, WIDEST / across)
+    size = (side * across, 0.9 * side * down + 0.4 + 0.06 * bool(legend) * len(kinds))
     figure, axes = _figure(title, size, down, across, sharex=alike, sharey=alike)
     for axis, (panel, points) in zip(axes.flat, panels.items(), strict=False):
         axis.set(title=panel, xlabel="dimension 1", ylabel="dimension 2")
@@ -553,8 +553,7 @@ def scatter(panels: dict, labels, title: str, names: Sequence[str] = (), alike: 
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     if legend:
-        looks = dict(loc="outside right center", ncol=1 if len(kinds) <= 18 * down else 2, fontsize=LETTERS)
-        figure.legend(*axes.flat[0].get_legend_handles_labels(), **looks)
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=6, fontsize=LETTERS)
     return figure
 
 
