@@ -460,8 +460,17 @@ def test_given_triplets_are_taken_as_they_come():
     assert found["triplet"].item() == pytest.approx(0.0)  # each anchor meets its positive, its negative is sqrt(2) away
     swapped = embeddings[[0, 1, 4, 5, 2, 3]]
     assert objective(swapped, torch.zeros(6))["triplet"].item() == pytest.approx(2**0.5 + 0.5)
-    with pytest.raises(ValueError, match=r"5 pictures.*triplet_batches"):
-        objective(embeddings[:5], torch.zeros(5))
+    assert objective(swapped[[0, 2, 4]], torch.zeros(3))["triplet"].item() == pytest.approx(2**0.5 + 0.5), "just one"
+    for count in (4, 5):
+        with pytest.raises(ValueError, match=rf"{count} pictures.*triplet_batches"):
+            objective(embeddings[:count], torch.zeros(count))
+
+
+def test_center_loss_joins_only_where_it_is_asked_to():
+    for objective in (Classification(torch.nn.Linear(2, 3), 3, 2), PairJudgment(lambda a, b: (a * b).sum(-1), 3, 2)):
+        terms = objective(torch.randn(6, 2), torch.arange(6) // 2)
+        center = [value.item() for name, value in terms.items() if "center" in name]
+        assert not any(center), "its weight is 0"
 
 
 @pytest.mark.parametrize("make, options, message", [

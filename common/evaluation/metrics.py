@@ -68,7 +68,7 @@ def fit_threshold(scores, same, split: str) -> Threshold:
     scores = np.asarray(scores, float)  # float32 has no number halfway between two neighbors
     accepts, hits, thresholds = roc_curve(same, scores, drop_intermediate=False)
     best = int(np.argmax(hits - accepts))
-    lower = thresholds[best + 1] if best + 1 < len(thresholds) else thresholds[best] - 1
+    lower = thresholds[best + 1]  # never the last, which accepts all: the first, which accepts none, is as good
     upper = min(thresholds[best], np.max(scores) + 1)  # the first threshold is infinite
     return Threshold(float(upper + lower) / 2, split)
 
@@ -122,21 +122,19 @@ def verification_rates(scores, same, threshold: Threshold, weights=None) -> dict
 def precision_at_1(hits) -> np.ndarray:
     """Whether the closest picture is of the query's class (Recall@1 in most papers).
 
-    Here and below hits is bool (Q, N), from the most similar picture on: of the whole gallery, one or more in each row,
-    or of its first N, where R, int (Q,), says how many there are of the query's class in all, N at most.
+    Here and below hits is bool (Q, N), whether what is found is of the query's class, the most similar first; R, int
+    (Q,), is how many the gallery holds of that class, N at most.
     """
     return hits[:, 0]
 
 
-def r_precision(hits, R=None) -> np.ndarray:
-    """Share of the query's class among the R closest, where R is the number of its class in the gallery: (Q,)."""
-    R = hits.sum(1) if R is None else R
+def r_precision(hits, R) -> np.ndarray:
+    """Share of the query's class among the R closest: (Q,)."""
     return _within(hits, R).sum(1) / R
 
 
-def map_at_r(hits, R=None) -> np.ndarray:
+def map_at_r(hits, R) -> np.ndarray:
     """Mean over the R closest of the precision at each hit (Musgrave et al. 2020, A Metric Learning Reality Check)."""
-    R = hits.sum(1) if R is None else R
     return _sum_of_precisions(_within(hits, R)) / R
 
 

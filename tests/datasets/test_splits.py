@@ -277,6 +277,7 @@ def test_some_pairs_are_the_first_of_each_kind():
     assert some_pairs(pairs, 10).tolist() == [*pairs[:5].tolist(), *pairs[30:35].tolist()]
     np.testing.assert_array_equal(some_pairs(pairs, 1000), pairs)
     assert some_pairs(pairs[2:33], 20).tolist() == [*pairs[2:5].tolist(), *pairs[30:33].tolist()], "3 of each are left"
+    assert len(some_pairs(pairs, 2)) == 2
     for count in (0, 3, -2):
         with pytest.raises(ValueError, match="even number"):
             some_pairs(pairs, count)

@@ -282,6 +282,13 @@ def test_a_pair_counts_as_often_as_its_pictures_meet():
     np.testing.assert_array_equal(seen, [[b * a, b * c, a * c] for a, b, c in pictures])
 
 
+def test_the_mean_of_pairs_lies_in_its_interval():
+    pairs, values = all_pairs(np.repeat(np.arange(3), 4)), np.random.default_rng(1).random(66)
+    found = metrics.pair_mean_interval(values, pairs, 300)
+    assert found["value"] == pytest.approx(values.mean()) and found["n"] == 66
+    assert values.mean() - 0.2 < found["low"] < values.mean() < found["high"] < values.mean() + 0.2
+
+
 def test_few_pictures_allow_an_interval_too():
     """Some resamples of so few pictures hold no same pair; they say nothing and are left out."""
     pairs = all_pairs([0, 0, 1, 1])
@@ -289,7 +296,8 @@ def test_few_pictures_allow_an_interval_too():
     for measure in (roc_auc, equal_error_rate, lambda *case: accuracy(*case[:2], threshold, case[2])):
         found = metrics.pair_interval(lambda weights, m=measure: m(scores, same, weights), pairs, 50)
         assert 0 <= found["low"] <= found["high"] <= 1
-        assert math.isnan(measure(scores, same, np.zeros(6)))
+        for weights in (np.zeros(6), same.astype(float), 1.0 - same):  # none are left, or of one kind only
+            assert math.isnan(measure(scores, same, weights))
 
 
 def test_no_metric_can_read_a_threshold_off_what_it_judges():
