@@ -333,6 +333,7 @@ def eps_box(g: tuple[float, float]) -> Figure:
     other corners, and on the last level line that still touches the box.
     """
     figure, (axis, zoom) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained", width_ratios=(0.8, 1))
+    figure.suptitle("The worst step ends in a corner of the box", fontsize=15)
     x, eps, box, g = np.array([0.45, 0.52]), 0.22, dict(fill=False, edgecolor="black", linewidth=2.5), np.array(g)
     axis.add_patch(Rectangle(x - eps, 2 * eps, 2 * eps, **box))
     axis.plot(*x, "o", color="black", markersize=10)
@@ -379,6 +380,7 @@ def straight_through(levels: int) -> Figure:
     axis.set_xlabel("color that comes in", fontsize=13)
     axis.set_ylabel("color that goes on", fontsize=13)
     axis.legend(fontsize=12)
+    axis.set_title("A staircase has no slope; BPDA lends it one", fontsize=14)
     return figure
 
 

@@ -581,18 +581,15 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str)
 
 def score_histograms(
     stages: Mapping, same, title: str, thresholds: Mapping | None = None, score: str = "cosine similarity",
-    columns: int = 1,
 ) -> Figure:  # fmt: skip
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
-    All panels, filled column by column, share both axes; their titles say the ROC-AUC. `thresholds` (name -> value)
-    are dashed.
+    All panels share both axes; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed.
     """
-    rows = len(stages) // columns
-    size = (8.5 if columns == 1 else WIDEST, 2.1 * rows + 1.4)
-    figure, axes = _figure(title, size, rows, columns, sharex=True, sharey=True)
+    size = (8.5, 2.1 * len(stages) + 1.4)
+    figure, axes = _figure(title, size, len(stages), sharex=True, sharey=True)
     edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 20 if len(same) < 200 else 60)
-    for axis, (name, scores) in zip(axes.T.flat, stages.items(), strict=True):
+    for axis, (name, scores) in zip(axes.flat, stages.items(), strict=True):
         for kind, label, color in ((0, "different pairs", COLORS[1]), (1, "same pairs", COLORS[0])):
             mine = np.asarray(scores)[np.asarray(same) == kind]
             looks = dict(facecolor=(*color, 0.5), edgecolor=color, linewidth=1.5)
@@ -603,8 +600,7 @@ def score_histograms(
             axis.axvline(thresholds[name], color="black", linestyle="--")
             looks = dict(va="top", fontsize=LETTERS, xycoords=("data", "axes fraction"), textcoords="offset points")
             axis.annotate(f"threshold {thresholds[name]:.2f}", (thresholds[name], 0.97), (5, 0), **looks)
-    for axis in axes[-1]:
-        axis.set_xlabel(f"score ({score})")
+    axis.set_xlabel(f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
     return figure
 
@@ -627,19 +623,19 @@ def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """
     first, passed = next(iter(tables.values())), np.stack([table["passed"] == "PASS" for table in tables.values()], 1)
     harms = np.stack([table["harm"] for table in tables.values()], 1)
-    figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.36 * len(passed) + 1.8)
+    figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.42 * len(passed) + 1.5)
+    letters = LETTERS + 2
     axis.pcolormesh(passed, cmap=ListedColormap([WRONG, RIGHT]), vmin=0, vmax=1, edgecolors="white", linewidth=3)
     for (row, column), good in np.ndenumerate(passed):
-        word, looks = ("PASS" if good else "FAIL"), dict(ha="center", va="center", color="white", fontsize=LETTERS)
-        word += f"  {harms[row, column]:.3f}" * bool(np.isfinite(harms[row, column]))
+        word, looks = ("PASS" if good else "FAIL"), dict(ha="center", va="center", color="white", fontsize=letters)
+        word += f", harm {harms[row, column]:.3f}" * bool(np.isfinite(harms[row, column]))
         axis.text(column + 0.5, row + 0.5, word, **looks)
     for name, rows in first.reset_index().groupby("about", sort=False).groups.items():
         axis.axhline(rows[-1] + 1, color="black", linewidth=1.5, clip_on=False)
-        looks = dict(textcoords="offset points", xycoords=("axes fraction", "data"), va="center", fontsize=LETTERS)
+        looks = dict(textcoords="offset points", xycoords=("axes fraction", "data"), va="center", fontsize=letters)
         axis.annotate(textwrap.fill(name, 16), (1, rows.to_numpy().mean() + 0.5), (6, 0), **looks)
-    names = [name.replace(", ", ",\n") for name in tables]
-    axis.set_xticks(np.arange(len(tables)) + 0.5, names, fontsize=LETTERS + 1)
-    axis.set_yticks(np.arange(len(passed)) + 0.5, first["check"], fontsize=LETTERS)
+    axis.set_xticks(np.arange(len(tables)) + 0.5, [*tables], fontsize=letters)
+    axis.set_yticks(np.arange(len(passed)) + 0.5, first["check"], fontsize=letters)
     axis.invert_yaxis()
     axis.xaxis.set(ticks_position="top", label_position="top")
     axis.grid(False)

@@ -60,15 +60,17 @@ def scores_under_pgd(
     return found
 
 
-def robust_report(scores: dict[float, np.ndarray], pairs, threshold: Threshold, attack: str = "pgd") -> pd.DataFrame:
-    """The rows of `verification_report` for each radius of `scores_under_pgd`, at the model's own frozen threshold.
+def robust_report(scores: dict, pairs, thresholds: dict[str, Threshold], attack: str = "pgd") -> pd.DataFrame:
+    """The rows of `verification_report` for each approach and radius, at each model's own frozen threshold.
 
-    With the ledger's columns attack (as given, "pgd" or "pgd_both"; without attack, none) and eps_255.
+    `scores` are approach -> those of `scores_under_pgd`. With the ledger's columns approach, attack (as given, "pgd" or
+    "pgd_both"; without attack, none) and eps_255.
     """
     reports = []
-    for radius, found in scores.items():
-        named = dict(attack=attack if radius else None, eps_255=round(radius * 255, 3))
-        reports.append(verification_report(found, pairs, threshold).assign(**named))
+    for approach, by_radius in scores.items():
+        for radius, found in by_radius.items():
+            about = dict(approach=approach, attack=attack if radius else None, eps_255=round(radius * 255, 3))
+            reports.append(verification_report(found, pairs, thresholds[approach]).assign(**about))
     return pd.concat(reports, ignore_index=True)
 
 

@@ -46,7 +46,7 @@ def test_robust_report(pictures):
     model, pairs = Colors(), all_pairs(pictures.labels)[::9]
     eps = (2 / 255, 8 / 255)
     found = scores_under_pgd(model, pictures, pairs, eps, steps=4, restarts=2)
-    report = robust_report(found, pairs, THRESHOLD)
+    report = robust_report({"triplet": found}, pairs, {"triplet": THRESHOLD})
     assert list(found) == [0, *eps] and report.eps_255.unique().tolist() == [0, 2, 8]
     assert set(report) <= set(COLUMNS) and set(report.attack.dropna()) <= set(ALLOWED["attack"].split())
     for radius in (0.0, *eps):
@@ -59,8 +59,9 @@ def test_robust_report(pictures):
         assert rows.attack.isna().all() if radius == 0 else (rows.attack == "pgd").all()
     areas = report[report.metric == "roc_auc"].value.tolist()
     assert areas == sorted(areas, reverse=True) and areas[0] > areas[2]
-    both = robust_report(scores_under_pgd(model, pictures, pairs, eps[1:], 4, 2, "both"), pairs, THRESHOLD, "pgd_both")
-    assert set(both.attack.dropna()) == {"pgd_both"}
+    found = {name: scores_under_pgd(model, pictures, pairs, eps[1:], 4, 2, "both") for name in ("triplet", "siamese")}
+    both = robust_report(found, pairs, dict.fromkeys(found, THRESHOLD), "pgd_both")
+    assert set(both.attack.dropna()) == {"pgd_both"} and both.approach.unique().tolist() == [*found]
     assert both[both.metric == "roc_auc"].value.iloc[1] <= areas[2]
 
 
@@ -70,7 +71,7 @@ def test_nothing_is_reported_behind_the_gate(pictures):
     lost = np.column_stack([pairs[:, :2], labels])
     with pytest.warns(UserWarning, match=r"clean AUC is 0\.\d+, below 0\.80: no robustness is reported"):
         found = scores_under_pgd(model, pictures, lost, steps=1, restarts=1)
-    report = robust_report(found, lost, THRESHOLD)
+    report = robust_report({"triplet": found}, lost, {"triplet": THRESHOLD})
     assert report.attack.isna().all() and (report.eps_255 == 0).all() and len(report) == 5
     with warnings.catch_warnings():
         warnings.simplefilter("error")
