@@ -16,8 +16,7 @@ WHITE = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1)  # behind w
 def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
     """An anchor, a ring through its positive, a ring a margin farther out, and three negatives with their losses.
 
-    Distances are squared ones, `to_positive` the positive's, so that the rings' radii are their roots. Arrows point
-    where a training step moves the points.
+    Distances are squared, the rings' radii their roots. Arrows point where a training step moves the points.
     """
     figure, axis = plt.subplots(figsize=(9, 5.6), layout="constrained")
     inner, outer = to_positive**0.5, (to_positive + margin) ** 0.5
@@ -26,24 +25,22 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
     for radius, style, name in ((inner, "-", "ring through the positive"), (outer, "--", "ring of the margin")):
         axis.add_patch(Circle((0, 0), radius, fill=False, edgecolor="black", linestyle=style, linewidth=2))
         axis.text(0, -radius - 0.03, name, ha="center", va="top", fontsize=12)
-    green, red = dict(color="tab:green", markersize=15), dict(color="tab:red", markersize=14)
     for name, marker, x in (("positive", "^", -inner), ("anchor", "o", 0)):
-        axis.plot([x], [0], marker, **green)
+        axis.plot([x], [0], marker, color="tab:green", markersize=15)
         axis.text(x + 0.03, 0.08, name, va="bottom", fontsize=13, color="tab:green", weight="bold")
     axis.annotate("", (-inner + 0.4, 0), (-inner + 0.1, 0), arrowprops=dict(color="tab:green", width=3))
     # A kind of negative, its squared distance, the direction it lies in, and the height of its label.
-    middle = to_positive + margin / 2
-    kinds = ("easy", 1.7 * outer**2, 38, 0.8), ("semi-hard", middle, 14, 0.05), ("hard", 0.16, -45, -0.55)
+    kinds = ("easy", 1.7 * outer**2, 38, 0.8), ("semi-hard", outer**2 - margin / 2, 14, 0), ("hard", 0.16, -45, -0.55)
     for kind, squared, angle, height in kinds:
         away = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
         point, loss = squared**0.5 * away, max(0.0, to_positive - squared + margin)
-        axis.plot(*point[:, None], "s", **red)
+        axis.plot(*point[:, None], "s", color="tab:red", markersize=14)
         label = dict(ha="left", va="center", fontsize=13, color="tab:red", weight="bold")
         label |= dict(arrowprops=dict(arrowstyle="-", color="gray", shrinkB=10))
         axis.annotate(f"{kind} negative\nloss {loss:.2f}", point, (1.35, height), **label)
         if loss:
             axis.annotate("", point + 0.3 * away, point + 0.1 * away, arrowprops=dict(color="tab:red", width=3))
-    axis.set(xlim=(-1.15, 2.2), ylim=(-1.25, 1.1), aspect="equal")
+    axis.set(xlim=(-1.15, 2.2), ylim=(-1.25, 1.1), aspect="equal", title="Which negatives cost something?")
     axis.axis("off")
     return figure
 
@@ -51,12 +48,12 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
 def triplet_steps(points: Mapping[str, Sequence[float]], steps: Sequence) -> Figure:
     """Anchor, positive and negative, by name, and an arrow from each of them: its step."""
     figure, axis = plt.subplots(figsize=(8, 2.8), layout="constrained")
-    looks = ("o", "tab:green"), ("^", "tab:green"), ("s", "tab:red")
+    looks = zip("o^s", ("tab:green", "tab:green", "tab:red"), strict=True)
     for (name, point), step, (marker, color) in zip(points.items(), np.asarray(steps), looks, strict=True):
         axis.plot(*point, marker, color=color, markersize=14)
         axis.annotate("", point + step, point, arrowprops=dict(color=color, width=3, headwidth=11, shrink=0.04))
-        axis.annotate(name, point, (0, 13), textcoords="offset points", fontsize=14, ha="center", color=color)
-    axis.set(aspect="equal", xticks=[], yticks=[])
+        axis.annotate(name, point, (0, -30), textcoords="offset points", fontsize=14, ha="center", color=color)
+    axis.set(aspect="equal", xticks=[], yticks=[], title="Which way does each picture move?")
     axis.margins(x=0.3, y=0.8)
     return figure
 

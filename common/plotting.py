@@ -20,7 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, LogLocator
 from PIL import Image as Pixels
 from sklearn.calibration import CalibrationDisplay
 
@@ -482,12 +482,12 @@ def _name_lines(axis: Axes) -> None:
     """Write each line's name beside its end; more than six, or three that end in one point, get a legend."""
     drawn = [line for line in axis.get_legend_handles_labels()[0] if np.isfinite(line.get_ydata()).any()]
     ends = [np.asarray(line.get_ydata(), float)[np.isfinite(line.get_ydata())][-1] for line in drawn]
-    if len(drawn) > 6 or (len(drawn) > 2 and np.ptp(ends) < 1e-9):
+    if not 0 < len(drawn) <= 6 or (len(drawn) > 2 and np.ptp(ends) < 1e-9):
         axis.legend(fontsize=LETTERS, loc="center left", bbox_to_anchor=(1, 0.5))
         return
-    low, high = axis.get_ylim()
+    to_fraction = axis.get_yaxis_transform() - axis.transAxes  # of the axis, on any scale
     tall = 72 * (axis.get_figure().get_figheight() / axis.get_gridspec().nrows - 1.1)  # points of the axis, about
-    at = (np.array(ends) - low) / (high - low) * tall
+    at = to_fraction.transform([(1, end) for end in ends])[:, 1] * tall
     order, wanted = np.argsort(at, kind="stable"), np.sort(at)
     for place in range(1, len(drawn)):
         wanted[place] = max(wanted[place], wanted[place - 1] + 1.4 * LETTERS)
@@ -557,10 +557,10 @@ def scatter(panels: dict, labels, title: str, names: Sequence[str] = (), alike: 
     return figure
 
 
-def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str) -> Figure:
+def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str, log: bool = False) -> Figure:
     """Curves over epochs: one panel a column, one line a run; a column a run lacks is left out of it.
 
-    The last panel that has the most runs names them at their ends.
+    The last panel that has the most runs names them at their ends. Heights are on a scale of powers with `log`.
     """
     wide = min(3 if len(columns) in (3, 5, 6) else 2, len(columns))
     rows = -(-len(columns) // wide)
@@ -572,6 +572,9 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str)
                 _line(axis, history["epoch"], history[column], name, place)
         axis.set(xlabel="epoch", ylabel=MEASURES.get(column, column.replace("_", " ")))
         axis.xaxis.get_major_locator().set_params(integer=True)
+        if log:
+            axis.set_yscale("log")
+            axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,g}")
         fullest = axis if len(axis.lines) >= len(fullest.lines) else fullest
     for axis in axes.flat[len(columns) :]:
         axis.axis("off")

@@ -68,12 +68,13 @@ def species_batches(pictures: Pictures, species: int, per_species: int, seed: in
     return _loader(pictures, _Stream(stream, len(pictures) / (species * np.mean([*counts.values()])), seed))
 
 
-def triplet_batches(image_set: ImageSet, triplets, size: int, shown: int, seed: int = 0) -> DataLoader:
-    """Group given `triplets`, int (T, 3) of anchor, positive, negative, into batches for `TripletJudgment("given")`.
+def triplet_batches(image_set: ImageSet, size: int, indices, seed: int = 0) -> DataLoader:
+    """Group the triplets given with pictures, of those among `indices`, into batches for `TripletJudgment("given")`.
 
-    A batch has `size` triplets, or all there are if they are fewer: first all anchors, then all positives, then all
-    negatives. Triplets take turns, and an epoch shows about `shown` pictures. Raises ValueError without a triplet.
+    A batch has `size` triplets or all: first anchors, then positives, then negatives. They take turns, and an epoch
+    shows about as many pictures as there are `indices`. Raises ValueError without a triplet.
     """
+    triplets = image_set.triplets[np.isin(image_set.triplets, indices).all(1)]
     if len(triplets) < 1:
         raise ValueError("there is no triplet to learn from; give one or more")
     size = min(size, len(triplets))
@@ -82,7 +83,7 @@ def triplet_batches(image_set: ImageSet, triplets, size: int, shown: int, seed: 
         for chosen in _turns([*range(len(triplets))], size, order):
             yield [3 * triplet + role for role in range(3) for triplet in chosen]
 
-    return _loader(Pictures(image_set, np.reshape(triplets, -1)), _Stream(stream, shown / (3 * size), seed))
+    return _loader(Pictures(image_set, np.reshape(triplets, -1)), _Stream(stream, len(indices) / (3 * size), seed))
 
 
 def _turns(items: list, count: int, order: np.random.Generator) -> Iterator[list]:
