@@ -381,49 +381,21 @@ def straight_through(levels: int) -> Figure:
     return figure
 
 
-def losses_and_forces(d, curves: Mapping) -> Figure:
-    """The loss of a same and of a different pair over their distance, and below it the force, minus the loss's slope.
+def forces(d, curves: Mapping) -> Figure:
+    """The force on a same and on a different pair over their distance: minus the slope of the loss.
 
-    Each entry of `curves` is a column: title -> both losses (N,), a distance to mark, and the words for it.
+    Each entry of `curves` is a panel: its title -> both losses (N,), a distance to mark, and the words for it.
     """
-    size = dict(figsize=(10, 6), squeeze=False, sharex=True)
-    figure, axes = plt.subplots(2, len(curves), layout="constrained", **size)
-    for (upper, lower), (title, (*losses, mark, words)) in zip(axes.T, curves.items(), strict=True):
+    figure, axes = plt.subplots(1, len(curves), figsize=(10, 4.4), squeeze=False, layout="constrained")
+    for axis, (title, (*losses, mark, words)) in zip(axes.flat, curves.items(), strict=True):
         for loss, kind, color in zip(losses, ("same pair", "different pair"), (BLUE, ORANGE), strict=True):
-            upper.plot(d, loss, color=color, linewidth=3, label=kind)
-            lower.plot(d, -np.gradient(loss, d), color=color, linewidth=3)
-        lower.axhline(0, color="black", linewidth=1)
-        for axis in (upper, lower):
-            axis.axvline(mark, color="black", linestyle="--")
+            axis.plot(d, -np.gradient(loss, d), color=color, linewidth=3, label=kind)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.axvline(mark, color="black", linestyle="--")
         looks = dict(textcoords="offset points", xycoords=("data", "axes fraction"), fontsize=12, va="top")
-        upper.annotate(words, (mark, 0.97), (-6, 0), ha="right", **looks)
-        upper.set(title=title, ylabel="loss")
-        lower.set(xlabel="distance d", ylabel="force (above 0: apart)")
-    axes[0, 0].legend(fontsize=12, loc="center left")
-    return figure
-
-
-def circles(panels: Mapping, labels) -> Figure:
-    """Points on a circle of radius 1, a panel for each entry: its title -> angles (N,); `labels` (N,) are 0 to 5.
-
-    A label has a color, a mark, and a letter outside of the circle. A chord of length 1 starts at the first point.
-    """
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.8), squeeze=False, layout="constrained")
-    for axis, (title, angles) in zip(axes.flat, panels.items(), strict=True):
-        axis.add_patch(Circle((0, 0), 1, fill=False, edgecolor="gray", zorder=0))
-        angles, labels = np.asarray(angles) % (2 * np.pi), np.asarray(labels)
-        for kind, marker in enumerate("os^DvP"):
-            mine = angles[labels == kind]
-            axis.plot(np.cos(mine), np.sin(mine), marker, markersize=10, alpha=0.8)
-        order = np.argsort(angles)
-        for spot in np.split(order, np.flatnonzero(np.diff(angles[order]) > 0.12) + 1):  # points that touch
-            x, y = 1.25 * np.cos(angles[spot].mean()), 1.25 * np.sin(angles[spot].mean())
-            letters = " ".join("ABCDEF"[kind] for kind in np.unique(labels[spot]))
-            axis.text(x, y, letters, fontsize=12, ha="center", va="center")
-        chord = angles[0] + np.array([0, np.pi / 6, np.pi / 3])
-        axis.plot(np.cos(chord[::2]), np.sin(chord[::2]), "--", color="black", linewidth=1.5, zorder=0)
-        axis.text(0.72 * np.cos(chord[1]), 0.72 * np.sin(chord[1]), "1", fontsize=13, ha="center", va="center")
-        axis.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
+        axis.annotate(words, (mark, 0.97), (6, 0), **looks)
+        axis.set(title=title, xlabel="distance d", ylabel="force (above 0: apart)")
+    axes[0, 0].legend(fontsize=13, loc="lower left", labelcolor="linecolor")
     return figure
 
 

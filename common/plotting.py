@@ -413,6 +413,7 @@ def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns:
             axis.annotate(text, (one["value"], place), (0, 8), textcoords="offset points", **looks)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.25)
+        axis.set_xlim(right=min(1, axis.get_xlim()[1]))  # no share is larger
         axis.locator_params(axis="x", nbins=5)
         _rows(axis, rows)
     for axis in axes[:, 1:].flat:

@@ -102,19 +102,10 @@ def test_rounding_has_its_levels_and_passes_straight_through():
 
 def test_forces_are_minus_the_slopes():
     x = np.linspace(0, 2, 201)
-    figure = diagrams.losses_and_forces(x, {"a loss": (x**2 / 2, np.maximum(0, 1 - x) ** 2 / 2, 1, "the margin")})
-    same, different, *_ = figure.axes[1].lines
+    figure = diagrams.forces(x, {"a loss": (x**2 / 2, np.maximum(0, 1 - x) ** 2 / 2, 1, "the margin")})
+    same, different, *_ = figure.axes[0].lines
     assert np.allclose(same.get_ydata()[1:-1], -x[1:-1])
     assert np.allclose(different.get_ydata()[1:-1], np.maximum(0, 1 - x)[1:-1], atol=0.006)
-
-
-def test_points_on_circles_keep_their_angles():
-    figure = diagrams.circles({"start": [0.5, 0.55], "end": [0.5, 2.0]}, [0, 5])
-    x, y = figure.axes[1].lines[5].get_data()
-    assert np.allclose(np.arctan2(y, x), 2) and np.allclose(np.hypot(x, y), 1)
-    x, y = figure.axes[1].lines[6].get_data()
-    assert np.isclose(np.hypot(*np.ptp([x, y], axis=1)), 1), "the chord"
-    assert words(figure) == "A F 1", "of touching points the letters share a place"
 
 
 def test_ranked_hits_bear_the_precision_up_to_their_place():
