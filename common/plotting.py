@@ -204,9 +204,10 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
 def overlays(images, maps: Mapping, title: str, own_scale: bool = False) -> Figure:
     """`overlay` of several maps (N, h, w) of the same pictures (N, 3, H, W): a row for each entry, its name -> maps.
 
-    With `own_scale` each map is drawn as strong as it gets, so that places can be compared, but no strengths.
+    Maps may also be those of pairs, (P, 2, h, w), whose pictures lie side by side. With `own_scale` each map is drawn
+    as strong as it gets, so that places can be compared, but no strengths.
     """
-    stacked = np.concatenate([np.asarray(one, float) for one in maps.values()])
+    stacked = np.concatenate([np.asarray(one, float).reshape(-1, *np.shape(one)[-2:]) for one in maps.values()])
     if own_scale:
         stacked = stacked / np.maximum(np.quantile(np.abs(stacked), 0.99, axis=(1, 2), keepdims=True), 1e-30)
     names = [name if place == 0 else "" for name in maps for place in range(len(images))]
@@ -242,23 +243,23 @@ def _below_originals(images, shaded, titles, title: str, columns: int, right: fl
     return figure
 
 
-def interventions(flowers: Sequence[Mapping], maps, title: str) -> Figure:
-    """Flowers, one a row: the picture, its map, then itself with one thing changed, and how far its score fell.
+def interventions(flowers: Sequence[Mapping], others, maps, title: str) -> Figure:
+    """Flowers, one a row: the other picture, itself, its map, then one thing changed, and how far its score fell.
 
     A flower is name -> (picture (3, H, W), score), itself first; what shows nothing of a change may lack it. The bar
     over each changed picture is red where the score fell, blue where it rose, and as long as the change; so far as the
     longest reaches, half of a picture. A map (h, w) is shaded as by `overlay`, on a scale of its own.
     """
     names, sheet, texts, fell = [*max(flowers, key=len)], [], [], []
-    for flower, one in zip(flowers, np.asarray(maps, float), strict=True):
+    for flower, other, one in zip(flowers, others, np.asarray(maps, float), strict=True):
         (image, score), one = flower[names[0]], one / np.quantile(np.abs(one), 0.99)
-        sheet += [image, _tint(image, np.clip(one, -1, 1))]
-        texts += [f"{names[0]}\nscore {score:.2f}", "its map\n "]
+        sheet += [other, image, _tint(image, np.clip(one, -1, 1))]
+        texts += ["compared\nwith", f"{names[0]}\nscore {score:.2f}", "its map\n "]
         for name in names[1:]:
             changed, after = flower.get(name, (np.full_like(image, 255), np.nan))
             fell.append((len(sheet), score - after))
             sheet, texts = [*sheet, changed], [*texts, f"{name}\n " if name in flower else "\n "]
-    figure = contact_sheet(sheet, texts, len(names) + 1, title)
+    figure = contact_sheet(sheet, texts, len(names) + 2, title)
     (axis,) = figure.axes
     frames, longest = [frame.get_bbox() for frame in axis.patches], np.nanmax(np.abs([drop for _, drop in fell]))
     inch = np.ptp(axis.get_ylim()) / (figure.get_figheight() * axis.get_position().height)
@@ -333,11 +334,14 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
     return figure
 
 
-def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2, join=True) -> Figure:
+def dot_panels(
+    table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2, join=True, zero=False
+) -> Figure:  # fmt: skip
     """Dots in rows, the same rows and one scale in all panels; `join` draws a line from dot to dot of a row.
 
     `table` has the columns panel, row, group (a color and a marker each) and value; text, if not the value is told; low
     and high, if it has them, make intervals. The text of a dot alone in its row stands above it, else at the right.
+    With `zero` there is a dashed line at 0.
     """
     table = table if "text" in table else table.assign(text=table["value"].map("{:.2f}".format))
     panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
@@ -368,6 +372,8 @@ def dot_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, column
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.12)
         axis.tick_params(labelbottom=True)
+        if zero:
+            axis.axvline(0, color="black", linestyle="--", zorder=0)
         _rows(axis, rows)
     for axis in axes[:, 1:].flat:
         axis.yaxis.label.set_visible(False)  # the first of the line has said it
@@ -585,6 +591,7 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str,
 
 def score_histograms(
     stages: Mapping, same, title: str, thresholds: Mapping | None = None, score: str = "cosine similarity",
+    kinds: Sequence[str] = ("different pairs", "same pairs"), xlabel: str = "",
 ) -> Figure:  # fmt: skip
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
@@ -594,17 +601,17 @@ def score_histograms(
     figure, axes = _figure(title, size, len(stages), sharex=True, sharey=True)
     edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 20 if len(same) < 200 else 60)
     for axis, (name, scores) in zip(axes.flat, stages.items(), strict=True):
-        for kind, label, color in ((0, "different pairs", COLORS[1]), (1, "same pairs", COLORS[0])):
+        for kind, label, color in ((0, kinds[0], COLORS[1]), (1, kinds[1], COLORS[0])):
             mine = np.asarray(scores)[np.asarray(same) == kind]
             looks = dict(facecolor=(*color, 0.5), edgecolor=color, linewidth=1.5)
             axis.hist(mine, bins=edges, histtype="stepfilled", label=label, **looks)
-        axis.set(ylabel="pairs", title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
+        axis.set(ylabel=kinds[0].split()[-1], title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
         axis.margins(y=0.2)
         if name in (thresholds or {}):
             axis.axvline(thresholds[name], color="black", linestyle="--")
             looks = dict(va="top", fontsize=LETTERS, xycoords=("data", "axes fraction"), textcoords="offset points")
             axis.annotate(f"threshold {thresholds[name]:.2f}", (thresholds[name], 0.97), (5, 0), **looks)
-    axis.set_xlabel(f"score ({score})")
+    axis.set_xlabel(xlabel or f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
     return figure
 

@@ -65,7 +65,7 @@ FIGURES = {
     "retrieval_gallery": lambda: plotting.retrieval_gallery(IMAGES[:2], FOUND, RIGHT, FOUND_TITLES, TITLE),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE, own_scale=True),
-    "interventions": lambda: plotting.interventions(FLOWERS, MAPS[:2], TITLE),
+    "interventions": lambda: plotting.interventions(FLOWERS, WIDE[1:3], MAPS[:2], TITLE),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
@@ -252,7 +252,10 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert [axis.yaxis.label.get_visible() for axis in figure.axes] == [True, False]
     below = plotting.dot_panels(DOTS, TITLE, "x", "y", 1).axes[0]
     assert below.xaxis.get_major_ticks()[0].label1.get_visible(), "every panel says its scale"
-    assert len(plotting.dot_panels(DOTS, TITLE, "x", "y", 1, join=False).axes[0].lines) < len(below.lines)
+    apart = plotting.dot_panels(DOTS, TITLE, "x", "y", 1, join=False).axes[0]
+    assert len(apart.lines) < len(below.lines)
+    at_zero = plotting.dot_panels(DOTS, TITLE, "x", "y", 1, join=False, zero=True).axes[0]
+    assert len(at_zero.lines) == len(apart.lines) + 1 and set(at_zero.lines[-1].get_xdata()) == {0}
     bare = plotting.dot_panels(DOTS.drop(columns=["low", "high", "text"]), TITLE, "x", "y", 1).axes[0]
     assert not bare.collections and words(bare.texts) == ["0.20", "0.90", "0.80"], "no text of their own: their values"
     many = pd.concat([DOTS[:1].assign(group=group) for group in "abcdef"])
@@ -314,6 +317,9 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
     assert [axis.get_title() for axis in (before, after)] == ["before: ROC-AUC 0.111", "after: ROC-AUC 0.889"]
     assert before.get_xlim() == after.get_xlim() and after.get_xlabel() == "score (logit)"
     assert not before.lines and set(after.lines[0].get_xdata()) == {0.65} and not before.get_xlabel()
+    named = plotting.score_histograms(STAGES, SAME, TITLE, kinds=("bad roses", "good roses"), xlabel="smell")
+    assert named.axes[1].get_xlabel() == "smell" and named.axes[0].get_ylabel() == "roses"
+    assert [text.get_text() for text in named.legends[0].get_texts()] == ["bad roses", "good roses"]
 
 
 def test_heatmaps_write_their_numbers_where_they_belong():
@@ -427,6 +433,8 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
 
 
 def test_rows_of_maps_share_their_pictures_and_may_each_have_a_scale():
+    pair, flat = (plotting.overlays(WIDE[:2], {"both": one}, TITLE) for one in (MAPS[None, :2], MAPS[:2]))
+    np.testing.assert_array_equal(pictures(pair), pictures(flat))
     alike = plotting.overlays(WIDE[:1], {"strong": MAPS[:1], "weak": 0.1 * MAPS[:1]}, TITLE, own_scale=True)
     _, strong, weak = pictures(alike)
     np.testing.assert_array_equal(strong, weak)
@@ -435,8 +443,8 @@ def test_rows_of_maps_share_their_pictures_and_may_each_have_a_scale():
 
 def test_interventions_show_how_far_the_score_fell():
     figure = FIGURES["interventions"]()
-    itself, shaded, changed, *rest = [smaller(picture, 16) for picture in pictures(figure)]
-    np.testing.assert_array_equal([itself, changed, rest[-2]], [WIDE[0], WIDE[1], WIDE[1]])
+    other, itself, shaded, changed, *rest = [smaller(picture, 16) for picture in pictures(figure)]
+    np.testing.assert_array_equal([other, itself, changed, rest[-2]], [WIDE[1], WIDE[0], WIDE[1], WIDE[1]])
     assert (shaded != itself).any() and (rest[-1] == 255).all(), "what shows nothing of a change stays empty"
     (axis,) = figure.axes
     bars = [line.get_segments()[0][:, 0] for line in axis.collections]

@@ -9,8 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from common.evaluation.metrics import mean_interval
-from common.explanations.maps import CHUNK, PairScore, activations, activations_and_gradients, target_layer
+from common.explanations.maps import CHUNK, PairScore, activations_and_gradients
 
 SEEDS = 10  # classifiers of a concept, and as many of random concepts; fewer cannot tell it from chance
 HELD_OUT = 0.3  # of the pictures, to see whether a concept is one
@@ -55,37 +54,33 @@ def sensitivities(model, first: Tensor, second: Tensor, layer: str) -> np.ndarra
     return torch.cat(slopes).cpu().numpy()
 
 
-def raised(model, first: Tensor, second: Tensor, pictures, layer: str | None = None):
+def raised(model, first: Tensor, second: Tensor, present, absent, layer: str):
     """Which concept vectors raise the score of which pair, if the first picture takes a step along them.
 
-    `pictures` are a pair: pictures with the concept and the same without; `layer` is a stage of the backbone, by
-    default the `target_layer`. Returns bool (P, SEEDS) for the concept and for random concepts, and the accuracies
-    (SEEDS,).
+    `present` and `absent` are as of `concept_vectors`, from a stage `layer` of the backbone. Returns bool (P, SEEDS)
+    for the concept and for random concepts, and the accuracies (SEEDS,).
     """
-    layer = layer or target_layer(model, first)
     slopes = sensitivities(model, first, second, layer)
-    present, absent = (activations(model, images, layer).mean((2, 3)).cpu().numpy() for images in pictures)
     vectors, accuracies = concept_vectors(present, absent)
     random, _ = concept_vectors(present, absent, chance=True)
     return slopes @ vectors.T > 0, slopes @ random.T > 0, accuracies
 
 
-def tcav(model, cases: dict, layer: str | None = None, rounds: int = 500) -> pd.DataFrame:
+def tcav(cases: dict) -> pd.DataFrame:
     """Does a concept in the first picture raise the score? TCAV of pairs, with the statistics of protocol rule 19.
 
-    `cases` are concept -> first pictures, second pictures, and `pictures` of `raised`.
+    `cases` are name, such as of a concept or a model -> what `raised` returns.
 
     Returns:
-        Rows of concept, value (share of pairs whose score the concept raises, mean over seeds), low, high, n (pairs),
-        random (that share for random concepts), accuracy (mean, on held-out flowers), p (Welch's t-test between both
-        shares over seeds), p_adjusted (Benjamini and Hochberg, over the concepts).
+        Rows by name of value (share of pairs whose score the concept raises, mean over seeds), random (that share for
+        random concepts), accuracy (mean, on held-out flowers), p (Welch's t-test between both shares over seeds),
+        p_adjusted (Benjamini and Hochberg, over the cases).
     """
     rows = []
-    for name, case in cases.items():
-        by_concept, by_chance, accuracies = raised(model, *case, layer)
+    for by_concept, by_chance, accuracies in cases.values():
         shares = [(one.mean(), one.mean(0).std(ddof=1), SEEDS) for one in (by_concept, by_chance)]
         p = ttest_ind_from_stats(*shares[0], *shares[1], equal_var=False).pvalue  # NaN if equal and never varying
-        rows.append({"concept": name, **mean_interval(by_concept.mean(1), rounds), "random": by_chance.mean(),
-                     "accuracy": accuracies.mean(), "p": np.nan_to_num(p, nan=1)})
-    table = pd.DataFrame(rows)
+        rows.append({"value": by_concept.mean(), "random": by_chance.mean(), "accuracy": np.mean(accuracies),
+                     "p": np.nan_to_num(p, nan=1)})
+    table = pd.DataFrame(rows, [*cases])
     return table.assign(p_adjusted=false_discovery_control(table["p"]))

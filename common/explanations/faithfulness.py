@@ -1,19 +1,12 @@
 """Whether a map tells what the score hangs on: pixels are taken away, the weights destroyed."""
 
-import copy
-from collections.abc import Callable
-
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from scipy.integrate import trapezoid
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from common.backbones import evaluation_mode, stages
-from common.evaluation.metrics import mean_interval
-from common.explanations.maps import embedding_net
+from common.backbones import evaluation_mode
 
 STEPS = 10  # of a curve
 OFF = 0.01  # gains that start below this all but switch their block off
@@ -67,25 +60,3 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
             if one_each and not name.endswith("bias") and gain.abs().max() < OFF:
                 gain.fill_(1)
     return fresh.to(next(model.parameters()).device).eval()
-
-
-def randomization_report(model: nn.Module, explain: Callable, seed: int = 0, rounds: int = 500) -> pd.DataFrame:
-    """Randomize a copy of a model from its head to its input, one stage more at a time (Adebayo et al. 2018).
-
-    `explain` is model -> maps (B, h, w), always of the same pictures and layer.
-
-    Returns:
-        Rows of randomized (the stage that was added last), share (of the backbone's stages that are random), value
-        (mean rank correlation of a picture's map with that of the untouched model), low, high, n.
-    """
-    changed, weights, before = copy.deepcopy(model), untrained(model, seed).state_dict(), explain(model)
-    backbone, rows = embedding_net(changed).backbone, []
-    prefix = next(name for name, module in changed.named_modules() if module is backbone) + "."
-    names = stages(backbone)
-    for count, name in enumerate(["head", *reversed(names)]):
-        stage = f"{prefix}{name}."
-        added = [key for key in weights if (key.startswith(stage) if count else not key.startswith(prefix))]
-        changed.load_state_dict({key: weights[key] for key in added}, strict=False)
-        alike = [spearmanr(one.ravel(), other.ravel())[0] for one, other in zip(before, explain(changed), strict=True)]
-        rows.append({"randomized": name, "share": count / len(names), **mean_interval(alike, rounds)})
-    return pd.DataFrame(rows)

@@ -18,10 +18,10 @@ from common.datasets.images import ImageSet
 from common.datasets.splits import make_pairs
 from common.evaluation.metrics import interval
 from common.evaluation.reports import named
-from common.explanations.concepts import raised
-from common.explanations.faithfulness import area, curve
-from common.explanations.localization import difference, relevance_mass
-from common.explanations.maps import PairScore, enlarge, integrated_gradients
+from common.explanations.concepts import SEEDS, raised
+from common.explanations.faithfulness import area, curve, untrained
+from common.explanations.localization import controls, difference, relevance_mass
+from common.explanations.maps import PairScore, activations, enlarge, integrated_gradients, pair_integrated_gradients
 from common.flowers.painting import rgb
 from common.flowers.rendering import render
 from common.flowers.species import COLORS, PARTS, PETAL, Species, species_table
@@ -30,6 +30,10 @@ from common.training import fit, one_cycle
 
 UNCHANGED = "as it is"
 SHORT = 8  # epochs of a training to cheat
+WORDS = {  # for names of tests and approaches
+    "insertion_gain": "insertion", "deletion_gain": "deletion", "relevance_mass_gain": "red on the flower",
+    "intervention_agreement_gain": "agrees with\ninterventions", "center_loss": "center loss",
+}  # fmt: skip
 
 
 def flowers_of(image_set: ImageSet, indices, seed: int = 0) -> list[tuple[Species, int]]:
@@ -144,6 +148,22 @@ def averaged(several: Sequence[dict]) -> dict[str, Callable]:
             for metric in several[0]}  # fmt: skip
 
 
+def beside_controls(model, methods: dict, first, second, parts=None, flowers=(), seed: int = 0) -> dict[str, dict]:
+    """`graded` for maps and for their four controls, by name; `methods` are name -> (`PairScore`, images) -> maps.
+
+    The control of random weights is a method's own: the mean of its measures at three of them.
+    """
+    def rate(score, explain):
+        return graded(model, first, second, parts, flowers, enlarge(explain(score, first), first.shape[2:]))
+
+    found = {name: rate(PairScore(model, second), explain) for name, explain in methods.items()}
+    for name, maps in controls((255 * first).round().byte().cpu().numpy()).items():
+        found[name] = graded(model, first, second, parts, flowers, maps)
+    blank = [PairScore(untrained(model, seed + more), second) for more in (10, 11, 12)]
+    random = {name: averaged([rate(score, explain) for score in blank]) for name, explain in methods.items()}
+    return found | {f"{name}, random weights": one for name, one in random.items()}
+
+
 def gains(one: dict, control: dict) -> dict[str, Callable]:
     """How much better a map does than a control in the same model: metric, such as "deletion_gain" -> measure.
 
@@ -202,7 +222,8 @@ class Shortcut(NamedTuple):
     truth: dict[str, str]  # by the same names: "the cheat" or "its honest twin"
     rows: np.ndarray  # of the image set, (N,)
     labels: np.ndarray  # their species, (N,)
-    new: np.ndarray  # places of the pictures that neither has seen, (M,)
+    learned: np.ndarray  # places of the pictures that both have seen
+    new: np.ndarray  # and of those that neither has, (M,)
     pictures: dict[str, np.ndarray]  # by what square they have, uint8 (N, 3, H, W); first the cheat's own kind
     where: np.ndarray  # the pixels of the square, bool (N, H, W)
 
@@ -212,10 +233,11 @@ class Shortcut(NamedTuple):
                         for square, one in self.pictures.items()} for name, model in self.suspects.items()}  # fmt: skip
         return pd.DataFrame(right).T
 
-    def couples(self, seed: int = 0) -> np.ndarray:
-        """Pairs of new pictures of one species, as `make_pairs` gives them: places and a 1, (P, 3)."""
+    def couples(self, each: int, seed: int = 0) -> np.ndarray:
+        """Places of pairs of new pictures of one species, at most so many of each, species by species: (P, 2)."""
         pairs = make_pairs(self.labels, self.new, 20_000, seed)
-        return pairs[pairs[:, 2] == 1]
+        pairs = pairs[pairs[:, 2] == 1, :2]
+        return np.concatenate([pairs[self.labels[pairs[:, 0]] == kind][:each] for kind in np.unique(self.labels)])
 
     def colored(self, kind: int, places) -> list[np.ndarray]:
         """Pictures with their squares in the color of one species, and the same in those of the others, by turns."""
@@ -225,30 +247,32 @@ class Shortcut(NamedTuple):
         square, bare = self.where[places, None], self.pictures["no square"][places]
         return [np.where(square, one[:, :, None, None], bare) for one in shown]
 
-    def explained(self, pairs, device) -> dict[str, np.ndarray]:
-        """Each suspect's integrated gradients of the first pictures of pairs, squares and all: float (P, H, W)."""
-        first, second = self._shown(pairs, device)
-        return {name: enlarge(integrated_gradients(PairScore(model, second), first), first.shape[2:])
-                for name, model in self.suspects.items()}  # fmt: skip
+    def activations(self, model: nn.Module, layer: str, kind: int, places) -> list[np.ndarray]:
+        """What a layer hands out for both kinds of `colored` pictures, averaged over all places: two (M, C)."""
+        both = [as_float(torch.from_numpy(one)).to(next(model.parameters())) for one in self.colored(kind, places)]
+        return [activations(model, images, layer).mean((2, 3)).cpu().numpy() for images in both]
 
-    def steps(self, pairs, layer: str, device, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
-        """TCAV of each suspect: does a step towards the color of its own species' square raise a pair's score?
+    def explained(self, pairs, device) -> dict[str, np.ndarray]:
+        """Each suspect's integrated gradients of both pictures of pairs, squares and all: float (P, 2, H, W)."""
+        first, second = self._shown(pairs, device)
+        return {name: np.stack([enlarge(maps, first.shape[2:]) for maps in sides], 1) for name, sides in
+                ((name, pair_integrated_gradients(model, first, second)) for name, model in self.suspects.items())}
+
+    def steps(self, pairs, layer: str, device, seed: int = 0) -> dict[str, np.ndarray]:
+        """For each suspect: does a step towards the color of its own species' square raise a pair's score?
 
         The concept vectors come from 60 of the pictures that were learned from, those with their own squares and the
-        same with others'. Returns, by the suspect's truth, the share of directions along which each pair's score rises
-        (P,): of its "concept", of "random concepts"; and "color recognized", the concept's accuracy on other flowers.
+        same with others'. Returns, by the suspect's truth, what `raised` does, each for all pairs: (3, P, SEEDS).
         """
-        found = {true: {name: np.zeros(len(pairs)) for name in ("concept", "random concepts", "color recognized")}
-                 for true in self.truth.values()}  # fmt: skip
-        (first, second), learned = self._shown(pairs, device), np.setdiff1d(np.arange(len(self.rows)), self.new)
-        places = np.random.default_rng(seed).permutation(learned)[:60]
+        found = {true: np.zeros((3, len(pairs), SEEDS)) for true in self.truth.values()}
+        first, second = self._shown(pairs, device)
+        places = np.random.default_rng(seed).permutation(self.learned)[:60]
         for kind in np.unique(self.labels[pairs[:, 0]]):
             mine = np.flatnonzero(self.labels[pairs[:, 0]] == kind)
-            both = [as_float(torch.from_numpy(images)).to(device) for images in self.colored(kind, places)]
             for name, model in self.suspects.items():
-                told = raised(model, first[mine], second[mine], both, layer)
-                for shares, one in zip(found[self.truth[name]].values(), told, strict=True):
-                    shares[mine] = one.mean(-1)
+                both = self.activations(model, layer, kind, places)
+                for told, one in zip(found[self.truth[name]], raised(model, first[mine], second[mine], *both, layer)):
+                    told[mine] = one
         return found
 
     def _shown(self, pairs, device) -> list[Tensor]:
@@ -288,7 +312,7 @@ def shortcut(config: Config, image_set: ImageSet, backbone: str, share: float = 
     truth = dict(zip(("model A", "model B"), dice.permutation([*models]).tolist(), strict=True))
     pictures = {"its species' square": telling, "no square": bare, "another species' square": wrong}
     suspects = {name: models[true] for name, true in truth.items()}
-    return Shortcut(suspects, truth, rows, labels, new, pictures, where)
+    return Shortcut(suspects, truth, rows, labels, learned, new, pictures, where)
 
 
 def pairs_to_explain(image_set: ImageSet, pairs, seed: int = 0, count: int = 32) -> tuple[np.ndarray, np.ndarray]:

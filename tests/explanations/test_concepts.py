@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 from toys import cosine_model, pair_model, pixels
 
 from common.explanations import concepts
-from common.explanations.concepts import SEEDS, concept_vectors, sensitivities, tcav
+from common.explanations.concepts import SEEDS, concept_vectors, raised, sensitivities, tcav
 from common.explanations.maps import PairScore, activations
 
 FIRST, SECOND = pixels(4, 32, 1), pixels(4, 32, 2)
@@ -120,44 +120,41 @@ def test_captum_agrees(tmp_path):
 
 
 def planted(monkeypatch, slopes):
-    """Let `tcav` see made-up activations, named by numbers, and sensitivities (P, 5), named by their first pairs."""
-    sets = enumerate((*clouds(), *clouds(shift=0.0)))
-    found = {number: torch.from_numpy(one)[:, :, None, None] for number, one in sets}
-    monkeypatch.setattr(concepts, "activations", lambda model, images, layer: found[images])
+    """Let `raised` see sensitivities (P, 5), named by their first pairs; activations with a concept and with none."""
     monkeypatch.setattr(concepts, "sensitivities", lambda model, first, second, layer: slopes[first])
-    return {"real": (0, 1), "none": (2, 3)}
+    return {"real": clouds(), "none": clouds(shift=0.0)}
 
 
 def test_concepts_that_move_the_score_are_significant_and_adjusted_together(monkeypatch):
     noise = np.random.default_rng(0).standard_normal((30, 5)) * 0.1
     slopes = {"toward": noise + np.eye(5)[0], "away": noise - np.eye(5)[0]}
     sets = planted(monkeypatch, slopes)
-    cases = {"up": ("toward", None, sets["real"]), "down": ("away", None, sets["real"]),
-             "none": ("toward", None, sets["none"])}
-    table = tcav(None, cases, "any", rounds=20).set_index("concept")
-    assert list(table.columns) == ["value", "low", "high", "n", "random", "accuracy", "p", "p_adjusted"]
+    cases = {"up": ("toward", "real"), "down": ("away", "real"), "none": ("toward", "none")}
+    told = {name: raised(None, first, None, *sets[kind], "any") for name, (first, kind) in cases.items()}
+    assert told["up"][0].shape == told["up"][1].shape == (30, SEEDS) and told["up"][2].shape == (SEEDS,)
+    table = tcav(told)
+    assert list(table.columns) == ["value", "random", "accuracy", "p", "p_adjusted"]
     up, down, none = table.loc["up"], table.loc["down"], table.loc["none"]
     assert up.value == pytest.approx(1, abs=0.05) and down.value == pytest.approx(0, abs=0.05)
     assert max(up.p_adjusted, down.p_adjusted) < 0.02 and min(up.accuracy, down.accuracy) > 0.85
     assert none.p_adjusted > 0.05 and none.accuracy < 0.7
-    assert (table.n == 30).all() and (table.p_adjusted > table.p).any()
+    assert (table.p_adjusted > table.p).any()
     np.testing.assert_allclose(table.p_adjusted, false_discovery_control(table.p))
 
 
 def test_p_is_welchs_over_seeds_and_equal_shares_that_never_vary_are_equal(monkeypatch):
-    sets = planted(monkeypatch, {})
-    raised, random = (np.array([[1, 1, 0, 1, 0], [1, 0, 0, 1, 0]]) * 2.0 - 1, -np.ones((2, 5)))
-    vectors = iter([raised.T, random.T, raised.T, raised.T, np.ones((5, 2)), np.ones((5, 2))])
     monkeypatch.setattr(concepts, "SEEDS", 5)
-    monkeypatch.setattr(concepts, "concept_vectors", lambda *arguments, **options: (next(vectors), np.ones(5)))
-    monkeypatch.setattr(concepts, "sensitivities", lambda *arguments: np.eye(2))
-    table = tcav(None, dict.fromkeys("abc", ("some", None, sets["real"])), "any", rounds=5)
-    expected = ttest_ind((raised > 0).mean(0), (random > 0).mean(0), equal_var=False).pvalue
-    assert table.p[0] == pytest.approx(expected) and table.p[1] == table.p[2] == 1
+    steps, random, accuracies = np.array([[1, 1, 0, 1, 0], [1, 0, 0, 1, 0]]), np.zeros((2, 5)), np.full(5, 0.9)
+    always = np.ones((2, 5))
+    table = tcav({"a": (steps, random, accuracies), "b": (steps, steps, accuracies), "c": (always, always, accuracies)})
+    expected = ttest_ind(steps.mean(0), random.mean(0), equal_var=False).pvalue
+    assert table.p["a"] == pytest.approx(expected) and table.p["b"] == table.p["c"] == 1
+    assert table.value["a"] == 0.5 and table.random["a"] == 0 and table.accuracy["a"] == pytest.approx(0.9)
 
 
 @both
 def test_the_whole_of_tcav_runs_on_pictures(model):
     bright = (pixels(12, 32, 3) * 0.5 + 0.5, pixels(12, 32, 3) * 0.5)
-    table = tcav(model, {"bright": (FIRST, SECOND, bright)}, rounds=10)
-    assert table.accuracy[0] > 0.8 and 0 <= table.value[0] <= 1 and 0 <= table.p[0] <= 1 and table.n[0] == 4
+    seen = (activations(model, images, LAYER).mean((2, 3)).numpy() for images in bright)
+    (row,) = tcav({"bright": raised(model, FIRST, SECOND, *seen, LAYER)}).to_dict("records")
+    assert row["accuracy"] > 0.8 and 0 <= row["value"] <= 1 and 0 <= row["p"] <= 1

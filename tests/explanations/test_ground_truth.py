@@ -17,7 +17,14 @@ from common.evaluation.metrics import interval
 from common.explanations import ground_truth as truth
 from common.explanations.faithfulness import area, curve
 from common.explanations.localization import difference, relevance_mass
-from common.explanations.maps import PairScore, enlarge, pair_integrated_gradients
+from common.explanations.maps import (
+    PairScore,
+    activations,
+    cam,
+    enlarge,
+    integrated_gradients,
+    pair_integrated_gradients,
+)
 from common.flowers.rendering import render
 from common.flowers.species import BACKGROUNDS, PARTS, species_table
 
@@ -182,6 +189,25 @@ def test_grades_and_differences_by_hand():
     assert found == pytest.approx({"deletion_gain": 0.1, "insertion_gain": -0.1}), "less deleted area is better"
 
 
+def test_maps_stand_beside_all_their_controls(pairs):
+    first, second, parts, flowers = pairs
+    model, every = cosine_model(), np.ones((1, 4))
+    methods = {"path": integrated_gradients, "cam": partial(cam, layer="layer2.0")}
+    found = truth.beside_controls(model, methods, first, second, parts, flowers, seed=3)
+    random = [f"{name}, random weights" for name in methods]
+    assert list(found) == [*methods, "mask area", "centered Gaussian", "color saliency", *random]
+    alone = truth.graded(model, first, second, parts, flowers)
+    for metric, measure in found["path"].items():
+        assert measure(every)[0] == pytest.approx(alone[metric](every)[0])
+    area_of_flower = np.isin(parts, [PARTS.index("petal"), PARTS.index("center")]).mean()
+    assert found["mask area"]["relevance_mass"](every)[0] == pytest.approx(area_of_flower)
+    blank = [PairScore(truth.untrained(model, 3 + more), second) for more in (10, 11, 12)]
+    several = [truth.graded(model, first, second, parts, flowers, enlarge(cam(one, first, "layer2.0"), (SIZE, SIZE)))
+               for one in blank]  # fmt: skip
+    expected = np.mean([one["insertion_area"](every)[0] for one in several])
+    assert found["cam, random weights"]["insertion_area"](every)[0] == pytest.approx(expected)
+
+
 def test_robust_models_are_held_against_standard_ones_over_a_control_in_each(pairs):
     first, second, parts, flowers = pairs
     blob, one, other = np.ones((4, SIZE, SIZE)), cosine_model(), cosine_model(seed=5)
@@ -252,17 +278,22 @@ def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     mine = puzzle.labels[puzzle.new] == 0
     np.testing.assert_array_equal(own[mine], telling[puzzle.new][mine])
     np.testing.assert_array_equal(others[mine], wrong[puzzle.new][mine])
-    couples = puzzle.couples()
-    assert np.isin(couples[:, :2], puzzle.new).all() and not np.diff(puzzle.labels[couples[:, :2]]).any()
+    couples = puzzle.couples(3)
+    assert np.isin(couples, puzzle.new).all() and not np.diff(puzzle.labels[couples]).any()
+    assert puzzle.labels[couples[:, 0]].tolist() == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_array_equal(np.sort([*puzzle.learned, *puzzle.new]), np.arange(len(puzzle.rows)))
     pairs = np.array([puzzle.new[:2], puzzle.new[-2:]])
     steps = puzzle.steps(pairs, "layer1.0", "cpu")
-    assert sorted(steps) == sorted(puzzle.truth.values()) and steps["the cheat"]["random concepts"].shape == (2,)
+    assert sorted(steps) == sorted(puzzle.truth.values()) and steps["the cheat"].shape == (3, 2, truth.SEEDS)
     first, second = (torch.from_numpy(telling[pairs[:1, side]]).float() / 255 for side in (0, 1))
     name = next(name for name, true in puzzle.truth.items() if true == "the cheat")
-    places = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(puzzle.rows)), puzzle.new))
+    places = np.random.default_rng(0).permutation(puzzle.learned)
     both = [torch.from_numpy(images).float() / 255 for images in puzzle.colored(0, places)]
-    by_hand, _, accuracies = truth.raised(puzzle.suspects[name], first, second, both, "layer1.0")
-    np.testing.assert_allclose(steps["the cheat"]["concept"][:1], by_hand.mean(1))
-    assert steps["the cheat"]["color recognized"][0] == pytest.approx(accuracies.mean())
-    maps = enlarge(pair_integrated_gradients(puzzle.suspects[name], first, second)[0], (SIZE, SIZE))
-    np.testing.assert_allclose(puzzle.explained(pairs, "cpu")[name][:1], maps, atol=1e-5)
+    both = [activations(puzzle.suspects[name], images, "layer1.0").mean((2, 3)).numpy() for images in both]
+    np.testing.assert_array_equal(both, puzzle.activations(puzzle.suspects[name], "layer1.0", 0, places))
+    by_hand, by_chance, accuracies = truth.raised(puzzle.suspects[name], first, second, *both, "layer1.0")
+    np.testing.assert_array_equal(steps["the cheat"][:, :1], [by_hand, by_chance, accuracies[None]])
+    sides = pair_integrated_gradients(puzzle.suspects[name], first, second)
+    for side, maps in enumerate(sides):
+        explained = puzzle.explained(pairs, "cpu")[name][:1, side]
+        np.testing.assert_allclose(explained, enlarge(maps, (SIZE, SIZE)), atol=1e-5)
