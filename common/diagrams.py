@@ -127,9 +127,9 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     `pull` is the share of the way that every point goes. No point lies on the wrong side of the boundary; the titles
     say what share of the points has a nearest neighbor of its own species.
     """
-    generator, species = np.random.default_rng(4), np.repeat([0, 1], 18)
-    across = 0.08 + 2.2 * generator.uniform(0, 1, 36) ** 2.6
-    wide = np.column_stack([(2 * species - 1) * across, generator.uniform(-1.7, 1.7, 36)])
+    generator, species = np.random.default_rng(35), np.repeat([0, 1], 10)
+    across = 0.2 + 0.5 * generator.uniform(0, 1, 20)  # two long clouds with a gap between them
+    wide = np.column_stack([(2 * species - 1) * across, generator.uniform(-1.7, 1.7, 20)])
     centers = np.array([wide[species == j].mean(0) for j in (0, 1)])
     tight = wide + pull * (centers[species] - wide)
     query = None
@@ -153,16 +153,15 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
             axis.plot(*points[[query, nearest[query]]].T, color=color, linewidth=2)
             ring = dict(linestyle="", markerfacecolor="none", markeredgecolor=color, markeredgewidth=2)
             axis.plot(*points[[query, nearest[query]]].T, "o", markersize=17, **ring)
-            axis.annotate("query", points[query], (points[query, 0], -1.85), fontsize=15, color=color, weight="bold",
-                          ha="center", arrowprops=dict(arrowstyle="-", color=color, linewidth=2, shrinkB=14))
+            axis.annotate("query", points[query], (-1.9, points[query, 1]), fontsize=15, color=color, weight="bold",
+                          va="center", arrowprops=dict(arrowstyle="-", color=color, linewidth=2, shrinkB=14))
         if axis is not axes[0]:
             axis.plot(*centers.T, "X", color="black", markersize=15, markeredgecolor="white")
         if title == "the pull":
             for j, place in enumerate(centers):
-                looks = dict(textcoords="offset points", fontsize=18, ha="center", bbox=WHITE)
-                axis.annotate(f"$c_{j + 1}$", place, (0, 14), **looks)
+                axis.text(place[0] + 1.2 * j - 0.6, place[1], f"$c_{j + 1}$", fontsize=18, ha="center", va="center")
         axis.set_title(title, fontsize=12)
-        axis.set(xlim=(-2.5, 2.5), ylim=(-2, 1.9), xticks=[], yticks=[], aspect="equal")
+        axis.set(xlim=(-2, 2), ylim=(-2, 1.9), xticks=[], yticks=[], aspect="equal")
     return figure
 
 

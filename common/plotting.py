@@ -38,7 +38,7 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "untrained head": ("#56b4e9", "P"), "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"),
     "cross entropy": ("#0173b2", "o"), "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"),
     "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
-    "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"), "pull to 0": ("#555555", "v"),
+    "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
@@ -492,6 +492,7 @@ def _name_lines(axis: Axes) -> None:
     if not 0 < len(drawn) <= 6 or (len(drawn) > 2 and np.ptp(ends) < 1e-9):
         axis.legend(fontsize=LETTERS, loc="center left", bbox_to_anchor=(1, 0.5))
         return
+    axis.autoscale_view()  # the transforms below do not wait for it
     to_fraction = axis.get_yaxis_transform() - axis.transAxes  # of the axis, on any scale
     tall = 72 * (axis.get_figure().get_figheight() / axis.get_gridspec().nrows - 1.1)  # points of the axis, about
     at = to_fraction.transform([(1, end) for end in ends])[:, 1] * tall

@@ -42,7 +42,7 @@ def test_the_margin_circle_has_an_arrow_for_all_but_the_point_outside():
 
 def test_the_pull_gathers_what_was_only_separated():
     titles = [axis.get_title() for axis in diagrams.pull_to_centers().axes]
-    assert "89%" in titles[0] and "100%" in titles[2]
+    assert "90%" in titles[0] and "100%" in titles[2]
 
 
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():

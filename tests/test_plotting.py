@@ -370,6 +370,8 @@ def test_lines_and_their_bands():
     assert [text.get_color() for text in axis.texts] == [line.get_color() for line in axis.lines]
     assert len({line.get_marker() for line in axis.lines}) == 2
     assert not plotting.lines(LINES, TITLE, "eps", "accuracy").axes[0].collections
+    apart = plotting.lines(pd.DataFrame({"one": [9, 8], "other": [9, 5]}), TITLE, "eps", "accuracy").axes[0]
+    assert [text.xyann[1] for text in apart.texts] == pytest.approx([0, 0]), "each name is beside its line's end"
     close = pd.DataFrame({name: [place, 1 + 0.001 * place] for place, name in enumerate("abcdef")})
     figure = plotting.lines(close, TITLE, "eps", "accuracy")
     figure.savefig(io.BytesIO(), format="png")
