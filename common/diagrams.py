@@ -298,15 +298,14 @@ def backbone(picture, maps: Sequence, pooled, embedding) -> Figure:
     said, x = "{}\n{} {}\n{} x {}".format, 3.1
     axis.text(1.3, -1.45, said("pixels", 3, "colors", *picture.shape[1:]), ha="center", va="top", fontsize=11)
     for number, values in enumerate(maps, 1):
-        side = 2.4 * 0.8**number
+        side, shift = 1.9 * 0.8**number, 0.4 * 0.8**number  # so that each of the three is seen
         for step, channel in enumerate(np.argsort(-np.std(values, axis=(1, 2)))[2::-1]):
-            left, bottom = x + 0.12 * (2 - step), -side / 2 + 0.12 * (2 - step)
+            left, bottom = x + shift * (2 - step), -side / 2 + shift * (1 - step)
             place = dict(extent=(left, left + side, bottom, bottom + side), zorder=step + 1)
             axis.imshow(values[channel], cmap="viridis", label=f"maps of stage {number}", **place)
         words = said(f"stage {number}", len(values), "maps", *values.shape[1:])
-        axis.text(x + side / 2, -1.45, words, ha="center", va="top", fontsize=11)
-        x += side + 0.8
-    x -= 0.3
+        axis.text(x + side / 2 + shift, -1.45, words, ha="center", va="top", fontsize=11)
+        x += side + 2 * shift + 0.4
     axis.annotate("", (x + 1.6, 1.5), (3, 1.5), arrowprops=dict(arrowstyle="|-|", linewidth=2, color="dimgray"))
     axis.text(x / 2 + 2.3, 1.6, "backbone", fontsize=11, ha="center", va="bottom")
     for name, vector, above in (("pooled", pooled, "mean"), ("embedding", embedding, "head")):

@@ -524,8 +524,8 @@ def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, y
     middle, far = (table[x].min() + table[x].max()) / 2, np.ptp(table[x]) / 5
     for name, row in table.iterrows():  # on the side where there is room
         crowded = table[x].between(row[x], row[x] + far, inclusive="neither").any()
-        place, ha, va = ((-10, 6), "right", "bottom") if crowded or row[x] > middle else ((10, -6), "left", "top")
-        looks = dict(ha=ha, va=va, textcoords="offset points", fontsize=LETTERS)
+        place, ha = ((-10, 0), "right") if crowded or row[x] > middle else ((10, 0), "left")
+        looks = dict(ha=ha, va="center", textcoords="offset points", fontsize=LETTERS)
         axis.annotate(_plain(name), (row[x], row[y]), place, bbox=dict(fc="white", ec="none", alpha=0.8), **looks)
     axis.margins(0.2)
     return figure
