@@ -59,8 +59,7 @@ def render(species: Species, instance_seed: int, size: int = 96, without=(), rec
         blur = nuisances["blur"] + nuisances["background_blur"] * (0.55 if nuisances["occluders"] else 0.25) + 0.005
         reach = 2 * int(np.ceil(3 * blur * size) + 1) + 1
         touched = cv2.dilate(touched.astype(np.uint8), np.ones((reach, reach), np.uint8))
-        keep = (touched == 0) | (other == content).all(2)
-        image, parts = np.where(keep[..., None], image, altered), after
+        image, parts = np.where(touched[..., None] == 0, image, altered), after
     factors = {**vars(species), "colors": "/".join(species.colors), "instance": instance_seed, **nuisances}
     return Rendering(np.ascontiguousarray(image.transpose(2, 0, 1)), parts, factors, file)
 

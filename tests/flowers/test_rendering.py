@@ -146,6 +146,17 @@ def test_leaving_out_a_part_changes_only_its_pixels(example, part):
 
 
 @settings(max_examples=15, deadline=None)
+@given(examples)
+def test_petals_that_are_left_out_leave_no_outline(example):
+    """Where they were, nobody can tell which color they had, as JPEG's traces of it could."""
+    species, instance = TABLE[example[0]], example[1]
+    white, blue = (replace(species, colors=(color,)) for color in ("white", "blue"))
+    gone = [render(one, instance, SIZE, without="petals").image for one in (white, blue)]
+    petals = render(white, instance, SIZE).parts == 2
+    assert not (gone[0] != gone[1]).any(0)[near(petals, 1)].any()
+
+
+@settings(max_examples=15, deadline=None)
 @given(examples, st.sampled_from(list(COLORS)))
 def test_recoloring_keeps_the_masks_and_all_but_the_petals(example, color):
     species, instance = TABLE[example[0]], example[1]
