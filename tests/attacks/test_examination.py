@@ -147,6 +147,15 @@ def moved_on(further):
     return faulty
 
 
+def dark(model, first, second, same, eps, **options):
+    """Attacks honestly, but at eps 0 it makes the last first picture darker."""
+    found = pgd(model, first, second, same, eps, **options)
+    if eps == 0:
+        darker = torch.cat([first[:-1], first[-1:] - 1 / 255])
+        found = found._replace(first=darker, scores=model.score(darker, second))
+    return found
+
+
 IDLE = {"eps", "steps", "large", "fgsm", "converged", "noise", "search", "transfer", "both"}
 FAULTS = {  # what an attack does wrong: (the attack, the lines that must fail)
     "changes nothing": (lambda *pairs, **_: noise(*pairs, 0.0, 1), IDLE),
@@ -160,6 +169,7 @@ FAULTS = {  # what an attack does wrong: (the attack, the lines that must fail)
     "changes the second pictures too, unasked": (lambda *pairs, **options: pgd(*pairs, **options | {"which": "both"}),
                                                  {"bounds", "both"}),
     "is on at eps 0": (lambda *pairs, eps, **options: pgd(*pairs, max(eps, 1 / 255), **options), {"zero", "bounds"}),
+    "darkens one picture at eps 0": (lambda *pairs, eps, **options: dark(*pairs, eps, **options), {"zero", "bounds"}),
     "needs more steps than usual": (lambda *pairs, eps, steps, **options:
                                     pgd(*pairs, eps if steps > 16 else 0.4 * eps, steps, **options),
                                     {"converged", "transfer", "fgsm"}),

@@ -87,6 +87,7 @@ def test_a_shortlist_finds_what_exact_search_finds(seed, apart, k, length):
     gallery[generator.integers(0, 200, 40)] = gallery[:40]
     queries, gone = generator.normal(size=(5, 12)), generator.random((5, 200)) < 0.2
     queries[:2] *= generator.integers(0, 2, (2, 1))  # zeros are as near to all
+    queries[2] = gallery[0] + 1e-9 * queries[2]  # copies of one picture only lie near this one
     exact = (F.normalize(torch.tensor(queries)) @ F.normalize(torch.tensor(gallery * length)).T).float()
     exact[torch.tensor(gone)] = -torch.inf
     expected = exact.sort(descending=True, stable=True)
@@ -135,7 +136,9 @@ def test_few_rows_are_compared_at_a_time_and_without_gradients():
     (dict(k=0), "k is 0"), (dict(k=5), "k is 5, .* 4"),
     (dict(k=3, excluded=lambda rows: (rows[:, None] == 1) & (np.arange(4) < 2)), "query 1 .* k = 3"),
     (dict(queries=np.ones((3, 5))), r"queries \(3, 5\) and gallery \(4, 2\)"),
-    (dict(queries=np.full((3, 2), np.nan)), "not finite"),
+    (dict(queries=np.full((3, 2), np.nan)), "embeddings are not finite"),
+    (dict(gallery=np.array([[1, 0], [np.inf, 1], [0, 1], [1, 1]])), "embeddings are not finite"),
+    (dict(similarity=lambda a, b: (a * b)[..., 0] * np.nan), "similarities are not finite"),
 ])  # fmt: skip
 def test_bad_searches_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
