@@ -257,7 +257,8 @@ def resamples(measured: float, values: Mapping, title: str, xlabel: str) -> Figu
     figure, axis = plt.subplots(figsize=(9, 4.2), layout="constrained")
     figure.suptitle(title)
     first = np.asarray(next(iter(values.values())))
-    axis.hist(first[np.isfinite(first)], bins=30, color=BLUE, alpha=0.6)
+    ends = np.nanmin(first), max(np.nanmax(first), np.nanmin(first) + 1e-6)  # all may be alike
+    axis.hist(first, bins=30, range=ends, color=BLUE, alpha=0.6)
     axis.axvline(measured, color="black")
     top, widest = axis.get_ylim()[1], 0.0
     for place, (name, found) in enumerate(values.items()):

@@ -65,6 +65,7 @@ def test_roc_marks_equal_errors_and_resamples_their_intervals():
     axis = diagrams.roc({"color": curve}).axes[0]
     assert axis.lines[1].get_xydata().tolist() == [[0.25, 0.75]]
     assert axis.get_legend_handles_labels()[1] == ["color"]
+    diagrams.resamples(1.0, {"alike": [1.0, 1.0 - 1e-16, np.nan]}, "title", "ROC-AUC")
     said = words(diagrams.resamples(0.5, {"wide": np.linspace(0, 1, 1001), "narrow": [0.5] * 9}, "title", "ROC-AUC"))
     assert "  wide: 0.025 to 0.975" in said and "  narrow: 0.500 to 0.500" in said
 
