@@ -139,7 +139,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     for axis, (points, title) in zip(axes, panels, strict=True):
         axis.axvline(0, color="black", linestyle="--")
         for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
-            axis.plot(*points[species == j].T, marker, markersize=10, color=color, markeredgecolor="white")
+            axis.plot(*points[species == j].T, marker, ms=6 if points is tight else 10, color=color, mec="white")
         if title == "the pull":
             for start, way in zip(points, tight - points, strict=True):
                 axis.annotate("", start + way, start, arrowprops=dict(arrowstyle="->", color="dimgray"))
