@@ -97,7 +97,7 @@ def describe(figure: Figure, most: int = 8) -> str:
     shown = few(image.get_label().replace("_image", "picture ") for axis in panels for image in axis.images)
     said = [figure.get_suptitle(), shown, few(axis.get_title() for axis in panels)]
     said += [f"{up} against {across}" if up and across else up or across]
-    return ". ".join(one for one in [*said, few(names)] if one) + "."
+    return (". ".join(one for one in [*said, few(names)] if one) + ".").replace("?.", "?")
 
 
 def contact_sheet(
