@@ -175,12 +175,11 @@ def paint_parts(parts) -> np.ndarray:
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red speaks for what is explained, blue against it.
+    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red raises the score that is explained, blue lowers it.
 
     A map is the more opaque the stronger it is, over its picture in pale gray, so that no color of a flower is taken
     for one of the map; the pictures themselves stand above, once where rows of maps share them. The maps of a row share
-    one scale, the same on both sides of 0, that the strongest 1 % of its places exceed. A map that is zero everywhere
-    or not finite raises ValueError: it would be drawn as if it had nothing to say.
+    one scale, the same on both sides of 0, that the strongest 1 % of its places exceed. ValueError for a map of zeros.
     """
     maps, columns = np.asarray(maps, float), min(columns, len(images))
     for largest in np.abs(maps).max((1, 2)):
@@ -197,21 +196,24 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
     half = min(0.3, 1 / height)
     place = figure.add_axes((1 - 1.45 / width, 0.5 - half, 0.2 / width, 2 * half), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, ticks=[-1, 0, 1])
-    bar.ax.set_yticklabels(["against\nthe answer", "nothing", "for the\nanswer"], fontsize=LETTERS)
+    bar.ax.set_yticklabels(["lowers\nthe score", "nothing", "raises\nthe score"], fontsize=LETTERS)
     return figure
 
 
 def overlays(images, maps: Mapping, title: str, own_scale: bool = False) -> Figure:
     """`overlay` of several maps (N, h, w) of the same pictures (N, 3, H, W): a row for each entry, its name -> maps.
 
-    Maps may also be those of pairs, (P, 2, h, w), whose pictures lie side by side. With `own_scale` each map is drawn
-    as strong as it gets, so that places can be compared, but no strengths.
+    Maps may also be those of pairs, (P, 2, h, w), with a line between pairs. With `own_scale` each is drawn as strong
+    as it gets, so that places can be compared, but no strengths.
     """
     stacked = np.concatenate([np.asarray(one, float).reshape(-1, *np.shape(one)[-2:]) for one in maps.values()])
     if own_scale:
         stacked = stacked / np.maximum(np.quantile(np.abs(stacked), 0.99, axis=(1, 2), keepdims=True), 1e-30)
     names = [name if place == 0 else "" for name in maps for place in range(len(images))]
-    return overlay(np.tile(images, (len(maps), 1, 1, 1)), stacked, names, title, len(images))
+    figure = overlay(np.tile(images, (len(maps), 1, 1, 1)), stacked, names, title, len(images))
+    for place in range(2, len(images), 2) if np.ndim(next(iter(maps.values()))) == 4 else ():  # between pairs
+        figure.axes[0].axvline(place / len(images) * np.ptp(figure.axes[0].get_xlim()) - 0.5, color="gray")
+    return figure
 
 
 def _tint(image, strength: np.ndarray) -> np.ndarray:
@@ -219,7 +221,7 @@ def _tint(image, strength: np.ndarray) -> np.ndarray:
     pixels = PALE + (255 - PALE) * (_pixels(image) @ GRAY / 255)[..., None].repeat(3, axis=2)
     strength = Pixels.fromarray(strength.astype(np.float32)).resize(pixels.shape[1::-1], Pixels.Resampling.BILINEAR)
     strength = np.asarray(strength)[..., None]
-    opacity, color = 0.85 * np.abs(strength) ** 0.8, np.where(strength > 0, FOR, AGAINST)
+    opacity, color = 0.9 * np.abs(strength) ** 0.6, np.where(strength > 0, FOR, AGAINST)
     return ((1 - opacity) * pixels + opacity * color).astype(np.uint8).transpose(2, 0, 1)
 
 
@@ -246,9 +248,8 @@ def _below_originals(images, shaded, titles, title: str, columns: int, right: fl
 def interventions(flowers: Sequence[Mapping], others, maps, title: str) -> Figure:
     """Flowers, one a row: the other picture, itself, its map, then one thing changed, and how far its score fell.
 
-    A flower is name -> (picture (3, H, W), score), itself first; what shows nothing of a change may lack it. The bar
-    over each changed picture is red where the score fell, blue where it rose, and as long as the change; so far as the
-    longest reaches, half of a picture. A map (h, w) is shaded as by `overlay`, on a scale of its own.
+    A flower is name -> (picture (3, H, W), score), itself first; what shows nothing of a change may lack it. The
+    longest bar is half of a picture long. A map (h, w) is shaded as by `overlay`, on a scale of its own.
     """
     names, sheet, texts, fell = [*max(flowers, key=len)], [], [], []
     for flower, other, one in zip(flowers, others, np.asarray(maps, float), strict=True):
@@ -266,10 +267,9 @@ def interventions(flowers: Sequence[Mapping], others, maps, title: str) -> Figur
     for place, drop in fell:
         if np.isfinite(drop):
             frame, length = frames[place], 0.5 * abs(drop) / longest
-            color, end, y = WRONG if drop > 0 else COLORS[0], frame.x0 + length * frame.width, frame.y0 - 0.16 * inch
-            axis.hlines(y, frame.x0, end, color=color, linewidth=9)
-            text, color = (f"{-drop:+.2f}", color) if abs(drop) >= 0.005 else ("0.00", "dimgray")
-            axis.text(end + 0.06 * inch, y, text, fontsize=LETTERS, va="center", color=color)
+            end, y = frame.x0 + length * frame.width, frame.y0 - 0.16 * inch
+            axis.hlines(y, frame.x0, end, color="dimgray", linewidth=9)  # red and blue are the map's
+            axis.text(end + 0.06 * inch, y, f"{0 - round(drop, 2):+.2f}", fontsize=LETTERS, va="center")
     return figure
 
 

@@ -51,7 +51,7 @@ def against_controls(measures: Mapping[str, Callable], pictures: int, rounds: in
 
     Returns:
         Rows by name: value, low, high, n, and verdict: "control", or "beats all controls" where the paired interval of
-        the difference to each of the four lies above 0, else "not better than" and those it fails.
+        the difference to each of the four lies above 0, else "not shown to beat" and those.
     """
     judged, rows = [name for name in measures if not name.endswith(CONTROLS)], {}
     own = {name: {one: measures.get(f"{name}, {one}", measures.get(one)) for one in CONTROLS} for name in judged}
@@ -60,7 +60,7 @@ def against_controls(measures: Mapping[str, Callable], pictures: int, rounds: in
     for name, measure in measures.items():
         gaps = {one: partial(difference, measure, control) for one, control in own.get(name, {}).items()}
         unbeaten = [one for one, gap in gaps.items() if interval(gap, pictures, rounds)["low"] <= 0]
-        verdict = f"not better than {', '.join(unbeaten)}" if unbeaten else "beats all controls"
+        verdict = f"not shown to beat {', '.join(unbeaten)}" if unbeaten else "beats all controls"
         rows[name] = interval(measure, pictures, rounds) | {"verdict": verdict if gaps else "control"}
     return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -91,8 +91,8 @@ def test_only_what_beats_all_four_controls_is_called_better():
     assert (table.n == 40).all() and (table.low <= table.value).all()
     np.testing.assert_allclose(table.value, [one.mean() for one in values.values()])
     assert table.verdict["good"] == "beats all controls"
-    assert table.verdict["wrong"] == "not better than " + ", ".join(CONTROLS)
-    assert table.verdict["noise"].startswith("not better than ")
+    assert table.verdict["wrong"] == "not shown to beat " + ", ".join(CONTROLS)
+    assert table.verdict["noise"].startswith("not shown to beat ")
     assert (table.verdict[[*CONTROLS]] == "control").all()
     with pytest.raises(ValueError, match="missing: centered Gaussian, random weights, color saliency"):
         against_controls({name: mean_of(np.ones(3)) for name in ("map", "mask area")}, 3)
@@ -102,7 +102,7 @@ def test_a_map_may_have_a_control_of_its_own():
     values = {name: np.zeros(40) for name in CONTROLS} | {"one": np.ones(40), "other": np.ones(40)}
     values["other, random weights"] = np.full(40, 2.0)
     table = against_controls({name: mean_of(one) for name, one in values.items()}, 40, 50)
-    assert table.verdict["other"] == "not better than random weights" and table.verdict["one"] == "beats all controls"
+    assert table.verdict["other"] == "not shown to beat random weights" and table.verdict["one"] == "beats all controls"
     assert table.verdict["other, random weights"] == "control"
     del values["random weights"]
     with pytest.raises(ValueError, match="missing: random weights"):
@@ -113,7 +113,7 @@ def test_one_strong_control_is_enough_to_fail():
     values = {name: np.zeros(40) for name in CONTROLS}
     values["centered Gaussian"] = values["map"] = np.ones(40)
     table = against_controls({name: mean_of(one) for name, one in values.items()}, 40, 50)
-    assert table.verdict["map"] == "not better than centered Gaussian"
+    assert table.verdict["map"] == "not shown to beat centered Gaussian"
 
 
 def test_a_control_is_beaten_by_differences_on_the_same_pictures():
