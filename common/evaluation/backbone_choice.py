@@ -115,7 +115,7 @@ def compare(tuned: dict[str, dict], pairs) -> pd.DataFrame:
 
 
 def choose(table: pd.DataFrame) -> str:
-    """Of all that the validation pairs cannot tell from the best, the candidate with the fewest multiply-adds.
+    """Of all candidates at most `RESOLUTION` behind the best, the one with the fewest multiply-adds.
 
     A gap within `RESOLUTION` is no reason to pay more arithmetic in every training to come; a larger one shows in all
     of them. Multiply-adds are the same on every machine, seconds are not. `table` is what `compare` returns, joined
