@@ -139,7 +139,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     for axis, (points, title) in zip(axes, panels, strict=True):
         axis.axvline(0, color="black", linestyle="--")
         for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
-            axis.plot(*points[species == j].T, marker, ms=6 if points is tight else 10, color=color, mec="white")
+            axis.plot(*points[species == j].T, marker, ms=8, color=color, mec="white")
         if title == "the pull":
             for start, way in zip(points, tight - points, strict=True):
                 axis.annotate("", start + way, start, arrowprops=dict(arrowstyle="->", color="dimgray"))
@@ -156,7 +156,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
             axis.annotate("query", points[query], (-1.9, points[query, 1]), fontsize=15, color=color, weight="bold",
                           va="center", arrowprops=dict(arrowstyle="-", color=color, linewidth=2, shrinkB=14))
         if axis is not axes[0]:
-            axis.plot(*centers.T, "X", color="black", markersize=15, markeredgecolor="white")
+            axis.plot(*centers.T, "X", color="black", markersize=11, markeredgecolor="white")
         if title == "the pull":
             for j, place in enumerate(centers):
                 axis.text(place[0] + 1.2 * j - 0.6, place[1], f"$c_{j + 1}$", fontsize=18, ha="center", va="center")
