@@ -224,13 +224,13 @@ def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel:
     scores, same = np.asarray(scores), np.asarray(same)
     for axis, kind, name, color in zip(axes, (1, 0), ("same pairs", "different pairs"), (BLUE, ORANGE), strict=True):
         axis.hist(scores[same == kind], 25, range=(scores.min(), scores.max()), color=color, alpha=0.6, ec="white")
-        axis.set_ylabel(name, color=color, fontsize=13, weight="bold")
+        axis.set_ylabel(f"number of\n{name}", color=color, fontsize=13, weight="bold")
     axes[0].set_ylim(0, 1.5 * axes[0].get_ylim()[1])
     axes[1].set_xlabel(xlabel, fontsize=13)
-    leftmost = min(score for score, *_ in thresholds.values())
     for style, (name, (score, *wrong)) in zip(("--", "-"), thresholds.items(), strict=False):
-        side = dict(ha="right", xytext=(-6, 0)) if score == leftmost else dict(ha="left", xytext=(6, 0))
         for axis, share, done in zip(axes, wrong, ("rejected", "accepted"), strict=True):
+            left = done == "rejected" if len(thresholds) == 1 else score == min(thresholds.values())[0]
+            side = dict(ha="right", xytext=(-6, 0)) if left else dict(ha="left", xytext=(6, 0))
             axis.axvline(score, color="black", linestyle=style, linewidth=2)
             where = dict(xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=12)
             axis.annotate(f"{name}:\n{100 * share:.0f} % {done}", (score, 0.97), bbox=WHITE, **where, **side)

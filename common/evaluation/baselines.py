@@ -18,7 +18,7 @@ def chance(images, seed: int = 0) -> np.ndarray:
 def raw_pixels(images) -> np.ndarray:
     """Thumbnails of 16 x 16 pixels, each minus its own mean color.
 
-    Without the means every cosine would be near 1, for all pixel values are positive.
+    Without the means no cosine would be negative, for no pixel value is.
     """
     features = np.empty((len(images), 3, SIDE, SIDE), np.float32)
     for place, picture in enumerate(images):
