@@ -32,7 +32,7 @@ UNCHANGED = "as it is"
 SHORT = 8  # epochs of a training to cheat
 WORDS = {  # for names of tests and approaches
     "insertion_gain": "insertion", "deletion_gain": "deletion", "relevance_mass_gain": "red on the flower",
-    "intervention_agreement_gain": "agrees with\ninterventions", "center_loss": "center loss",
+    "intervention_agreement_gain": "agrees with interventions", "center_loss": "center loss",
 }  # fmt: skip
 
 
