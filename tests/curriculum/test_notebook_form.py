@@ -180,7 +180,7 @@ def lesson(path, notebook):
     found = sections(notebook)
     titles = [*found]
     told = titles[1 : titles.index("Exercises")] if "Exercises" in titles else titles[1:]
-    told = [title for title in told if title != "What you will learn"]
+    told = [title for title in told if title not in ("What you will learn", "What we found")]
     if not all(title.startswith(f"{number}. ") for number, title in enumerate(told, 1)):
         yield f"sections are not numbered `## 1. `, `## 2. `, ...: {told}"
     core = [title for title in told if not title.endswith("(optional)")]
@@ -208,11 +208,14 @@ def lesson(path, notebook):
 
 
 def endings(notebook):
-    """Exercises of three grades, a quiz, the title's question answered, and takeaways last."""
+    """The title's question answered, exercises of three grades, a quiz, and takeaways last."""
     found = sections(notebook)
-    for title in ("Exercises", "Quiz", "What we found"):
+    ends = ["What we found", "Exercises", "Quiz"]
+    for title in ends:
         if title not in found:
             yield f"no section `## {title}`"
+    if (order := [title for title in found if title in ends]) != [title for title in ends if title in found]:
+        yield f"the last sections are {order}, not in the order {ends}"
     tried = found.get("Exercises", [])
     text = "\n\n".join(part for part in tried if isinstance(part, str))
     for number, grade in enumerate(("change a number", "write code", "think"), 1):
@@ -300,12 +303,12 @@ def good_notebook():
         new_markdown_cell(ANSWER + "\n| a | table |\n|---|---|\n" + "| of | words |\n" * 99 + "$$ a b c $$\n" * 99),
         new_markdown_cell("## 2. More lines (optional)\nThey rise, too."),
         executed("1", 4),
+        new_markdown_cell("## What we found"),
+        executed("show()", 5, figure(), caption()),
         new_markdown_cell("\n".join(["## Exercises", *exercises[:2]])),
-        executed(STUB, 5),
+        executed(STUB, 6),
         new_markdown_cell(exercises[2]),
         new_markdown_cell("## Quiz\n" + "word " * 200 + ANSWER * 5),
-        new_markdown_cell("## What we found"),
-        executed("show()", 6, figure(), caption()),
         new_markdown_cell("## Takeaways, and what flows forward\nEverything."),
     ])  # fmt: skip
 
@@ -371,8 +374,9 @@ FAULTS = {
     "no stub": (drop("    ...", "    return 2"), "no cell with a stub"),
     "no assert": (drop("assert answer == 2", "answer == 2"), "no cell with a stub"),
     "stub that stops": (drop("if answer is not None:", "if True:"), "no cell with a stub"),
-    "four questions": (lambda notebook: notebook.cells[11].update(source="## Quiz\n" + 4 * ANSWER), "4 folded answers"),
-    "finding without a figure": (lambda notebook: notebook.cells[13].update(outputs=[]), "no figure in `What we"),
+    "four questions": (lambda notebook: notebook.cells[13].update(source="## Quiz\n" + 4 * ANSWER), "4 folded answers"),
+    "finding without a figure": (lambda notebook: notebook.cells[9].update(outputs=[]), "no figure in `What we"),
+    "finding after the quiz": (lambda notebook: notebook.cells.insert(13, notebook.cells.pop(8)), "not in the order"),
     "no takeaways": (drop("## Takeaways, and what", "## What"), "not `## Takeaways"),
     "figure without a width": (cell_4(figure(width=0), caption()), "cell 4: a figure shown 0 pixels"),
     "too wide a figure": (cell_4(figure(width=1200, pixels=1800), caption()), "cell 4: a figure shown 1200"),
