@@ -197,9 +197,9 @@ def create_backbone(name: str, pretrained: bool = False, weights: Path | None = 
         if not pretrained:
             raise
         raise RuntimeError(
-            f"no ImageNet weights for {name!r}: {weights or 'SIMILARITY_WEIGHTS (not set)'} holds no "
+            f"no ImageNet weights for {name!r}: {weights or 'the folder `weights` (none given)'} holds no "
             f"{name}.safetensors that fits, and timm's hub did not deliver ({type(error).__name__}). Connect to a "
-            "network, put the file there, or choose SIMILARITY_PROFILE=quick, which trains from scratch"
+            "network, set SIMILARITY_WEIGHTS to their folder, or SIMILARITY_PROFILE to quick, which trains from scratch"
         ) from error
 
 
