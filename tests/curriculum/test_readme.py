@@ -114,7 +114,7 @@ def test_the_recipe_of_the_house_runs(tmp_path, monkeypatch):
     exec(offline, {})
 
 
-def test_a_data_set_is_added_in_ten_lines(tmp_path):
+def test_a_data_set_is_added_in_a_few_lines(tmp_path):
     for number, name in enumerate(("robin", "wren") * 3):
         Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8)).save(tmp_path / f"000{number}_{name}_7.jpg")
     (tmp_path / "notes_of_2024.txt").write_text("no picture")
@@ -132,7 +132,7 @@ def test_a_backbone_is_added_in_a_few_lines(tmp_path, monkeypatch):
     assert net(torch.rand(2, 3, 64, 64)).shape == (2, 8)
 
 
-def test_a_loss_is_added_in_ten_lines():
+def test_a_loss_is_added_in_a_few_lines():
     space, pictures = {}, image_set(4, 6)
     exec(EXTENDING[2], space)
     model = EmbeddingNet(TINY, embedding_size=8, image_size=32)
