@@ -207,7 +207,7 @@ def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame
 
     files = [given.query, *(collection.folder / file for file in table["file"])]
     larger = [read_framed(file, {**collection.framing, "size": SHOWN}) for file in files]
-    names = [_short(file) for file in files]
+    names = [_short(name) for name in (given.query.name, *table["file"])]
     titles = [f"query\n{names[0]}", *map("{:.3f}\n{}".format, table["score"], names[1:])]
     title = f"Most like {names[0]}, the most similar first"
     _save(plotting.contact_sheet(larger, titles, 4, title, cell=2.2), "found.png")
@@ -238,9 +238,9 @@ def _save(figure, name: str) -> None:
     print(f"Drawn: {Path(name).resolve()}")
 
 
-def _short(file: Path, most: int = 26) -> str:
-    """The end of a file's name, as a title that matplotlib takes literally."""
-    name = printable(file.name)
+def _short(file: str, most: int = 26) -> str:
+    """The end of a file's path in its folder, as a title that matplotlib takes literally."""
+    name = printable(file)
     return (name if len(name) <= most else f"...{name[-most:]}").replace("$", r"\$")
 
 
