@@ -102,8 +102,8 @@ def make_pairs(labels, indices, most: int, seed: int) -> np.ndarray:
     alike = np.cumsum(np.bincount(species))[species] - 1 - place
     kinds = alike, row[::-1] - alike
     if not all(kind.any() for kind in kinds):
-        raise ValueError(f"{len(indices)} pictures of {len(np.unique(labels))} species allow no balanced pairs; give "
-                         "two species or more, of six pictures or more each")
+        raise ValueError(f"a split of {len(indices)} pictures of {len(np.unique(labels))} species allows no balanced "
+                         "pairs; give two species or more, of six pictures or more each")
     count = min(*(kind.sum() for kind in kinds), most // 2)
     (first, ranks), (other, others) = (_picked(kind, count, generator) for kind in kinds)
     second = order[place[first] + 1 + ranks]
