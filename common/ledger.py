@@ -182,11 +182,11 @@ def write_page(path: Path, title: str, notes: Sequence[str], tables: dict[str, p
 
 
 def main() -> None:
-    """Print both leaderboards of the run that the `SIMILARITY_*` variables name."""
+    """Print the leaderboards of the run that the `SIMILARITY_*` variables name."""
     config = setup()
-    for protocol in ("closed_set", "open_set"):
-        table = leaderboard(read_results(config), protocol)
-        print(f"\n{config.name}, {protocol}, test\n{table.to_string() if len(table) else 'no rows yet'}")
+    boards = {protocol: leaderboard(rows, protocol) for protocol, rows in read_results(config).groupby("protocol")}
+    texts = [f"\n{config.name}, {protocol}, test\n{board.to_string()}" for protocol, board in boards.items()]
+    print("\n".join(texts) or f"{config.name}: no rows yet")
 
 
 if __name__ == "__main__":
