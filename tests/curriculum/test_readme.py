@@ -20,9 +20,7 @@ from toys import TINY, config, image_set
 from benchmarks.readme_tables import END, LEDGER, START, TABLES, fill, gap_lines, stale, summary, tables
 from common.backbones import EmbeddingNet
 from common.config import ROOT
-from common.datasets.batches import Pictures, species_batches
 from common.ledger import COLUMNS
-from common.training import fit
 
 README = (ROOT / "README.md").read_text()
 WRITTEN = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "faults.md",
@@ -133,12 +131,10 @@ def test_a_backbone_is_added_in_a_few_lines(tmp_path, monkeypatch):
 
 
 def test_a_loss_is_added_in_a_few_lines():
-    space, pictures = {}, image_set(4, 6)
-    exec(EXTENDING[2], space)
-    model = EmbeddingNet(TINY, embedding_size=8, image_size=32)
-    loader = species_batches(Pictures(pictures, np.arange(len(pictures))), 4, 3)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    history = fit(model, space["SupervisedContrastive"](), loader, [optimizer], 4, lambda _: 0.5, keep="last")
+    pictures, model = image_set(4, 6), EmbeddingNet(TINY, embedding_size=8, image_size=32)
+    space = dict(pictures=pictures, indices=np.arange(len(pictures)), model=model, validate=lambda _: 0.5)
+    exec(EXTENDING[2] + EXTENDING[3], space)
+    history = space["history"]
     assert history["contrast"].iloc[-1] < history["contrast"].iloc[0]
     far = space["SupervisedContrastive"]()(torch.eye(4), torch.tensor([0, 0, 1, 1]))["contrast"]
     assert far.item() == pytest.approx(np.log(3), abs=1e-5), "all alike: a third each"
