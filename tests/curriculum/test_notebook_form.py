@@ -29,7 +29,7 @@ if "google.colab" in sys.modules:  # fetch the project; elsewhere it is here alr
 MOST_WORDS, MOST_CORE_WORDS, MOST_CORE_WORDS_OF = 120, 2_000, {"R6": 2_200, "R7": 2_200}
 WIDEST, SHARP = 1_000, 1.5  # pixels of a figure on the screen, and how many there are for each of them
 FOUND = sorted(ROOT.glob("R*.ipynb"))
-MOST_CELLS, MOST_LINES, SHORT_CELL, MOST_BYTES = 55, 20, 8, 3_000_000
+MOST_CELLS, MOST_LINES, SHORT_CELL, MOST_BYTES = 48, 20, 8, 1_500_000
 CHECKED = re.compile(r"^\s*#+\s*NBVAL_CHECK_OUTPUT\s*$", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6}\s+(.+)$", re.MULTILINE)
 EXERCISE = re.compile(r"^\W*Exercise\s+\d+", re.MULTILINE)
