@@ -101,8 +101,9 @@ def digest(value) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What was raised, in one line for people."""
-    return f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
+    """What was raised, in one short line for people."""
+    told = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split()) or type(error).__name__
+    return told if len(told) <= 300 else f"{told[:300]}..."  # some quote the damaged bytes
 
 
 def printable(name) -> str:
@@ -180,7 +181,7 @@ def _members(archive: Path) -> Iterator[tuple]:
     if archive.suffix.lower() == ".zip":
         with zipfile.ZipFile(archive) as opened:
             for member in opened.infolist():
-                if not member.is_dir():
+                if not member.filename.endswith("/"):  # is_dir stumbles over a name without letters
                     yield member.filename, opened.open(member)
     else:
         if not tarfile.is_tarfile(archive):

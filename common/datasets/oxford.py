@@ -1,5 +1,7 @@
 """Oxford 102 Flowers: photographs with their species and their official split (Nilsback and Zisserman 2008)."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from common.datasets.files import download, reason, subfolders, unpack
 from common.datasets.images import ImageSet, read_files
 
 SEGMENTATIONS = "102segmentations.tgz"  # or the folder segmim that is in it; used where at hand, not downloaded
+MATLAB_TYPES, MATRIX, COMPRESSED = {*range(1, 8), 9, *range(12, 19)}, 14, 15  # of elements of a .mat file
 SPLIT_VARIABLES = {"trnid": "train", "valid": "validation", "tstid": "test"}
 
 
@@ -80,6 +83,9 @@ def _splits(file: Path, count: int) -> list[str | None]:
 
 def _matrix(file: Path, variable: str) -> np.ndarray:
     try:
+        content = file.read_bytes()
+        if 0 not in content[:4] and 1 in content[124:126]:  # format 5, the one in which damage can crash loadmat
+            _check_elements(content[128:], "<" if content[126:128] == b"IM" else ">")
         values = np.asarray(loadmat(file)[variable]).ravel()
         if values.dtype.kind not in "iuf" or not len(values) or (values % 1 != 0).any():
             raise ValueError("it holds no whole numbers")
@@ -87,6 +93,19 @@ def _matrix(file: Path, variable: str) -> np.ndarray:
     except Exception as error:  # a damaged .mat file raises nearly anything
         told = f"{file} is damaged or lacks the variable {variable!r} ({reason(error)})"
         raise ValueError(f"{told}: fetch it again") from error
+
+
+def _check_elements(content: bytes, order: str) -> None:
+    """Raise ValueError for an element of a type that MATLAB's format does not have: loadmat would crash the process."""
+    while content:
+        kind, size = struct.unpack(order + "II", content[:8])
+        kind, small = (kind & 0xFFFF, True) if kind >> 16 else (kind, False)
+        if kind not in MATLAB_TYPES:
+            raise ValueError(f"it has an element of the unknown type {kind}")
+        if kind in (MATRIX, COMPRESSED) and not small:
+            inside = content[8 : 8 + size]
+            _check_elements(zlib.decompress(inside) if kind == COMPRESSED else inside, order)
+        content = content[8 if small else 8 + size + (0 if kind == COMPRESSED else -size % 8) :]
 
 
 def _names(count: int, places: list[Path]) -> list[str]:

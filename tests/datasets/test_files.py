@@ -193,6 +193,16 @@ def test_a_small_archive_of_far_too_much_is_refused_before_it_fills_the_disk(tmp
     assert leftovers(tmp_path / "cache") == []
 
 
+def test_an_archive_with_a_nameless_file_says_so_in_few_words(tmp_path):
+    archive = tmp_path / "nameless.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("qq.jpg", bytes(3000))
+    archive.write_bytes(archive.read_bytes().replace(b"qq.jpg", b"\0q.jpg"))  # a name ends where a zero byte stands
+    with pytest.raises(ValueError, match=r"nameless.zip cannot be unpacked") as raised:
+        unpack(archive, tmp_path / "cache")
+    assert len(str(raised.value)) < 600 and not list((tmp_path / "cache").rglob("*.jpg"))
+
+
 def test_an_archive_with_a_password_says_so(tmp_path):
     archive = pack(tmp_path / "locked.zip", class_folder(tmp_path / "set"))
     content = bytearray(archive.read_bytes())
