@@ -32,7 +32,7 @@ ASKED = (
     "Which network sees these pictures best for its price?",
     "Does gathering each class around a center help?",
     "Same or different: what does judging pairs teach?",
-    "Is being nearer enough, and does it find?",
+    "Is order alone enough to learn from, and does the search work?",
     "How easily are the models fooled, and what withstands?",
     "Why do two pictures look alike, and is the answer true?",
 )
