@@ -147,6 +147,15 @@ def test_a_picture_or_species_on_two_sides_is_refused(pictures, splits, protocol
         check_splits(splits, pictures)
 
 
+@pytest.mark.parametrize("place", ["twice", "before the first", "after the last"])
+def test_a_picture_twice_or_of_no_set_is_refused(pictures, splits, place):
+    part = splits.parts["closed_set"]
+    odd = {"twice": part["train"][0], "before the first": -1, "after the last": len(pictures)}[place]
+    part["train"] = np.append(part["train"], odd)
+    with pytest.raises(ValueError, match=f"train holds a picture twice, or one that none of {len(pictures)}"):
+        check_splits(splits, pictures)
+
+
 def test_a_copy_on_two_sides_is_refused(pictures, settled, splits):
     check_splits(splits, pictures)
     hashes, part = pictures.hashes.copy(), splits.parts["closed_set"]
