@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.datasets.batches import exact
-from common.datasets.files import write_whole
+from common.datasets.files import reason, write_whole
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import average_precision, map_at_r, precision_at_1, r_precision
 
@@ -120,7 +120,8 @@ def read_embeddings(path: Path | str) -> pd.DataFrame:
         if not np.isfinite(table[numbers].to_numpy()).all():
             raise ValueError("some numbers are not finite")
     except ValueError as error:  # pandas' own errors are among them
-        raise ValueError(f"{path} is no table of embeddings ({error}): write it with save_embeddings") from error
+        told = f"{path} is no table of embeddings ({reason(error)})"
+        raise ValueError(f"{told}: write it with save_embeddings") from error
     return table
 
 
