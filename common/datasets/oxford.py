@@ -96,12 +96,14 @@ def _matrix(file: Path, variable: str) -> np.ndarray:
 
 
 def _check_elements(content: bytes, order: str) -> None:
-    """Raise ValueError for an element of a type that MATLAB's format does not have: loadmat would crash the process."""
+    """Raise ValueError for elements of a type that MATLAB does not have, or too long a one: on them loadmat crashes."""
     while content:
         kind, size = struct.unpack(order + "II", content[:8])
         kind, small = (kind & 0xFFFF, True) if kind >> 16 else (kind, False)
         if kind not in MATLAB_TYPES:
             raise ValueError(f"it has an element of the unknown type {kind}")
+        if not small and size > len(content) - 8:
+            raise ValueError(f"it has an element of {size} bytes, and only {len(content) - 8} are left")
         if kind in (MATRIX, COMPRESSED) and not small:
             inside = content[8 : 8 + size]
             _check_elements(zlib.decompress(inside) if kind == COMPRESSED else inside, order)
