@@ -14,6 +14,7 @@ from common.datasets.images import ImageSet, read_files
 
 SEGMENTATIONS = "102segmentations.tgz"  # or the folder segmim that is in it; used where at hand, not downloaded
 MATLAB_TYPES, MATRIX, COMPRESSED = {*range(1, 8), 9, *range(12, 19)}, 14, 15  # of elements of a .mat file
+MATLAB_NUMBERS = range(6, 16)  # classes of its matrices: from double to uint64
 SPLIT_VARIABLES = {"trnid": "train", "valid": "validation", "tstid": "test"}
 
 
@@ -96,7 +97,7 @@ def _matrix(file: Path, variable: str) -> np.ndarray:
 
 
 def _check_elements(content: bytes, order: str) -> None:
-    """Raise ValueError for elements of a type that MATLAB does not have, or too long a one: on them loadmat crashes."""
+    """Raise ValueError for what is no sound matrix of numbers: on some of it loadmat would crash the whole process."""
     while content:
         kind, size = struct.unpack(order + "II", content[:8])
         kind, small = (kind & 0xFFFF, True) if kind >> 16 else (kind, False)
@@ -106,6 +107,9 @@ def _check_elements(content: bytes, order: str) -> None:
             raise ValueError(f"it has an element of {size} bytes, and only {len(content) - 8} are left")
         if kind in (MATRIX, COMPRESSED) and not small:
             inside = content[8 : 8 + size]
+            flags, bytes_of_flags, word = struct.unpack(order + "III", inside[:12]) if kind == MATRIX else (6, 8, 6)
+            if (flags, bytes_of_flags) != (6, 8) or word & 0xFF not in MATLAB_NUMBERS:
+                raise ValueError("it holds no whole numbers")
             _check_elements(zlib.decompress(inside) if kind == COMPRESSED else inside, order)
         content = content[8 if small else 8 + size + (0 if kind == COMPRESSED else -size % 8) :]
 
