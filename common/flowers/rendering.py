@@ -32,8 +32,8 @@ def render(species: Species, instance_seed: int, size: int = 96, without=(), rec
            background: str | None = None) -> Rendering:
     """Render one picture of `species`, `size` pixels wide (even, from 16 on); equal arguments give equal bytes.
 
-    Interventions change what they name and no other pixel: `without` leaves out "petals", "center", "leaves" or several
-    of them, `recolor` gives the petals a color of COLORS, `background` is one of BACKGROUNDS. Other factors are moved
+    Interventions change what they name, as far as blur reaches: `without` leaves out "petals", "center", "leaves" or
+    several, `recolor` gives the petals a color of COLORS, `background` is one of BACKGROUNDS. Other factors are moved
     by `dataclasses.replace(species, factor=value)`. Raises ValueError for a value that does not exist.
     """
     without = (without,) if isinstance(without, str) else tuple(without)
@@ -52,8 +52,8 @@ def render(species: Species, instance_seed: int, size: int = 96, without=(), rec
         changes = dict(color=recolor or nuisances["color"], background=background or nuisances["background"])
         other, after = _content(species, nuisances | changes, size, stream, without)
         altered, file = _photograph(other, nuisances, stream(7))
-        # All other pixels are the original's: a JPEG block's error would leak out of what changed, and a sliver of a
-        # part too thin for the mask is not counted to the part.
+        # Pixels beyond its reach are the original's: a JPEG block's error would leak out of what changed, and a sliver
+        # of a part too thin for the mask is not counted to the part.
         named = [REMOVABLE[part] for part in without] + [PETAL] * bool(recolor) + [BACKGROUND] * bool(background)
         touched = np.isin(parts, named) | np.isin(after, named)
         blur = nuisances["blur"] + nuisances["background_blur"] * (0.55 if nuisances["occluders"] else 0.25) + 0.005
