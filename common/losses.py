@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from common import mining
 from common.datasets.batches import exact
@@ -67,12 +68,30 @@ def pairwise_distances(embeddings: Tensor, squared: bool = False) -> Tensor:
 
     Equal ones, nearer than 1e-7, have the distance 0 and no gradient. In single precision at least.
     """
-    precision = torch.promote_types(embeddings.dtype, torch.float32)
-    unit = exact(F.normalize(embeddings.to(precision)))
-    # A product is faster than B x B differences, but in single precision its rounding would hide what is near 0.
-    distances = torch.cdist(unit, unit, compute_mode="use_mm_for_euclid_dist").to(embeddings.device, precision)
-    distances = F.threshold(distances, 1e-7, 0)
+    distances = _Distances.apply(F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))))
     return distances.square() if squared else distances
+
+
+class _Distances(torch.autograd.Function):
+    """Distances (B, B) between rows (B, D): two products of matrices there and back, where autograd takes three."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        wide = exact(rows)
+        squares = wide.square().sum(1)
+        # A product is faster than B x B differences, but in single precision its rounding would hide what is near 0.
+        distances = torch.addmm(squares[:, None] + squares, wide, wide.T, alpha=-2).clamp_(min=0).sqrt_()
+        distances = F.threshold_(distances, 1e-7, 0).to(rows)
+        ctx.save_for_backward(rows, distances)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slopes: Tensor) -> Tensor:
+        rows, distances = ctx.saved_tensors
+        pulls = ((slopes + slopes.T) / distances).masked_fill_(distances == 0, 0)
+        with torch.autocast(rows.device.type, enabled=False):  # an attack may ask for gradients inside
+            return pulls.sum(1, keepdim=True) * rows - pulls @ rows  # sums of pulls[i, j] (rows[i] - rows[j])
 
 
 class Classification(nn.Module):
@@ -119,7 +138,7 @@ class PairJudgment(nn.Module):
                 the distance between unit-length embeddings (Hadsell et al. 2006).
             negatives: which different pairs: "all"; or of each anchor as many as it has same pairs, "random" ones or
                 those that score highest, "hard".
-            center_weight: weight of center loss, 0 or more; at 0 its centers only watch.
+            center_weight: weight of center loss, 0 or more; at 0 there is none.
             margin: of the contrastive loss, between 0 and 2, the distance of opposite embeddings.
 
         Raises:
@@ -137,9 +156,11 @@ class PairJudgment(nn.Module):
         self.stuck_at = {"pairs": math.log(2)} if loss == "cross_entropy" else {}
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The terms "pairs" and "center"."""
-        center = self.center_loss.terms(embeddings, labels, self.center_weight)
-        return {"pairs": self._pairs(embeddings, labels), "center": center}
+        """The term "pairs" and, at a weight above 0, "center"."""
+        terms = {"pairs": self._pairs(embeddings, labels)}
+        if self.center_weight:
+            terms["center"] = self.center_loss.terms(embeddings, labels, self.center_weight)
+        return terms
 
     def _pairs(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if self.negatives == "all":

@@ -193,6 +193,19 @@ def test_distances_keep_single_precision_where_the_model_runs_in_half():
     torch.testing.assert_close(found.double(), references.slow_distances(embeddings))
 
 
+@pytest.mark.parametrize("gap", [1e-3, 1e-1])
+@pytest.mark.parametrize("half", [False, True])
+def test_gradients_of_distances_in_single_precision(gap, half):
+    """Also between near ones, and where the model runs in half: those of double precision, to a thousandth."""
+    exact, weights = embedded(8).detach(), torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).double()
+    exact[1] = exact[0] + gap * exact[2]
+    exact, found = exact.float().double().requires_grad_(), exact.float().requires_grad_()
+    (expected,) = torch.autograd.grad((pairwise_distances(exact) * weights).sum(), exact)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        (gradient,) = torch.autograd.grad((pairwise_distances(found) * weights).sum(), found)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().mean().item())
+
+
 def test_contrastive_loss_agrees_with_pytorch_metric_learning():
     """Theirs is neither squared nor halved, and is averaged over what is above 0, same and different apart."""
     embeddings, labels = embedded(12), labelled(12, 4)
@@ -242,8 +255,14 @@ def test_classification_is_cross_entropy():
     assert objective.stuck_at == {"cross_entropy": pytest.approx(math.log(4))}
 
 
-@pytest.mark.parametrize("weight", [0.0, 1e-4, 0.3, 10.0])
-@pytest.mark.parametrize("make, term", [(classification, "cross_entropy"), (pair_judgment, "pairs")])
+WEIGHTS = (1e-4, 0.3, 10.0)
+
+
+@pytest.mark.parametrize(
+    "make, term, weight",
+    [(classification, "cross_entropy", 0.0)]  # whose centers follow, to be looked at
+    + [(*made, weight) for made in ((classification, "cross_entropy"), (pair_judgment, "pairs")) for weight in WEIGHTS],
+)
 def test_center_loss_is_joined_by_a_weight_that_does_not_slow_the_centers(make, term, weight):
     objective, embeddings = make(center_weight=weight), embedded()
     centers, terms = objective.center_loss.centers, objective(embeddings, LABELS)
@@ -255,6 +274,10 @@ def test_center_loss_is_joined_by_a_weight_that_does_not_slow_the_centers(make, 
     torch.testing.assert_close(pulled, alone + weight * (embeddings - centers[LABELS]) / len(LABELS))
     torch.testing.assert_close(moved, references.slow_center_update(embeddings, LABELS, centers))
     assert alone.abs().sum() > 0 and moved.abs().sum() > 0
+
+
+def test_pairs_at_weight_0_have_no_centers():
+    assert list(pair_judgment(center_weight=0)(embedded(), LABELS)) == ["pairs"]
 
 
 @pytest.mark.parametrize(
