@@ -138,12 +138,13 @@ def some_pairs(pairs, count: int) -> np.ndarray:
 def check_pairs(pairs, allowed, labels, name: str) -> None:
     """Raise ValueError, with every fault, where list `name` of the pictures `allowed` is not as `make_pairs` draws."""
     first, second, same = pairs.T
+    unordered = pairs[:, :2].min(1) * len(labels) + pairs[:, :2].max(1)  # a number for each pair of pictures
     faults = {
         "a picture from outside its split": not np.isin(pairs[:, :2], allowed).all(),
         "a picture paired with itself": (first == second).any(),
         "a wrong label (same = 1, different = 0)": (same != (labels[first] == labels[second])).any(),
         "an unequal number of same and different pairs": 2 * same.sum() != len(same),
-        "the same pair twice": len(np.unique(np.sort(pairs[:, :2]), axis=0)) != len(pairs),
+        "the same pair twice": len(np.unique(unordered)) != len(pairs),
     }
     if found := [fault for fault, present in faults.items() if present]:
         raise ValueError(f"{name} hold {' and '.join(found)}")
@@ -163,9 +164,10 @@ def check_splits(splits: Splits, image_set: ImageSet) -> None:
             kinds["species"] = image_set.labels
         for one, other in combinations(SPLITS, 2):
             for kind, values in kinds.items():
-                shared = np.intersect1d(values[parts[one]], values[parts[other]])
-                if len(shared):
-                    raise ValueError(f"{protocol}: {one} and {other} share {len(shared)} times a {kind}: {shared[:5]}")
+                shared = {*values[parts[one]].tolist()} & {*values[parts[other]].tolist()}
+                if shared:
+                    some = sorted(shared)[:5]
+                    raise ValueError(f"{protocol}: {one} and {other} share {len(shared)} times a {kind}: {some}")
         for name, pairs in splits.pairs[protocol].items():
             check_pairs(pairs, parts[name], image_set.labels, f"{protocol} {name} pairs")
 
