@@ -208,7 +208,8 @@ def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame
     files = [given.query, *(collection.folder / file for file in table["file"])]
     larger = [read_framed(file, {**collection.framing, "size": SHOWN}) for file in files]
     names = [_short(name) for name in (given.query.name, *table["file"])]
-    titles = [f"query\n{names[0]}", *map("{:.3f}\n{}".format, table["score"], names[1:])]
+    numbered = list(enumerate(table["score"], 1))
+    titles = [f"query\n{names[0]}", *(f"{n}: {score:.3f}\n{name}" for (n, score), name in zip(numbered, names[1:]))]
     title = f"Most like {names[0]}, the most similar first"
     _save(plotting.contact_sheet(larger, titles, 4, title, cell=2.2), "found.png")
     if not given.why:
@@ -220,14 +221,14 @@ def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame
     pixels = lambda file: as_float(torch.from_numpy(read_framed(file, collection.framing))[None].to(device))  # noqa: E731
     pictures, maps, titles = [], [], []
     query, *others = [pixels(file) for file in files]
-    for other, image, name, score in zip(others, larger[1:], names[1:], table["score"], strict=True):
+    for other, image, (number, score) in zip(others, larger[1:], numbered, strict=True):
         try:
             maps += [side[0] for side in pair_cam(model, query, other)]
         except ValueError:
-            print(f"Why {name}? It is the query's copy: no place matters more than another")
+            print(f"Why number {number}? It is the query's copy: no place matters more than another")
             continue
         pictures += [larger[0], image]
-        titles += [f"{names[0]}\nbeside {name}", f"{name}\n{score:.3f}"]
+        titles += [f"query\nbeside {number}", f"{number}\n{score:.3f}"]
     if maps:
         title = "Why: red speaks for the similarity of a pair, blue against it"
         _save(plotting.overlay(pictures, maps, titles, title, columns=4), "why.png")

@@ -159,7 +159,7 @@ def test_the_command_prints_a_table_and_draws_sheets(folder, net, tmp_path, monk
     main([str(folder / "0 0.png"), str(folder), "--model", str(checkpoint), "--number", "3", "--why"])
     said = capsys.readouterr().out
     assert "trained on made-up, where 0.250 and above is 'same'" in said and "The 3 of 13 pictures" in said
-    assert "1  a/copy $x$\\n.png  1.000" in said and "Why a/copy \\$x\\$\\n.png? It is the query's copy" in said
+    assert "1  a/copy $x$\\n.png  1.000" in said and "Why number 1? It is the query's copy" in said
     for name in ("found.png", "why.png"):
         with Image.open(tmp_path / name) as sheet:
             assert min(sheet.size) > 200 and str(tmp_path / name) in said
