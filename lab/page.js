@@ -87,7 +87,7 @@ function showFool(answers) {
 }
 
 function curve(answers) {
-  const space = "http://www.w3.org/2000/svg", wide = 720, high = 250;
+  const space = "http://www.w3.org/2000/svg", wide = innerWidth > 640 ? 720 : 420, high = 250;
   const x = (eps) => 120 + (eps / Math.max(...levels())) * (wide - 230), y = (place) => 115 - 90 * place;
   const svg = document.createElementNS(space, "svg");
   svg.setAttribute("viewBox", `0 0 ${wide} ${high}`);
