@@ -41,6 +41,7 @@ def page(title: str, body: str, links: dict[str, str] | None = None) -> str:
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
     style = Path(__file__).with_suffix(".css").read_text() + f"{light}\n@media (prefers-color-scheme: dark) {{{dark}}}"
     body = re.sub(r"<table.*?</table>", r'<div class="scroll" tabindex="0">\g<0></div>', body, flags=re.DOTALL)
+    body = body.replace("<th></th>", "<td></td>")  # a corner heads nothing
     body = REMOTE.sub(lambda found: found[1] or "a picture on the web", body)
     body = body.replace("<pre>", '<pre tabindex="0">')  # what scrolls is reached by the keyboard, too
     head = HEAD.format(title=html.escape(title), style=style)

@@ -96,6 +96,7 @@ def test_a_formula_nobody_understands_is_shown_as_it_is():
 def test_no_formula_of_the_notebooks_stays_raw(path):
     text = notebook_page(nbformat.read(path, as_version=4), path.stem)
     assert not FORMULA.findall(said(text)), "raw TeX"
+    assert "<th></th>" not in text, "a heading of nothing"
     assert not re.search(r"<(script|link(?! rel=\"icon\")|iframe)|src=\"(?!data:)", text)
     alts = re.findall(r'<img src="data:[^"]*" alt="([^"]*)"', text)
     assert len(alts) == text.count("<img") and all(alts)
