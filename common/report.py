@@ -29,7 +29,7 @@ MODELS = {  # approach in the ledger -> the end of its files' names, and what it
 }
 ASKED = (
     "What is in the pictures, and who may be tested on what?",
-    "Which network sees these pictures best for its price?",
+    "Which backbone, and how would I know?",
     "Does gathering each class around a center help?",
     "Same or different: what does judging pairs teach?",
     "Is order alone enough to learn from, and does the search work?",

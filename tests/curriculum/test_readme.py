@@ -18,16 +18,20 @@ from PIL import Image
 from toys import TINY, config, image_set
 
 from benchmarks.readme_tables import END, LEDGER, START, TABLES, fill, gap_lines, stale, summary, tables
+from common import find
 from common.backbones import EmbeddingNet
-from common.config import ROOT
+from common.config import DATASETS, ROOT
 from common.ledger import COLUMNS
+from common.report import ASKED
 
 README = (ROOT / "README.md").read_text()
 WRITTEN = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests" / "faults.md",
            ROOT / "checkpoints" / "README.md"]  # fmt: skip
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in WRITTEN)
 EXTENDING = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
 SHELL = [line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
          for line in block.splitlines() if not line.startswith("#")]  # fmt: skip
+INLINE = sorted(set(re.findall(r"`(make [^`.]+(?:\.[^`.]+)*)`", TEXT)))
 MADE_BY_RUNS = ("runs/", "checkpoints/")
 
 
@@ -38,7 +42,7 @@ def missing_files(readme: str, root: Path) -> list[str]:
     links = [link for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", readme) if "://" not in link]
     links += [source for source in re.findall(r'<img[^>]*src="([^"]+)"', readme) if "://" not in source]
     links = [link for link in links if not link.startswith("data:")]
-    named = re.findall(r"(?<![\w./<:{}-])[\w./-]+\.(?:ipynb|py|txt|toml|cfg|md|yml)\b", code)
+    named = re.findall(r"(?<![\w./<:{}-])[\w./-]+\.(?:ipynb|py|txt|toml|cfg|md|yml|json)\b", code)
     named += [f"{module.replace('.', '/')}.py" for module in re.findall(r"-m (common\.\w+)", code)]
     targets = re.findall(r"\bmake ([a-z]+)", code)
     found = [path for path in links + named if not path.startswith(MADE_BY_RUNS) and not (root / path).exists()]
@@ -72,7 +76,7 @@ def test_every_relative_link_leads_somewhere(path):
                 assert place in anchors, link
 
 
-@pytest.mark.parametrize("line", SHELL)
+@pytest.mark.parametrize("line", SHELL + INLINE)
 def test_every_command_of_the_readme_is_one(line, tmp_path):
     words = shlex.split(line)
     if words[0] == "make":  # said, not done
@@ -89,13 +93,34 @@ def test_every_command_of_the_readme_is_one(line, tmp_path):
         command = [sys.executable, *words[1:]]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and (tmp_path / "found.png").exists(), done.stderr
+    elif words[0] == "source":
+        assert words[1:] == [".venv/bin/activate"] and "$(CURDIR)/.venv)" in (ROOT / "Makefile").read_text()
     else:
         pytest.fail(f"nobody checks {line!r}")
 
 
-def test_modules_and_settings_in_the_text_exist():
-    for module in re.findall(r"-m ([a-z_]+\.[a-z_]+)", README):
+def test_modules_settings_options_and_names_in_the_text_exist(capsys):
+    for module in re.findall(r"-m ([a-z_]+\.[a-z_]+)", TEXT):
         assert importlib.util.find_spec(module), module
+    settings = set(re.search(r"^SETTINGS = (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    assert set(re.findall(r"SIMILARITY_([A-Z_]+)", README)) == settings
+    rows = re.findall(r"^\| `([A-Z_]+)=` \| `SIMILARITY_(\w+)` \|", README, re.MULTILINE)
+    assert {name for name, _ in rows} == settings and all(name == variable for name, variable in rows)
+    named = re.search(r"`SIMILARITY_DATASET` \| (.+?) \|", README)[1]
+    assert tuple(re.findall(r"`(\w+)", named)) == DATASETS
+    with pytest.raises(SystemExit):
+        find.main(["--help"])
+    assert set(re.findall(r"`(--[a-z]+)", README)) <= set(re.findall(r"--[a-z]+", capsys.readouterr().out))
+    for name, file in re.findall(r"`(\w+)`\s+of\s+`(common/[\w/]+\.py)`", TEXT):
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), f"{name} of {file}"
+    places = re.findall(r"^\| (`.+?) \|", README.split("| place | holds |")[1].split("\n\n")[0], re.MULTILINE)
+    rooms = re.findall(r"`(\w+)(/?)`", " ".join(places))
+    assert len(rooms) >= 16 and all((ROOT / "common" / f"{name}{room or '.py'}").exists() for name, room in rooms)
+
+
+def test_the_questions_are_those_of_the_report():
+    asked = re.findall(r"^\| \[R\d[^|]+\| ([^|]+) \|", README, re.MULTILINE)
+    assert tuple(question.replace("species", "class") for question in asked) == ASKED
 
 
 def test_the_recipe_of_the_house_runs(tmp_path, monkeypatch):
