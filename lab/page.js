@@ -167,6 +167,7 @@ async function refresh() {
   if (!pictures[0] || !pictures[1]) return;
   const turn = ++asked, latest = () => turn === asked;
   document.body.classList.add("busy");
+  say(""); // here, so that what goes wrong meanwhile stays to be read
   try {
     if (tab === "same") {
       const answer = await ask("compare", pair());
@@ -188,7 +189,6 @@ async function refresh() {
         showFool(answers);
       }
     }
-    if (latest()) say("");
   } catch (error) {
     if (latest()) say(error.message);
   } finally {
