@@ -77,9 +77,12 @@ class Lab:
         self.config, self.pictures, self.collections = config, OrderedDict(), {}
         self.judges = {variant: self._judges(name) for variant, name in FILES.items()}
         if not self.judges["standard"]:
+            files = config.checkpoints.glob(f"*/{FILES['standard'].format('*')}")
+            others = ", ".join(sorted({file.parent.name for file in files}))
             raise NoModels(
                 f"There are no trained models in {config.directory}. Make them with `make run` (some minutes on two "
-                "cores), then start the lab again; for another run say which, as in `make lab DATASET=flowers102`."
+                "cores), then start the lab again with the same words, as in `make lab DATASET=flowers102`."
+                + f" There are models of: {others}." * bool(others)
             )
         content = next(iter(self.judges["standard"].values())).content
         wants = {name: content.get(name, content["config"].get(name, False)) for name in ("squeeze", "grayscale")}

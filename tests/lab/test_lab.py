@@ -71,6 +71,10 @@ def test_without_models_it_says_how_to_make_them(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         app.main()
     assert "no trained models" in str(stopped.value) and "make run" in str(stopped.value)
+    (tmp_path / "birds-quick-epochs2").mkdir()
+    (tmp_path / "birds-quick-epochs2" / FILES["standard"].format("triplet_loss")).touch()
+    with pytest.raises(SystemExit, match="There are models of: birds-quick-epochs2"):
+        app.main()
 
 
 def test_it_works_with_the_models_that_are_there(run, tmp_path):
