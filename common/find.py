@@ -208,8 +208,7 @@ def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame
     files = [given.query, *(collection.folder / file for file in table["file"])]
     larger = [read_framed(file, {**collection.framing, "size": SHOWN}) for file in files]
     names = [_short(name) for name in (given.query.name, *table["file"])]
-    numbered = list(enumerate(table["score"], 1))
-    titles = [f"query\n{names[0]}", *(f"{n}: {score:.3f}\n{name}" for (n, score), name in zip(numbered, names[1:]))]
+    titles = [f"query\n{names[0]}", *(f"{n}: {score:.3f}\n{names[n]}" for n, score in enumerate(table["score"], 1))]
     title = f"Most like {names[0]}, the most similar first"
     _save(plotting.contact_sheet(larger, titles, 4, title, cell=2.2), "found.png")
     if not given.why:
@@ -221,7 +220,7 @@ def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame
     pixels = lambda file: as_float(torch.from_numpy(read_framed(file, collection.framing))[None].to(device))  # noqa: E731
     pictures, maps, titles = [], [], []
     query, *others = [pixels(file) for file in files]
-    for other, image, (number, score) in zip(others, larger[1:], numbered, strict=True):
+    for number, (other, image, score) in enumerate(zip(others, larger[1:], table["score"], strict=True), 1):
         try:
             maps += [side[0] for side in pair_cam(model, query, other)]
         except ValueError:

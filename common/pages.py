@@ -32,6 +32,7 @@ HEAD = """<!doctype html>
 WIDGET, STATE = (f"application/vnd.jupyter.widget-{what}+json" for what in ("view", "state"))
 SHOWN = "text/html", "text/markdown", "image/png", "image/jpeg", "text/plain"  # the best form of an output first
 NAMED = re.compile(r"\\(log|ln|exp|cos|sin)(?![A-Za-z])\s*(?=[A-Za-z\\])")  # functions that want room before a letter
+PAGE = re.compile(r"^((?:\.\./)?R[1-7]_\w+|(?:docs/)?(?!README)\w+)\.(?:ipynb|md)(?=#|$)")  # what has one
 ACTIVE = re.compile(r"<(script|style)\b.*?</\1>", re.DOTALL)
 REMOTE = re.compile(r'<img(?=[^>]*\bsrc="(?:https?:)?//)(?:[^>]*?\balt="([^"]*)")?[^>]*>')  # badges
 
@@ -41,8 +42,8 @@ def page(title: str, body: str, links: dict[str, str] | None = None) -> str:
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
     style = Path(__file__).with_suffix(".css").read_text() + f"{light}\n@media (prefers-color-scheme: dark) {{{dark}}}"
     body = re.sub(r"<table.*?</table>", r'<div class="scroll" tabindex="0">\g<0></div>', body, flags=re.DOTALL)
-    body = body.replace("<th></th>", "<td></td>")  # a corner heads nothing
     body = REMOTE.sub(lambda found: found[1] or "a picture on the web", body)
+    body = body.replace("<th></th>", "<td></td>")  # a corner heads nothing
     body = body.replace("<pre>", '<pre tabindex="0">')  # what scrolls is reached by the keyboard, too
     head = HEAD.format(title=html.escape(title), style=style)
     return f"{head}{navigation(links or {})}<main>\n{body}\n</main></body></html>\n"
@@ -89,10 +90,9 @@ class _Renderer(IPythonRenderer):
         return f'<h{level} id="{html.escape(name)}{f"-{again}" if again else ""}">{text}</h{level}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        target = re.sub(r"^((?:docs/)?\w+)\.(ipynb|md)(?=#|$)", r"\1.html", url)
-        if target == url and not re.match(r"https?:|mailto:|#", url):
+        if not (PAGE.match(url) or re.match(r"https?:|mailto:|#", url)):
             return text  # it lies in the repository, not among the pages
-        return super().link(text, target, title)
+        return super().link(text, PAGE.sub(r"\1.html", url), title)
 
 
 def markdown_page(text: str, links: dict[str, str] | None = None) -> str:

@@ -51,7 +51,7 @@ def executed() -> nbformat.NotebookNode:
 [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/x)
 
 A line with $z = f(x)$, [R2](R2_Backbone_Selection.ipynb#why), [terms](docs/glossary.md#roc-auc),
-[code](common/find.py).
+[code](common/find.py), [what it is](README.md), [up](../R1_Data_Exploration.ipynb).
 
 $$L = \underbrace{-\log p(y \mid z)}_{\text{be separable}} + \max_{\lVert \delta \rVert_\infty \le \varepsilon} s$$
 
@@ -77,6 +77,7 @@ def test_a_notebook_keeps_what_it_shows_and_asks_nobody():
     assert "&amp; &lt;i&gt;" in text and "<script" not in text and "alert(" not in text and "td {}" not in text
     assert re.findall(r'(?:src|href)="(?!data:)([^"]*)"', text) == [
         "https://colab.research.google.com/x", "R2_Backbone_Selection.html#why", "docs/glossary.html#roc-auc",
+        "../R1_Data_Exploration.html",
     ]  # fmt: skip
     assert ">Open In Colab</a>" in text and "code" in said(text)
     assert 'id="mapr-and-more"' in text and 'id="mapr-and-more-1"' in text
