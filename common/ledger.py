@@ -27,6 +27,8 @@ ALLOWED = {
     "attack": "pgd pgd_both",
 }
 LEADERBOARD = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "cmc_at_1", "map", "class_accuracy"]
+WORDS = {"chance": "random numbers", "color_histogram": "color", "cross_entropy": "cross-entropy"}  # for a reader
+WORDS |= {"roc_auc": "ROC-AUC", "precision_at_1": "P@1", "map_at_r": "MAP@R"}
 HEADLINE = 4  # radius of the attack in the scoreboard, in 255ths (protocol rule 11)
 SCOREBOARD = {  # metric -> column
     "roc_auc": "verification: ROC-AUC",
@@ -41,14 +43,15 @@ SCOREBOARD = {  # metric -> column
 def record(config: Config, image_set: ImageSet, notebook: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Put a notebook's measured rows into the ledger, in place of those that it ("R1" to "R7") put there before.
 
-    Rows have columns of `COLUMNS`; those of the run itself are filled in, missing ones stay empty. Rows of other
-    pictures than these leave the ledger, in print: nobody could compare with them. Returns the rows as they stand
-    there. A column or a word the ledger does not know, a row that does not say what it is, or a value that is none
-    raises ValueError, and nothing is changed.
+    Rows have columns of `COLUMNS`, approaches may be `in_words`; those of the run itself are filled in, missing ones
+    stay empty. Rows of other pictures than these leave the ledger, in print: nobody could compare with them. Returns
+    the rows as they stand there. A column or a word the ledger does not know, a row that does not say what it is, or a
+    value that is none raises ValueError, and nothing is changed.
     """
     path = config.directory / "results.csv"
     run = dict(dataset=config.dataset_name, profile=config.profile, fingerprint=image_set.fingerprint)
-    rows = rows.assign(notebook=notebook, **run)
+    names = pd.Series(ALLOWED["approach"].split())
+    rows = rows.assign(notebook=notebook, **run).replace({"approach": dict(zip(in_words(names), names, strict=True))})
     _check_rows(rows)
     rows = rows.reindex(columns=COLUMNS)
     with lock(path, f"{path} is held by another process for a minute: see what runs there, and try again", 60):
@@ -77,6 +80,11 @@ def read_results(config: Config) -> pd.DataFrame:
         told = f"{path} is damaged ({reason(error)})"
         raise ValueError(f"{told}: move it away, and what runs again fills another") from error
     return results
+
+
+def in_words(rows):
+    """Rows, or a column, with a reader's words for the ledger's names: "color" for "color_histogram" (see `WORDS`)."""
+    return rows.replace(WORDS).replace("_", " ", regex=True)
 
 
 def stored(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd.DataFrame:

@@ -339,10 +339,12 @@ def dot_panels(
 ) -> Figure:  # fmt: skip
     """Dots in rows, the same rows and one scale in all panels; `join` draws a line from dot to dot of a row.
 
-    `table` has the columns panel, row, group (a color and a marker each) and value; text, if not the value is told; low
-    and high, if it has them, make intervals. The text of a dot alone in its row stands above it, else at the right.
-    With `zero` there is a dashed line at 0.
+    `table` has the columns panel, row, group (a color and a marker each), or in their place the ledger's protocol,
+    metric and approach, and value; text, if not the value is told; low and high, if it has them, make intervals. The
+    text of a dot alone in its row stands above it, else at the right. With `zero` there is a dashed line at 0.
     """
+    for name, instead in (("panel", "protocol"), ("row", "metric"), ("group", "approach")):
+        table = table if name in table else table.assign(**{name: table.get(instead, "")})
     table = table if "text" in table else table.assign(text=table["value"].map("{:.2f}".format))
     panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
     down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)

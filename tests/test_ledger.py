@@ -9,7 +9,7 @@ import pytest
 from toys import config, image_set
 
 from common import ledger
-from common.ledger import ALLOWED, COLUMNS, leaderboard, read_results, record, robustness, scoreboard, stored
+from common.ledger import ALLOWED, COLUMNS, in_words, leaderboard, read_results, record, robustness, scoreboard, stored
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:common")
 
@@ -53,6 +53,15 @@ def test_rows_come_back_as_they_were_recorded(run, pictures):
     for name, value in known.items():
         assert set(read[name].astype(str)) == {value} == set(recorded[name])
     assert read[["attack", "eps_255"]].isna().all(axis=None)
+
+
+def test_a_reader_s_words_are_recorded_under_the_ledger_s_names(run, pictures):
+    for name in ALLOWED["approach"].split():
+        (told,) = in_words(pd.Series([name]))
+        assert "_" not in told and record(run, pictures, "R3", rows(row(approach=told)))["approach"].item() == name
+    told = in_words(rows(row(approach="color_histogram", metric="map_at_r", protocol="open_set")))
+    assert told[["approach", "metric", "protocol"]].loc[0].tolist() == ["color", "MAP@R", "open set"]
+    assert told["n"].item() == 100
 
 
 @pytest.mark.parametrize("fingerprint", ["0123456789012345", "1234e56789012345"])

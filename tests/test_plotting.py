@@ -258,6 +258,11 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert len(at_zero.lines) == len(apart.lines) + 1 and set(at_zero.lines[-1].get_xdata()) == {0}
     bare = plotting.dot_panels(DOTS.drop(columns=["low", "high", "text"]), TITLE, "x", "y", 1).axes[0]
     assert not bare.collections and words(bare.texts) == ["0.20", "0.90", "0.80"], "no text of their own: their values"
+    rows = DOTS.rename(columns={"panel": "protocol", "row": "metric", "group": "approach"})
+    as_they_are = plotting.dot_panels(rows, TITLE, "x", "y")
+    assert [axis.get_title() for axis in as_they_are.axes] == ["drawn", "photographs"], "the ledger's columns will do"
+    assert words(as_they_are.axes[0].get_yticklabels()) == ["x", "y"]
+    assert words(as_they_are.legends[0].get_texts()) == ["standard", "robust"]
     many = pd.concat([DOTS[:1].assign(group=group) for group in "abcdef"])
     joined = plotting.dot_panels(many, TITLE, "x", "y", 1).axes[0].lines[0]
     assert np.ptp(joined.get_ydata()) < 0.8, "dots of one row stay away from the next"
