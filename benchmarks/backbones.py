@@ -3,8 +3,8 @@
 DATA is the folder of `benchmarks.results`, NAME any timm model; without one, those of `DATA/weights`. Every data set
 and protocol gives the test's ROC-AUC, P@1 and MAP@R of the pooled features and of the `principal_head` that a training
 starts from, into backbones.csv. Into backbone_differences.csv go paired differences, of validation and of test: of
-backbones named together, of a head and the features below it, of each and what learns nothing. For the last of the
-names, the test also holds heads of other sizes and scalings against the features below them.
+backbones named together, of a head and the features below it, of each and what learns nothing; for the last of the
+names also of heads of other sizes and scalings and the features below them.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from common.evaluation.reports import difference, embed_all, evaluate, search_di
 from common.evaluation.retrieval import retrieval
 
 POOLED, HEAD = "pooled features", "principal head"
+UNTAUGHT = "raw_pixels", "color_histogram", "central_color"
 POWERS = {"none": 1, "half": 0, "full": -1}  # of a head's own root mean squares, which half scaling leaves
 SIZES = 32, 128, 512
 ROUNDS = 200  # of resampled pictures, as in every report of pairs
@@ -47,11 +48,11 @@ def measure(data: Path, dataset: str, place: Path, names: list[str], **settings)
     config = setup("standard", dataset, place, names[0], weights if weights.exists() else None, **settings)
     image_set, tables, gaps = load_images(config), [], []
     splits = make_splits(image_set, config, keep_one(image_set, find_duplicates(image_set)))
-    untaught = {name: getattr(baselines, name)(image_set.images) for name in ("raw_pixels", "color_histogram")}
+    untaught = {name: getattr(baselines, name)(image_set.images) for name in UNTAUGHT}
     models = {name: new_model(replace(config, embedding_size=0), name, config.seed) for name in names}
     features = {name: embed_all(model, image_set, np.arange(len(image_set))) for name, model in models.items()}
     for protocol in splits.protocols:
-        described, questions, heads = dict(untaught), [], []
+        described, questions = dict(untaught), []
         for name in names:
             pooled, learned = features[name], features[name][splits.parts[protocol]["train"]]
             head = principal_head(torch.from_numpy(learned), config.embedding_size).numpy()
@@ -67,12 +68,12 @@ def measure(data: Path, dataset: str, place: Path, names: list[str], **settings)
                 tables.append(report.assign(protocol=protocol, embedding=embedding, **about, **price))
         for first, second in combinations(names, 2):
             questions += [(f"{second}, {embedding}", f"{first}, {embedding}") for embedding in (POOLED, HEAD)]
-        gaps.append(differences(described, questions, image_set, splits, protocol, "validation"))
         full = principal_head(torch.from_numpy(learned), pooled.shape[1]).numpy()
         for (scaling, power), size in product(POWERS.items(), SIZES):
             described[f"{name}, {scaling}, {size}"] = pooled @ scaled(full, learned, power)[:size].T
-            heads.append((f"{name}, {scaling}, {size}", f"{name}, {POOLED}"))
-        gaps.append(differences(described, questions + heads, image_set, splits, protocol, "test"))
+            questions.append((f"{name}, {scaling}, {size}", f"{name}, {POOLED}"))
+        asked = described, questions, image_set, splits, protocol
+        gaps += [differences(*asked, split) for split in ("validation", "test")]
     table, first = pd.concat(tables).drop(columns="threshold_from"), ["dataset", "backbone"]
     return table[[*first, *table.columns.difference(first, sort=False)]], pd.concat(gaps)
 

@@ -8,7 +8,6 @@ differences.csv, in place of what stood there. Pictures are those of R1's stored
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.results import FILES, replace_rows
@@ -16,7 +15,7 @@ from common.config import ROOT, setup
 from common.datasets import load_images
 from common.datasets.duplicates import find_duplicates, keep_one
 from common.datasets.splits import make_splits
-from common.evaluation.baselines import color_histogram
+from common.evaluation.baselines import central_color, color_histogram
 from common.evaluation.metrics import cosine_scores
 from common.evaluation.reports import difference, search_difference
 from common.evaluation.retrieval import retrieval
@@ -29,9 +28,7 @@ def gaps(name: str, data: Path | None) -> pd.DataFrame:
     config = setup(dataset=name, data=data, **SETTINGS.get(name, {}), profile="standard" if data else "quick")
     pictures, rows = load_images(config), []
     splits = make_splits(pictures, config, keep_one(pictures, find_duplicates(pictures)))
-    side = pictures.images.shape[-1]
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    both = [color_histogram(pictures.images, where=np.hypot(x, y) <= side / 4), color_histogram(pictures.images)]
+    both = [central_color(pictures.images), color_histogram(pictures.images)]
     for protocol in splits.protocols:
         test, pairs = splits.parts[protocol]["test"], splits.pairs[protocol]["test"]
         found = {"roc_auc": difference(*(cosine_scores(one, pairs)[None] for one in both), pairs)}

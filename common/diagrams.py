@@ -1,7 +1,7 @@
 """Diagrams that explain an idea before it is defined: nothing is measured here, everything is drawn."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -318,6 +318,41 @@ def backbone(picture, maps: Sequence, pooled, embedding) -> Figure:
         x += 1.9
     axis.set(xlim=(-0.1, x + 0.2), ylim=(-2.6, 2.05), aspect="equal")
     axis.axis("off")
+    return figure
+
+
+def layers(picture) -> Figure:
+    """One layer of three kinds of networks, a line from what is read to what is written: what does each cost?
+
+    Four maps by a full convolution, or each map by itself and then across maps; and patches of a picture uint8
+    (3, H, W) that look at each other. A thick line is a filter of 3 x 3, a thin one a single product at each place.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.9), layout="constrained", width_ratios=(1.2, 1.5, 1.7))
+    figure.suptitle("Who reads what in one layer?")
+    rows, titles = np.arange(4), ("full: 16 x 9 = 144 products", "each by itself: 4 x 9 + 16 = 52")
+    every, own = [*product(rows, rows)], [*zip(rows, rows)]
+    for axis, title, steps in zip(axes, titles, ([(every, 4)], [(own, 4), (every, 1)])):
+        for x, (pairs, width) in enumerate(steps):
+            for start, end in pairs:
+                axis.plot([x, x + 1], [start, end], color="dimgray", linewidth=width, zorder=0)
+            axis.text(x + 0.5, -0.75, "3 x 3" if width > 1 else "1 x 1", fontsize=13, ha="center", va="center")
+        for x in range(len(steps) + 1):
+            axis.plot(np.full(4, x), rows, "s", markersize=24, color=ORANGE if x == len(steps) else BLUE)
+        axis.set(xlim=(-0.4, len(steps) + 0.4), ylim=(-1, 3.5))
+        axis.set_title(title, fontsize=13)
+    axis, half = axes[2], picture.shape[-1] // 2
+    for x, (row, (i, j)) in product((0, 2), enumerate(product((1, 0), (0, 1)))):
+        patch = np.moveaxis(picture[:, i * half : (i + 1) * half, j * half : (j + 1) * half], 0, -1)
+        axis.imshow(patch, extent=(x - 0.3, x + 0.3, row + 0.1, row + 0.9), zorder=1, label="a patch")
+    for start, end in product(range(-1, 4), repeat=2):
+        axis.plot([0.3, 1.7], [start + 0.5, end + 0.5], color="dimgray", linewidth=1, zorder=0)
+    for x in (0, 2):
+        axis.text(x, -0.5, "token", fontsize=12, ha="center", va="center", bbox=dict(fc="white", ec=ORANGE, lw=2))
+    axis.text(2.4, -0.5, "\N{RIGHTWARDS ARROW} features", fontsize=14, va="center")
+    axis.set(xlim=(-0.5, 3.9), ylim=(-1, 4), aspect="auto")
+    axis.set_title("transformer: all patches, and a token", fontsize=13)
+    for axis in axes:
+        axis.axis("off")
     return figure
 
 

@@ -38,7 +38,8 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "untrained head": ("#56b4e9", "P"), "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"),
     "cross entropy": ("#0173b2", "o"), "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"),
     "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
-    "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"),
+    "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"), "test byobnet": (COLORS[0], "o"),
+    "test efficientnet": (COLORS[1], "s"), "test resnet": (COLORS[2], "D"), "test vit": (COLORS[3], "^"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
@@ -309,20 +310,28 @@ def intervals(
     return figure
 
 
-def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, band: Sequence = ()) -> Figure:
-    """Dots in rows, one panel with its own scale for each entry: its title -> row -> values, the same rows in each.
+def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, band: Sequence = (), starts=()) -> Figure:
+    """Dots in rows, one panel with its own scale for each entry: its title -> row -> value or values.
 
-    A `band` from one value to another is shaded, with a line where it begins.
+    All panels have the same rows. A `band` from one value to another is shaded, with a line where it begins. With
+    `starts`, one for each panel, bars lead from there to the means of the rows, whose numbers stand beside them.
     """
     across, rows = min(3, len(panels)), max(map(len, panels.values()))
     down = -(-len(panels) // across)
     figure, axes = _figure(title, (WIDEST, (0.36 * rows + 1.1) * down + 0.4), down, across)
     for number, (axis, (panel, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+        start = starts[number] if len(starts) else None
         for place, (name, row) in enumerate(values.items()):
-            axis.plot(row, [place] * len(row), linestyle="", markersize=9, alpha=0.6, **_looks(name, place))
-        _rows(axis, values)
+            looks, row = _looks(name, place), np.atleast_1d(row)
+            axis.plot(row, [place] * len(row), linestyle="", markersize=9, alpha=0.6, **looks)
+            if start is not None:
+                axis.barh(place, np.mean(row) - start, 0.5, start, color=looks["color"], alpha=0.5)
+                looks = dict(textcoords="offset points", va="center", bbox=dict(fc="white", ec="none", pad=1))
+                axis.annotate(f"{np.mean(row):.2f}", (np.max(row), place), (9, 0), **looks)
+        _rows(axis, values.keys())
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
-        axis.margins(x=0.1)
+        axis.margins(x=0.1 if start is None else 0.3)
+        axis.set_xlim(left=start)
         if number % across:  # the first of the line has said it
             axis.tick_params(labelleft=False)
             axis.yaxis.label.set_visible(False)
@@ -373,6 +382,7 @@ def dot_panels(
             axis.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=-1)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.12)
+        axis.locator_params(axis="x", nbins=6)
         axis.tick_params(labelbottom=True)
         if zero:
             axis.axvline(0, color="black", linestyle="--", zorder=0)
@@ -389,12 +399,12 @@ def dot_panels(
     return figure
 
 
-def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2) -> Figure:
+def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2, xlim=None) -> Figure:
     """Values in rows; around each the interval of its paired difference to a reference, which is a dashed line.
 
     `table` has the columns row, value, low and high, the ends of the difference; panel, or else protocol and metric,
     which make one; and group, if a row does not look as its name does. A row without ends is the reference of those
-    below it. A mark is hollow where the interval holds 0: no difference seen.
+    below it. A mark is hollow where the interval holds 0: no difference seen. `xlim` gives all panels one scale.
     """
     words = {"closed_set": "known species", "open_set": "new species", "roc_auc": "ROC-AUC", "map_at_r": "MAP@R"}
     if "panel" not in table:
@@ -421,7 +431,7 @@ def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns:
             axis.annotate(text, (one["value"], place), (0, 8), textcoords="offset points", **looks)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.25)
-        axis.set_xlim(right=min(1, axis.get_xlim()[1]))  # no share is larger
+        axis.set_xlim(xlim or (None, min(1, axis.get_xlim()[1])))  # no share is larger
         axis.locator_params(axis="x", nbins=5)
         _rows(axis, rows)
     for axis in axes[:, 1:].flat:
@@ -519,26 +529,27 @@ def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure
     return figure
 
 
-def named_points(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
-    """Points with their names, one for each row."""
+def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str, band: float = 0.0) -> Figure:
+    """Points with their names, those no other beats in both (smaller x, larger y) joined by stairs.
+
+    What is at most `band` below the highest lies in a stripe that says so.
+    """
     figure, axis = _axis(title, xlabel, ylabel)
-    axis.plot(table[x], table[y], "o")
-    middle, far = (table[x].min() + table[x].max()) / 2, np.ptp(table[x]) / 5
-    for name, row in table.iterrows():  # on the side where there is room
-        crowded = table[x].between(row[x], row[x] + far, inclusive="neither").any()
-        place, ha = ((-10, 0), "right") if crowded or row[x] > middle else ((10, 0), "left")
-        looks = dict(ha=ha, va="center", textcoords="offset points", fontsize=LETTERS)
-        axis.annotate(_plain(name), (row[x], row[y]), place, bbox=dict(fc="white", ec="none", alpha=0.8), **looks)
-    axis.margins(0.2)
-    return figure
-
-
-def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str) -> Figure:
-    """`named_points`, with those no other beats in both (smaller x, larger y) joined by stairs."""
-    figure = named_points(table, x, y, title, xlabel, ylabel)
     front = table.sort_values([x, y], ascending=[True, False])
     front = front[front[y] > front[y].cummax().shift(fill_value=-np.inf)]
-    figure.axes[0].plot(front[x], front[y], "--", drawstyle="steps-post", color="gray", label="Pareto front", zorder=0)
+    axis.plot(front[x], front[y], "--", drawstyle="steps-post", color="gray", label="Pareto front", zorder=0)
+    middle, top = (table[x].min() + table[x].max()) / 2, table[y].max()
+    looks = dict(fontsize=LETTERS, textcoords="offset points")
+    if band:
+        axis.axhspan(top - band, top, color="tab:orange", alpha=0.35)
+        axis.annotate(f"at most {band:g} behind", (0, top), (4, 4), **looks)
+    for name, row in table.iterrows():  # above its point in the stripe, else below
+        axis.plot(row[x], row[y], markersize=10, **_looks(str(name).split("\n")[0], 0))
+        right, above = row[x] > middle, row[y] >= top - band
+        looks |= dict(ha="right" if right else "left", va="bottom" if above else "top")
+        axis.annotate(_plain(name), (row[x], row[y]), (8 - 16 * right, 16 * above - 8), **looks)
+    axis.margins(0.2, 0.35)
+    axis.set_xlim(left=0)
     return figure
 
 

@@ -88,6 +88,14 @@ def test_a_backbone_is_drawn_with_the_sizes_of_what_flows_through_it():
     assert all(size in said for size in sizes)
 
 
+def test_layers_count_the_lines_they_draw():
+    full, apart, transformer = diagrams.layers(np.zeros((3, 8, 8), np.uint8)).axes
+    for axis, products in ((full, 144), (apart, 52)):
+        widths = [line.get_linewidth() for line in axis.lines if line.get_marker() == "None"]
+        assert sum(9 if width > 1 else 1 for width in widths) == products and str(products) in axis.get_title()
+    assert len(transformer.lines) == 25 and len(transformer.images) == 8, "four patches and a token, each by each"
+
+
 def test_the_best_corner_raises_a_linear_score_more_than_the_gradient_does():
     box, zoom = diagrams.eps_box((2, 1)).axes
     assert box.get_title() == "all that the attacker may reach"

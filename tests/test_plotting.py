@@ -74,8 +74,7 @@ FIGURES = {
     "examination": lambda: plotting.examination(EXAMS, TITLE),
     "line_panels": lambda: plotting.line_panels(CURVE_PANELS, TITLE, "radius", "ROC-AUC", 0.5),
     "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
-    "named_points": lambda: plotting.named_points(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
-    "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain"),
+    "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain", 0.05),
     "scatter": lambda: plotting.scatter(PANELS, LABELS, TITLE, NAMES),
     "histories": lambda: plotting.histories(RUNS, ["loss", "map_at_r", "center"], TITLE),
     "score_histograms": lambda: plotting.score_histograms(STAGES, SAME, TITLE, {"after": 0.65}, "logit"),
@@ -166,7 +165,7 @@ def test_a_dollar_in_a_name_is_a_dollar(wrong):
     for figure in (
         plotting.contact_sheet(IMAGES[:1], [wrong], title=TITLE),
         plotting.intervals(RANGES.rename({"x": wrong}), TITLE, "ROC-AUC"),
-        plotting.named_points(POINTS.rename({"a": wrong}), "cost", "gain", TITLE, "cost", "gain"),
+        plotting.pareto(POINTS.rename({"a": wrong}), "cost", "gain", TITLE, "cost", "gain"),
         plotting.scatter(PANELS, LABELS, TITLE, [wrong] * 4),
     ):
         assert wrong in plotting.describe(figure) or figure.axes[0].texts[0].get_text() == wrong.replace("$", r"\$")
@@ -235,6 +234,12 @@ def test_strips_show_every_value_in_its_row_and_panel():
         assert axis.patches[0].get_extents().transformed(axis.transData.inverted()).x1 == pytest.approx(0.5)
     shown = [axis.yaxis.get_tick_params()["labelleft"] for axis in axes[:4]]
     assert shown == [True, False, False, True] and words(axes[0].get_yticklabels()) == ["one", "other", "none"]
+    panels = {"time": pd.Series({"one": 2, "other": 4}), "area": {"one": [0.6, 0.8]}}
+    bars = plotting.strips(panels, TITLE, "", "", starts=(0, 0.5))
+    assert words(bars.axes[0].get_yticklabels()) == ["one", "other"]
+    for axis, start, ends in zip(bars.axes, (0, 0.5), ([2, 4], [0.7])):
+        assert words(axis.texts) == [f"{end:.2f}" for end in ends] and axis.get_xlim()[0] == start
+        assert [bar.get_x() + bar.get_width() for bar in axis.patches] == pytest.approx(ends)
 
 
 def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
@@ -276,6 +281,8 @@ def test_a_compared_row_has_the_interval_of_its_difference_around_it():
     assert [*reference.get_xdata()] == [0.8] and [*line.get_xdata()] == [0.8, 0.8] and [*value.get_xdata()] == [0.9]
     assert np.allclose(bar.get_xdata(), [0.85, 0.95]) and words(axis.texts) == ["0.800", "0.900 (+0.100)"]
     assert axis.get_title() == "new species, MAP@R" and value.get_color() == plotting.LOOKS["siamese"][0]
+    assert axis.get_xlim()[1] == 1 and axis.get_xlim() != (0.5, 1), "a scale of its own, that ends at 1"
+    assert plotting.compared(COMPARED, TITLE, "ROC-AUC", "negatives", xlim=(0.5, 1)).axes[0].get_xlim() == (0.5, 1)
 
 
 def test_an_approach_looks_the_same_in_every_figure():
@@ -345,13 +352,17 @@ def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
 
 def test_the_pareto_front_joins_what_nothing_beats():
     (axis,) = FIGURES["pareto"]().axes
-    assert words(axis.texts) == ["a", "b", "c", "d"]
-    np.testing.assert_allclose(axis.lines[-1].get_xydata(), POINTS.loc[["a", "b", "d"]])
+    assert words(axis.texts) == ["at most 0.05 behind", "a", "b", "c", "d"]
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS.loc[["a", "b", "d"]])
+    np.testing.assert_allclose([*np.concatenate([line.get_xydata() for line in axis.lines[1:]])], POINTS)
+    top, stripe = POINTS["gain"].max(), axis.patches[0].get_extents().transformed(axis.transData.inverted())
+    assert (stripe.y0, stripe.y1) == pytest.approx((top - 0.05, top)) and axis.get_xlim()[0] == 0
+    above = {text.get_text() for text in axis.texts[1:] if text.get_va() == "bottom"}
+    assert above == {*POINTS.index[POINTS["gain"] >= top - 0.05]}
     twins = pd.DataFrame({"cost": [1, 1, 2], "gain": [0.5, 0.6, 0.6]}, index=["a", "b", "c"])
     (axis,) = plotting.pareto(twins, "cost", "gain", TITLE, "cost (ms)", "gain").axes
-    np.testing.assert_allclose(axis.lines[-1].get_xydata(), [[1, 0.6]])
-    (axis,) = FIGURES["named_points"]().axes
-    np.testing.assert_allclose(axis.lines[0].get_xydata(), POINTS)
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), [[1, 0.6]])
+    assert words(axis.texts) == ["a", "b", "c"] and not axis.patches, "no stripe, no word for it"
 
 
 def test_panels_of_lines_share_colors_and_scales():

@@ -17,9 +17,8 @@ from common.datasets.batches import Pictures, batches
 from common.datasets.files import save_json
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits
-from common.evaluation.metrics import RESOLUTION, cosine_scores, first_near_best, pair_interval, roc_auc
-from common.evaluation.reports import embed_all, linear_probe, pair_auc
-from common.evaluation.retrieval import retrieval
+from common.evaluation.metrics import RESOLUTION, cosine_scores, first_near_best
+from common.evaluation.reports import embed_all, pair_auc
 from common.losses import Classification
 from common.training import train
 
@@ -58,19 +57,6 @@ def cost(model: EmbeddingNet, image_size: int) -> dict[str, int]:
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
-def frozen_quality(features, labels, splits: Splits) -> dict[str, float]:
-    """What features are worth as they are, on the closed set's validation pictures: kNN, linear probe and pairs."""
-    train, validation = (splits.parts["closed_set"][part] for part in ("train", "validation"))
-    pairs = splits.pairs["closed_set"]["validation"]
-    found = retrieval(features[validation], labels[validation])
-    return {
-        "precision_at_1": float(np.nanmean(found["precision_at_1"])),
-        "map_at_r": float(np.nanmean(found["map_at_r"])),
-        "class_accuracy": float(np.mean(linear_probe(features, labels, train, validation) == labels[validation])),
-        "frozen_auc": roc_auc(cosine_scores(features, pairs), pairs[:, 2]),
-    }
-
-
 def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
     """Train a candidate with cross-entropy for about `pictures` pictures, and measure it on the validation pairs.
 
@@ -89,37 +75,12 @@ def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pi
     return {"embeddings": found, "scores": cosine_scores(found, pairs), **spent, "history": history}
 
 
-def compare(tuned: dict[str, dict], pairs) -> pd.DataFrame:
-    """How the fine-tuned candidates, name -> what `fine_tune` returned, do on the same pairs.
-
-    Returns:
-        A row a candidate, the best first: roc_auc, low, high; behind, behind_low (how far behind the best, and the
-        low end of that gap's interval: 0 or less means no difference seen); seconds of training, pictures seen.
-    """
-    names = sorted(tuned)
-
-    def areas(weights=None) -> np.ndarray:
-        return np.stack([roc_auc(tuned[name]["scores"], pairs[:, 2], weights) for name in names], -1)
-
-    def areas_and_gaps(weights) -> np.ndarray:
-        found = areas(weights)
-        return np.stack([found, found[:, [best]] - found], 1)
-
-    best = int(np.argmax(areas()))
-    found = pair_interval(areas_and_gaps, pairs)
-    (auc, behind), (low, behind_low), (high, _) = found["value"], found["low"], found["high"]
-    table = pd.DataFrame(dict(roc_auc=auc, low=low, high=high, behind=behind, behind_low=behind_low), index=names)
-    for spent in ("seconds", "pictures"):
-        table[spent] = [tuned[name][spent] for name in names]
-    return table.sort_values("roc_auc", ascending=False, kind="stable")
-
-
 def choose(table: pd.DataFrame) -> str:
     """Of all candidates at most `RESOLUTION` behind the best, the one with the fewest multiply-adds.
 
     A gap within `RESOLUTION` is no reason to pay more arithmetic in every training to come; a larger one shows in all
-    of them. Multiply-adds are the same on every machine, seconds are not. `table` is what `compare` returns, joined
-    with the column multiply_adds of `cost`; ties go by name.
+    of them. Multiply-adds are the same on every machine, seconds are not. `table` has a row for each candidate and the
+    columns roc_auc, on validation pairs, and multiply_adds, as of `cost`; ties go by name.
     """
     return str(first_near_best(table.sort_index().sort_values("multiply_adds", kind="stable")["roc_auc"]))
 

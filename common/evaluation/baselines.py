@@ -49,3 +49,10 @@ def color_histogram(images, bins: tuple[int, int, int] = (12, 4, 4), where=None)
         counts = cv2.calcHist([hsv], [0, 1, 2], mask, bins, [0, 180, 0, 256, 0, 256]).ravel().astype(float)
         features[place] = np.sqrt(counts / max(counts.sum(), 1))
     return features
+
+
+def central_color(images) -> np.ndarray:
+    """The `color_histogram` of a disc in the middle, whose radius is a quarter of the picture's side."""
+    side = images.shape[-1]
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return color_histogram(images, where=np.hypot(x, y) <= side / 4)

@@ -142,6 +142,18 @@ def comparison(
     return pd.DataFrame(rows).sort_values("metric", ascending=False, kind="stable", ignore_index=True)
 
 
+def feature_comparison(features: dict[str, np.ndarray], pairs) -> pd.DataFrame:
+    """ROC-AUC by cosine of each entry of `features`, its name -> (N, D), beside that of the first.
+
+    Columns row (the name), value, low and high (of the paired difference to the first, whose own are NaN).
+    """
+    scores, rows = {name: metrics.cosine_scores(one, pairs)[None] for name, one in features.items()}, []
+    for name, own in scores.items():
+        gap = difference(own, scores[rows[0]["row"]], pairs) if rows else {"low": np.nan, "high": np.nan}
+        rows.append({"row": name, **gap, "value": metrics.roc_auc(own[0], pairs[:, 2])})
+    return pd.DataFrame(rows)
+
+
 def retrieval_report(embeddings, labels, similarity=None) -> pd.DataFrame:
     """P@1, R-precision and MAP@R, arguments as in `retrieval`; n counts queries with another picture of their class."""
     return _means(retrieval(embeddings, labels, similarity))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.evaluation.baselines import chance, color_histogram, raw_pixels
+from common.evaluation.baselines import central_color, chance, color_histogram, raw_pixels
 from common.evaluation.metrics import cosine_scores, roc_auc
 
 
@@ -19,7 +19,7 @@ def flat(*colors):
     return np.array(colors, np.uint8)[:, :, None, None] * np.ones((8, 8), np.uint8)
 
 
-@pytest.mark.parametrize("features", [chance, raw_pixels, color_histogram])
+@pytest.mark.parametrize("features", [chance, raw_pixels, color_histogram, central_color])
 def test_features_have_their_form_and_equal_pictures_equal_ones(features):
     whole = features(noise(7, 18, 24)[[0, 1, 2, 3, 4, 5, 0]])
     assert whole.dtype == np.float32 and whole.shape[0] == 7 and np.isfinite(whole).all()
@@ -82,3 +82,10 @@ def test_histogram_counts_only_the_pixels_asked_for():
     np.testing.assert_allclose(color_histogram(images, where=left)[0], red, atol=1e-6)
     np.testing.assert_allclose(color_histogram(images, where=~left[None])[0], blue, atol=1e-6)
     np.testing.assert_array_equal(color_histogram(images, where=np.zeros((1, 8, 16), bool)), 0)
+
+
+def test_central_color_counts_a_disc_and_nothing_else():
+    images, (y, x) = noise(3, 21, 21), np.mgrid[:21, :21] - 10
+    changed = np.where(np.hypot(x, y) > 21 / 4, 255 - images, images)
+    np.testing.assert_array_equal(central_color(images), central_color(changed))
+    np.testing.assert_array_equal(central_color(images), color_histogram(images, where=np.hypot(x, y) <= 21 / 4))

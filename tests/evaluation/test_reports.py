@@ -213,6 +213,18 @@ def test_a_comparison_has_the_values_of_all_and_the_differences_to_one(run, pict
     assert found.loc[1, ["low", "high"]].tolist() == pytest.approx([gap["low"], gap["high"]])
 
 
+def test_features_are_compared_with_the_first_of_them():
+    labels, generator = np.arange(28) % 4, np.random.default_rng(0)
+    pairs, good = all_pairs(labels), np.eye(4)[labels] + 0.1
+    features = {"noise": generator.normal(size=(28, 4)), "good": good + generator.normal(size=good.shape) / 4}
+    found = reports.feature_comparison(features, pairs).set_index("row")
+    scores = {name: metrics.cosine_scores(one, pairs) for name, one in features.items()}
+    assert found["value"].to_dict() == {name: roc_auc(one, pairs[:, 2]) for name, one in scores.items()}
+    assert found.loc["noise", ["low", "high"]].isna().all() and [*found.index] == ["noise", "good"]
+    gap = reports.difference(scores["good"][None], scores["noise"][None], pairs)
+    assert found.loc["good", ["low", "high"]].to_dict() == {"low": gap["low"], "high": gap["high"]}
+
+
 def test_only_a_model_known_to_score_by_the_cosine_is_searched_by_it(run):
     cosine, logit = new_model(run, TINY, 0), new_model(run, TINY, 0, SiameseNet)
     assert reports.similarity_of(cosine) is None
