@@ -281,7 +281,7 @@ def test_a_compared_row_has_the_interval_of_its_difference_around_it():
     assert [*reference.get_xdata()] == [0.8] and [*line.get_xdata()] == [0.8, 0.8] and [*value.get_xdata()] == [0.9]
     assert np.allclose(bar.get_xdata(), [0.85, 0.95]) and words(axis.texts) == ["0.800", "0.900 (+0.100)"]
     assert axis.get_title() == "new species, MAP@R" and value.get_color() == plotting.LOOKS["siamese"][0]
-    assert axis.get_xlim()[1] == 1 and axis.get_xlim() != (0.5, 1), "a scale of its own, that ends at 1"
+    assert axis.get_xlim()[1] < 1 and axis.get_xlim() != (0.5, 1), "a scale of its own"
     assert plotting.compared(COMPARED, TITLE, "ROC-AUC", "negatives", xlim=(0.5, 1)).axes[0].get_xlim() == (0.5, 1)
 
 

@@ -52,7 +52,6 @@ def color_histogram(images, bins: tuple[int, int, int] = (12, 4, 4), where=None)
 
 
 def central_color(images) -> np.ndarray:
-    """The `color_histogram` of a disc in the middle, whose radius is a quarter of the picture's side."""
-    side = images.shape[-1]
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    return color_histogram(images, where=np.hypot(x, y) <= side / 4)
+    """The `color_histogram` of a disc in the middle, whose radius is a quarter of a picture's shorter side."""
+    y, x = (np.arange(side) - (side - 1) / 2 for side in images.shape[2:])
+    return color_histogram(images, where=np.hypot(y[:, None], x) <= min(images.shape[2:]) / 4)
