@@ -186,30 +186,35 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
     for largest in np.abs(maps).max((1, 2)):
         if not (np.isfinite(largest) and largest > 0):
             raise ValueError(f"a map is {'zero everywhere' if largest == 0 else 'not finite'}: nothing to draw")
-    shaded = []
+    sheet, texts, above, (height, width) = [], [], None, np.shape(images[0])[-2:]
     for start in range(0, len(maps), columns):
-        row = maps[start : start + columns]
-        strength = np.clip(row / (np.quantile(np.abs(row), 0.99) or np.abs(row).max()), -1, 1)
-        shaded += [_tint(image, one) for image, one in zip(images[start : start + columns], strength, strict=True)]
-    figure = _below_originals(images, shaded, titles, title, columns, right=1.6)
+        mine, row = images[start : start + columns], maps[start : start + columns]
+        strongest = np.quantile(np.abs(row), 0.99) or np.abs(row).max()
+        fill = [np.full((3, height, width), 255, np.uint8)] * (columns - len(row))
+        if above is None or not np.array_equal(above, mine):
+            sheet, texts, above = [*sheet, *mine, *fill], [*texts, "original", *[""] * (columns - 1)], mine
+        sheet = [*sheet, *(tint(*both, strongest) for both in zip(mine, row, strict=True)), *fill]
+        texts = [*texts, *titles[start : start + columns], *[""] * len(fill)]
+    right = 1.6  # inches for the bar of colors
+    figure = contact_sheet(sheet, texts, columns, title, min(1.5, ((WIDEST - right) / columns - 0.2) * height / width))
+    (axis,), (wide, high) = figure.axes, figure.get_size_inches()
+    axis.images[0].set_label(f"{len(maps)} maps, each over its picture, and the pictures")
+    figure.set_size_inches(wide + right, high)
+    axis.set_position((0, 0, wide / (wide + right), axis.get_position().height))
     colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
-    width, height = figure.get_size_inches()
-    half = min(0.3, 1 / height)
-    place = figure.add_axes((1 - 1.45 / width, 0.5 - half, 0.2 / width, 2 * half), label="<colorbar>")
+    half = min(0.3, 1 / high)
+    place = figure.add_axes((1 - 1.45 / (wide + right), 0.5 - half, 0.2 / (wide + right), 2 * half), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, ticks=[-1, 0, 1])
     bar.ax.set_yticklabels(["lowers\nthe score", "nothing", "raises\nthe score"], fontsize=LETTERS)
     return figure
 
 
-def overlays(images, maps: Mapping, title: str, own_scale: bool = False) -> Figure:
+def overlays(images, maps: Mapping, title: str) -> Figure:
     """`overlay` of several maps (N, h, w) of the same pictures (N, 3, H, W): a row for each entry, its name -> maps.
 
-    Maps may also be those of pairs, (P, 2, h, w), with a line between pairs. With `own_scale` each is drawn as strong
-    as it gets, so that places can be compared, but no strengths.
+    Maps may also be those of pairs, (P, 2, h, w), with a line between pairs.
     """
     stacked = np.concatenate([np.asarray(one, float).reshape(-1, *np.shape(one)[-2:]) for one in maps.values()])
-    if own_scale:
-        stacked = stacked / np.maximum(np.quantile(np.abs(stacked), 0.99, axis=(1, 2), keepdims=True), 1e-30)
     names = [name if place == 0 else "" for name in maps for place in range(len(images))]
     figure = overlay(np.tile(images, (len(maps), 1, 1, 1)), stacked, names, title, len(images))
     for place in range(2, len(images), 2) if np.ndim(next(iter(maps.values()))) == 4 else ():  # between pairs
@@ -217,61 +222,25 @@ def overlays(images, maps: Mapping, title: str, own_scale: bool = False) -> Figu
     return figure
 
 
-def _tint(image, strength: np.ndarray) -> np.ndarray:
-    """A picture in pale gray with a map of -1 to 1 over it, the more opaque the stronger: uint8 (3, H, W)."""
+def beside(pictures: Mapping, maps: Mapping, title: str, columns: int, cell: float) -> Figure:
+    """A `contact_sheet` of pictures by their words, then of maps (h, w) by theirs, each over the first picture."""
+    first = next(iter(pictures.values()))
+    shown = [*pictures.values(), *(tint(first, one) for one in maps.values())]
+    return contact_sheet(shown, [*pictures, *maps], columns, title, cell)
+
+
+def tint(image, one, strongest: float | None = None) -> np.ndarray:
+    """A picture in pale gray with a signed map (h, w) over it, the more opaque the stronger: uint8 (3, H, W).
+
+    The map is drawn as strong as it gets, or as strong as one that has the `strongest` value.
+    """
+    one = np.asarray(one)
+    strength = np.clip(one / (strongest or np.quantile(np.abs(one), 0.99) or np.abs(one).max()), -1, 1)
     pixels = PALE + (255 - PALE) * (_pixels(image) @ GRAY / 255)[..., None].repeat(3, axis=2)
     strength = Pixels.fromarray(strength.astype(np.float32)).resize(pixels.shape[1::-1], Pixels.Resampling.BILINEAR)
     strength = np.asarray(strength)[..., None]
     opacity, color = 0.9 * np.abs(strength) ** 0.6, np.where(strength > 0, FOR, AGAINST)
     return ((1 - opacity) * pixels + opacity * color).astype(np.uint8).transpose(2, 0, 1)
-
-
-def _below_originals(images, shaded, titles, title: str, columns: int, right: float) -> Figure:
-    """A `contact_sheet` of shaded pictures, each row under the pictures themselves; `right` inches are left free."""
-    height, width = np.shape(images[0])[-2:]
-    sheet, texts, before, blank = [], [], None, np.full_like(shaded[0], 255)
-    for start in range(0, len(images), columns):
-        part = slice(start, start + columns)
-        fill = [blank] * (columns - len(images[part]))
-        if before is None or not np.array_equal(before, images[part]):
-            before = images[part]
-            sheet, texts = [*sheet, *before, *fill], [*texts, *["original"], *[""] * (columns - 1)]
-        sheet, texts = [*sheet, *shaded[part], *fill], [*texts, *titles[part], *[""] * len(fill)]
-    cell = min(1.5, ((WIDEST - right) / columns - 0.2) * height / width)
-    figure = contact_sheet(sheet, texts, columns, title, cell)
-    (axis,), (wide, high) = figure.axes, figure.get_size_inches()
-    axis.images[0].set_label(f"{len(shaded)} maps, each over its picture, and the pictures")
-    figure.set_size_inches(wide + right, high)
-    axis.set_position((0, 0, wide / (wide + right), axis.get_position().height))
-    return figure
-
-
-def interventions(flowers: Sequence[Mapping], others, maps, title: str) -> Figure:
-    """Flowers, one a row: the other picture, itself, its map, then one thing changed, and how far its score fell.
-
-    A flower is name -> (picture (3, H, W), score), itself first; what shows nothing of a change may lack it. The
-    longest bar is half of a picture long. A map (h, w) is shaded as by `overlay`, on a scale of its own.
-    """
-    names, sheet, texts, fell = [*max(flowers, key=len)], [], [], []
-    for flower, other, one in zip(flowers, others, np.asarray(maps, float), strict=True):
-        (image, score), one = flower[names[0]], one / np.quantile(np.abs(one), 0.99)
-        sheet += [other, image, _tint(image, np.clip(one, -1, 1))]
-        texts += ["compared\nwith", f"{names[0]}\nscore {score:.2f}", "its map\n "]
-        for name in names[1:]:
-            changed, after = flower.get(name, (np.full_like(image, 255), np.nan))
-            fell.append((len(sheet), score - after))
-            sheet, texts = [*sheet, changed], [*texts, f"{name}\n " if name in flower else "\n "]
-    figure = contact_sheet(sheet, texts, len(names) + 2, title)
-    (axis,) = figure.axes
-    frames, longest = [frame.get_bbox() for frame in axis.patches], np.nanmax(np.abs([drop for _, drop in fell]))
-    inch = np.ptp(axis.get_ylim()) / (figure.get_figheight() * axis.get_position().height)
-    for place, drop in fell:
-        if np.isfinite(drop):
-            frame, length = frames[place], 0.5 * abs(drop) / longest
-            end, y = frame.x0 + length * frame.width, frame.y0 - 0.16 * inch
-            axis.hlines(y, frame.x0, end, color="dimgray", linewidth=9)  # red and blue are the map's
-            axis.text(end + 0.06 * inch, y, f"{0 - round(drop, 2):+.2f}", fontsize=LETTERS, va="center")
-    return figure
 
 
 def _plain(name) -> str:
@@ -518,15 +487,6 @@ def _name_lines(axis: Axes) -> None:
         looks = dict(color=drawn[place].get_color(), fontsize=LETTERS, va="center", textcoords="offset points")
         beside = dict(text=drawn[place].get_label(), xy=(1, ends[place]), xytext=(6, want - at[place]))
         axis.annotate(**beside, xycoords=("axes fraction", "data"), annotation_clip=False, **looks)
-
-
-def heatmap(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
-    """A table of shares, 0 to 1, as colored cells with their numbers."""
-    figure, axis = _axis(title, "", "", 1.6 * table.shape[1] + 2.5, 0.5 * table.shape[0] + 2)
-    table = table.rename(columns=lambda name: textwrap.fill(str(name), 14)).rename_axis(index=ylabel, columns=xlabel)
-    sns.heatmap(table, vmin=0, vmax=1, annot=True, fmt=".2f", cmap="viridis", cbar=False, ax=axis)
-    axis.tick_params(axis="y", rotation=0)
-    return figure
 
 
 def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel: str, band: float = 0.0) -> Figure:

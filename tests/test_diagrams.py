@@ -122,3 +122,15 @@ def test_ranked_hits_bear_the_precision_up_to_their_place():
     assert [axis.get_title() for axis in figure.axes] == ["first", "last"]
     texts = [[text.get_text() for text in axis.texts] for axis in figure.axes]
     assert texts == [["1/1", "2/2", "0"], ["0", "1/2", "2/3"]]
+
+
+def test_a_pair_gets_its_map_from_channels_and_slopes():
+    pictures = np.zeros((3, 3, 8, 8), np.uint8)
+    pictures[1] = 9
+    figure = diagrams.pair_map(*pictures[:2], np.ones((4, 2, 2)), pictures[2], 0.824)
+    axis, plane = figure.axes
+    assert len(axis.images) == 3 + 3, "two pictures, a map, three channels"
+    assert "0.82" in words(figure) and "held fixed" in words(figure)
+    arrows = [np.subtract(text.xy, text.xyann) for text in plane.texts if getattr(text, "arrow_patch", None)]
+    z, _, slope = arrows
+    assert abs(z @ slope) < 0.03, "at right angles"

@@ -35,8 +35,6 @@ RANGES = pd.DataFrame({"value": [0.5, 0.8], "low": [0.3, 0.7], "high": [0.6, 0.8
 IMAGES = RANDOM.integers(0, 256, (7, 3, 8, 8), np.uint8)
 WIDE = RANDOM.integers(0, 256, (3, 3, 16, 24), np.uint8)
 MAPS = np.array([[[1.0, -4.0], [0.0, 2.0]], [[0.1, 0.2], [0.3, 0.4]], [[-1.0, -2.0], [-3.0, 0.0]]])
-FLOWERS = [{"itself": (WIDE[0], 0.9), "no petals": (WIDE[1], 0.1), "other color": (WIDE[2], 1.1)}]
-FLOWERS += [{"itself": (WIDE[2], 0.5), "no petals": (WIDE[1], 0.1)}]
 PAIRS = np.array([[0, 1, 1], [2, 6, 0], [5, 3, 0], [4, 4, 1]])
 SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
@@ -49,7 +47,6 @@ FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
 RIGHT = np.array([[True, False, True], [False, False, True]])
 FOUND_TITLES = [["query", *"abc"], ["query", *"def"]]
 GREEN, RED = (matplotlib.colors.to_hex(color) for color in (plotting.RIGHT, plotting.WRONG))
-SHARES = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], ["one", "two"], ["left", "right"])
 LINES = pd.DataFrame({"standard": [0.9, 0.5, 0.1], "robust": [0.8, 0.7, 0.6]}, index=[0, 2, 4])
 PANELS = {"one": RANDOM.normal(size=(15, 2)), "two": RANDOM.normal(size=(15, 2))}
 RUNS = {"plain": HISTORY, "joined": HISTORY.assign(center=1.0)}
@@ -64,8 +61,8 @@ FIGURES = {
     "pair_gallery": lambda: plotting.pair_gallery(IMAGES, PAIRS, [True, False, None, False], list("abcd"), TITLE),
     "retrieval_gallery": lambda: plotting.retrieval_gallery(IMAGES[:2], FOUND, RIGHT, FOUND_TITLES, TITLE),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
-    "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE, own_scale=True),
-    "interventions": lambda: plotting.interventions(FLOWERS, WIDE[1:3], MAPS[:2], TITLE),
+    "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE),
+    "beside": lambda: plotting.beside({"it": WIDE[0], "other": WIDE[1]}, {"map": MAPS[1]}, TITLE, 3, 2.0),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
@@ -73,7 +70,6 @@ FIGURES = {
     "compared": lambda: plotting.compared(COMPARED, TITLE, "ROC-AUC", "negatives"),
     "examination": lambda: plotting.examination(EXAMS, TITLE),
     "line_panels": lambda: plotting.line_panels(CURVE_PANELS, TITLE, "radius", "ROC-AUC", 0.5),
-    "heatmap": lambda: plotting.heatmap(SHARES, TITLE, "across", "down"),
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain", 0.05),
     "scatter": lambda: plotting.scatter(PANELS, LABELS, TITLE, NAMES),
     "histories": lambda: plotting.histories(RUNS, ["loss", "map_at_r", "center"], TITLE),
@@ -334,15 +330,6 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
     assert [text.get_text() for text in named.legends[0].get_texts()] == ["bad roses", "good roses"]
 
 
-def test_heatmaps_write_their_numbers_where_they_belong():
-    wordy = plotting.heatmap(SHARES.rename(columns={"left": "a name of many words"}), TITLE, "across", "down").axes[0]
-    assert wordy.get_xticklabels()[0].get_text() == "a name of many\nwords", "so that names do not meet"
-    axis = FIGURES["heatmap"]().axes[0]
-    assert words(axis.texts) == ["0.10", "0.20", "0.30", "0.40"]
-    assert words(axis.get_xticklabels()) == ["left", "right"]
-    assert axis.get_xlabel() == "across" and axis.get_ylabel() == "down"
-
-
 def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
     axis = plotting.examination(EXAMS, TITLE).axes[0]
     assert axis.collections[0].get_array().reshape(2, 2).tolist() == [[1, 1], [1, 0]]
@@ -450,26 +437,24 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
             plotting.overlay(WIDE, np.where(MAPS[1] == MAPS, value, MAPS), "abc", TITLE)
 
 
-def test_rows_of_maps_share_their_pictures_and_may_each_have_a_scale():
+def test_rows_of_maps_share_their_pictures():
     pair, flat = (plotting.overlays(WIDE[:2], {"both": one}, TITLE) for one in (MAPS[None, :2], MAPS[:2]))
     np.testing.assert_array_equal(pictures(pair), pictures(flat))
     two = plotting.overlays(WIDE[[0, 1, 0, 1]], {"both": MAPS[[[0, 1], [1, 0]]]}, TITLE)
     assert [len(figure.axes[0].lines) for figure in (pair, flat, two)] == [0, 0, 1], "a line between pairs"
-    alike = plotting.overlays(WIDE[:1], {"strong": MAPS[:1], "weak": 0.1 * MAPS[:1]}, TITLE, own_scale=True)
-    _, strong, weak = pictures(alike)
-    np.testing.assert_array_equal(strong, weak)
-    assert {"strong", "weak"} < {text.get_text() for text in alike.axes[0].texts}
+    named = plotting.overlays(WIDE[:1], {"strong": MAPS[:1], "weak": 0.1 * MAPS[:1]}, TITLE)
+    assert len(pictures(named)) == 3 and {"strong", "weak"} < {text.get_text() for text in named.axes[0].texts}
 
 
-def test_interventions_show_how_far_the_score_fell():
-    figure = FIGURES["interventions"]()
-    other, itself, shaded, changed, *rest = [smaller(picture, 16) for picture in pictures(figure)]
-    np.testing.assert_array_equal([other, itself, changed, rest[-2]], [WIDE[1], WIDE[0], WIDE[1], WIDE[1]])
-    assert (shaded != itself).any() and (rest[-1] == 255).all(), "what shows nothing of a change stays empty"
-    (axis,) = figure.axes
-    bars = [line.get_segments()[0][:, 0] for line in axis.collections]
-    np.testing.assert_allclose(np.ptp(bars, axis=1) / max(np.ptp(bars, axis=1)), [1, 0.25, 0.5])
-    assert {"-0.80", "+0.20", "-0.40"} < {text.get_text() for text in axis.texts}
+def test_maps_stand_beside_the_picture_that_they_lie_over():
+    figure = FIGURES["beside"]()
+    *shown, shaded = [smaller(picture, 16) for picture in pictures(figure)]
+    np.testing.assert_array_equal(shown, WIDE[:2])
+    np.testing.assert_array_equal(shaded, plotting.tint(WIDE[0], MAPS[1]))
+    assert words(figure.axes[0].texts) == ["it", "other", "map"]
+    np.testing.assert_array_equal(shaded, plotting.tint(WIDE[0], 9 * MAPS[1]), "as strong as it gets")
+    paler = plotting.tint(WIDE[0], MAPS[1], 10 * np.abs(MAPS[1]).max())
+    assert np.ptp(paler.astype(int), axis=0).mean() < np.ptp(shaded.astype(int), axis=0).mean()
 
 
 @pytest.mark.parametrize("name, kind", [("lines", "PNG"), ("contact_sheet", "JPEG")])

@@ -182,6 +182,11 @@ def mean_interval(values, rounds: int = 200, seed: int = 0) -> dict:
     return interval(lambda weights: weights @ values / len(values), len(values), rounds, seed)
 
 
+def told(measured) -> str:
+    """A value and its interval, as of `interval`, in words: "0.61 [0.44, 0.74]"."""
+    return "{value:.2f} [{low:.2f}, {high:.2f}]".format(**measured)
+
+
 def pair_interval(measure: Callable, pairs, rounds: int = 200, seed: int = 0) -> dict:
     """`interval` of a measure of weights (R, P) of pairs; "n" counts the pairs.
 

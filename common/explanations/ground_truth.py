@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from common.backbones import embed, evaluation_mode, new_model
 from common.config import Config
 from common.datasets import images_to_show
-from common.datasets.batches import Pictures, as_float, batches
+from common.datasets.batches import Pictures, as_float, batches, pair_batch
 from common.datasets.images import ImageSet
 from common.datasets.splits import make_pairs
 from common.evaluation.metrics import interval
@@ -85,23 +86,24 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
     return table[~unchanged].reset_index(drop=True)
 
 
-def part_mass(maps, parts) -> np.ndarray:
-    """Share of the positive relevance of each map (N, H, W) on each part of its mask (N, H, W): (N, len(PARTS))."""
-    positive = np.maximum(np.asarray(maps, float), 0)
-    total = np.maximum(positive.sum((1, 2)), np.finfo(float).tiny)
-    return np.stack([(positive * (parts == part)).sum((1, 2)) / total for part in range(len(PARTS))], 1)
+def claimed(effects: pd.DataFrame, maps, parts) -> np.ndarray:
+    """What maps (N, H, W) add up to, red less blue, on the part that each change touched: a number a row of `effects`.
 
-
-def rank_agreement(effects: pd.DataFrame, mass) -> Callable:
-    """Whether the parts a map names are those the score hangs on: Spearman's correlation of drop with mass on the part.
-
-    Of `intervention_effects` and `part_mass`. The changes of each picture are ranked among themselves, so that easy
-    pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose drops or masses
-    are all equal has none. Returns that mean as a measure of `weights` (R, N), how often each picture counts.
+    Of a complete map that is what it claims the part to add to the score. `parts` are masks (N, H, W).
     """
-    on_part = np.asarray(mass)[effects["picture"], effects["part"].map(PARTS.index)]
-    ranks = effects.assign(mass=on_part).groupby("picture")[["drop", "mass"]].rank()
-    alike = {picture: one["drop"].corr(one["mass"]) for picture, one in ranks.groupby(effects["picture"])}
+    sums = np.stack([np.sum(maps, (1, 2), float, where=parts == part) for part in range(len(PARTS))], 1)
+    return sums[effects["picture"], effects["part"].map(PARTS.index)]
+
+
+def rank_agreement(effects: pd.DataFrame, claims) -> Callable:
+    """Whether the parts a map names are those the score hangs on: Spearman's correlation of drop with claim.
+
+    Of `intervention_effects` and what a map has `claimed`. The changes of each picture are ranked among themselves, so
+    that easy pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose drops or
+    claims are all equal has none. Returns that mean as a measure of `weights` (R, N), how often each picture counts.
+    """
+    ranks = effects.assign(claim=claims).groupby("picture")[["drop", "claim"]].rank()
+    alike = {picture: one["drop"].corr(one["claim"]) for picture, one in ranks.groupby(effects["picture"])}
     alike = pd.Series(alike).dropna()
 
     def measure(weights=None):
@@ -124,16 +126,17 @@ def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=
     """
     score = PairScore(model, second)
     maps = enlarge(integrated_gradients(score, first), first.shape[2:]) if maps is None else maps
+    curves = cache(partial(curve, score, first, maps))  # which take long, when they are asked for
     found = {
-        "insertion_area": partial(area, curve(score, first, maps, True), True),
-        "deletion_area": partial(area, curve(score, first, maps, False), False),
+        "insertion_area": lambda weights: area(curves(True), True, weights),
+        "deletion_area": lambda weights: area(curves(False), False, weights),
     }
     if parts is not None:
         mass = relevance_mass(maps, np.asarray(parts) >= PETAL)  # from there on a mask's values are the flower
         found["relevance_mass"] = lambda weights: weights @ mass / weights.sum(1)
     if len(flowers):
         effects = intervention_effects(model, flowers, second)
-        found["intervention_agreement"] = rank_agreement(effects, part_mass(maps, parts))
+        found["intervention_agreement"] = rank_agreement(effects, claimed(effects, maps, parts))
     return found
 
 
@@ -142,26 +145,21 @@ def grades(measures: dict[str, Callable], pictures: int, rounds: int = 200) -> p
     return pd.DataFrame({"metric": name, **interval(one, pictures, rounds)} for name, one in measures.items())
 
 
-def averaged(several: Sequence[dict]) -> dict[str, Callable]:
-    """The mean of measures as of `graded`, such as those of maps at several random weights."""
-    return {metric: lambda weights, metric=metric: np.mean([one[metric](weights) for one in several], axis=0)
-            for metric in several[0]}  # fmt: skip
+def beside_controls(model, methods: dict, first, second, wrong, flower=None, seed: int = 0) -> dict[str, list]:
+    """Maps of the first pictures and of all that these must beat: name -> maps (N, H, W), in a list.
 
-
-def beside_controls(model, methods: dict, first, second, parts=None, flowers=(), seed: int = 0) -> dict[str, dict]:
-    """`graded` for maps and for their four controls, by name; `methods` are name -> (`PairScore`, images) -> maps.
-
-    The control of random weights is a method's own: the mean of its measures at three of them.
+    `methods` are name -> (`PairScore`, images) -> maps. The network before training, at three random weights, and a
+    wrong partner, pictures of another species, are a method's own controls; all others hold one list of maps for all
+    methods. `flower`, bool (N, H, W), is the mask of the flower, where it is known.
     """
-    def rate(score, explain):
-        return graded(model, first, second, parts, flowers, enlarge(explain(score, first), first.shape[2:]))
-
-    found = {name: rate(PairScore(model, second), explain) for name, explain in methods.items()}
-    for name, maps in controls((255 * first).round().byte().cpu().numpy()).items():
-        found[name] = graded(model, first, second, parts, flowers, maps)
-    blank = [PairScore(untrained(model, seed + more), second) for more in (10, 11, 12)]
-    random = {name: averaged([rate(score, explain) for score in blank]) for name, explain in methods.items()}
-    return found | {f"{name}, random weights": one for name, one in random.items()}
+    blank = [(untrained(model, seed + more), second) for more in (10, 11, 12)]
+    asked, found = {"": [(model, second)], ", random weights": blank, ", wrong partner": [(model, wrong)]}, {}
+    for kind, cases in asked.items():
+        for name, explain in methods.items():
+            found[name + kind] = [enlarge(explain(PairScore(*case), first), first.shape[2:]) for case in cases]
+    blind = controls((255 * first).round().byte().cpu().numpy())
+    blind |= {} if flower is None else {"flower's mask": np.asarray(flower, np.float32)}
+    return found | {name: [maps] for name, maps in blind.items()}
 
 
 def gains(one: dict, control: dict) -> dict[str, Callable]:
@@ -173,6 +171,15 @@ def gains(one: dict, control: dict) -> dict[str, Callable]:
     sides = {metric: (control, one) if metric == "deletion_area" else (one, control) for metric in one}
     return {f"{metric.removesuffix('_area')}_gain": partial(difference, better[metric], worse[metric])
             for metric, (better, worse) in sides.items()}  # fmt: skip
+
+
+def gained(measures: dict, maps: Sequence[str], rivals: Sequence[str], pictures: int, rounds: int = 1000):
+    """A table of the `gains` of maps over their rivals, by name: rows of map, against, metric, value, low, high, n.
+
+    `measures` are name -> measures as of `graded`, `pictures` says of how many.
+    """
+    return pd.concat([grades(gains(measures[name], measures[rival]), pictures, rounds).assign(map=name, against=rival)
+                      for name, rival in product(maps, rivals) if name != rival], ignore_index=True)  # fmt: skip
 
 
 def robust_less_standard(models: dict, first, second, parts=None, flowers=(), control=None, rounds: int = 1000):
@@ -280,6 +287,14 @@ class Shortcut(NamedTuple):
         shown = torch.from_numpy(next(iter(self.pictures.values())))
         return [as_float(shown[pairs[:, side]]).to(device) for side in (0, 1)]
 
+    def on_trial(self, image_set: ImageSet, pairs, device) -> tuple:
+        """The cheat and pairs as `beside_controls` takes them: model, first, second, wrong partners, flower's mask."""
+        cheat = next(model for name, model in self.suspects.items() if self.truth[name] == "the cheat")
+        first, second = self._shown(pairs, device)
+        parts, seen = image_set.parts, pairs[:, 0]
+        flower = None if parts is None else (np.asarray(parts[self.rows[seen]]) >= PETAL) & ~self.where[seen]
+        return cheat, first, second, second[other_partners(self.labels[seen])], flower
+
     def to_show(self, image_set: ImageSet, places) -> np.ndarray:
         """Pictures for the eye, with their squares: drawn flowers are drawn again in large."""
         large, small = images_to_show(image_set, self.rows[places]), next(iter(self.pictures.values()))[places]
@@ -315,18 +330,54 @@ def shortcut(config: Config, image_set: ImageSet, backbone: str, share: float = 
     return Shortcut(suspects, truth, rows, labels, learned, new, pictures, where)
 
 
-def pairs_to_explain(image_set: ImageSet, pairs, seed: int = 0, count: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """So many same and different pairs, by chance; known masks show the first picture's flower, not it alone."""
-    pairs = np.random.default_rng(seed).permutation(pairs)[:400]
+class Pairs(NamedTuple):
+    """Pairs of one species to be explained, the most alike first, and what is known of their first pictures."""
+
+    rows: np.ndarray  # of the image set, (P, 3): first, second, and a picture of another species, the wrong partner
+    first: Tensor  # pictures (P, 3, H, W)
+    second: Tensor
+    wrong: Tensor
+    scores: np.ndarray  # of first and second, (P,)
+    masks: np.ndarray | None  # the flower's part at each pixel, (P, H, W)
+    flowers: list  # how to draw them again, as of `flowers_of`; none of photographs
+
+    def graded(self, model: nn.Module, several: Sequence) -> dict[str, Callable]:
+        """`graded` for one of several lists of maps, the mean of their measures."""
+        rated = [graded(model, self.first, self.second, self.masks, self.flowers, maps) for maps in several]
+        return {metric: lambda weights, metric=metric: np.mean([one[metric](weights) for one in rated], axis=0)
+                for metric in rated[0]}  # fmt: skip
+
+
+def pairs_to_explain(config: Config, image_set: ImageSet, pairs, model: nn.Module, count: int = 32) -> Pairs:
+    """So many pairs of one species, by chance; known masks show the first picture's flower, not it alone."""
+    pairs = np.random.default_rng(config.seed).permutation(pairs)[:400]
     if image_set.parts is not None:
         shares = (np.asarray(image_set.parts[pairs[:, 0]]) >= PETAL).mean((1, 2))
         pairs = pairs[(shares > 0) & (shares < 1)]
-    return pairs[pairs[:, 2] == 1][:count], pairs[pairs[:, 2] == 0][:count]
+    pairs = pairs[pairs[:, 2] == 1][:count]
+    with evaluation_mode(model):
+        scores = model.score(*pair_batch(image_set, pairs, config.device)[:2]).cpu().numpy()
+    pairs, scores = pairs[np.argsort(-scores)], np.sort(scores)[::-1]
+    rows = np.column_stack([pairs[:, :2], pairs[other_partners(image_set.labels[pairs[:, 0]]), 1]])
+    first, second, wrong = (as_float(torch.from_numpy(image_set.images[one])).to(config.device) for one in rows.T)
+    masks = None if image_set.parts is None else np.asarray(image_set.parts[rows[:, 0]])
+    drawn = image_set.name == "rendered" and not config.grayscale
+    flowers = flowers_of(image_set, rows[:, 0], config.seed) if drawn else []
+    return Pairs(rows, first, second, wrong, scores, masks, flowers)
 
 
-def drawn_again(flower: tuple[Species, int], effects: pd.DataFrame, score: float, size: int = 192) -> dict:
-    """A flower for the eye: UNCHANGED and name of each of its `effects` -> the picture in large, the score it has."""
-    drops = effects.set_index("intervention")["drop"]
-    versions = interventions(*flower, size)
-    shown = {name: (versions[name][1], score - drop) for name, drop in drops.items() if name in versions}
-    return {UNCHANGED: (versions[UNCHANGED][1], score), **shown}
+def other_partners(labels) -> list[int]:
+    """For each label the place of the next one, round the list, that is another; its own if there is none."""
+    ahead = [(place + np.arange(len(labels))) % len(labels) for place in range(len(labels))]
+    return [int(places[np.argmax(np.asarray(labels)[places] != labels[places[0]])]) for places in ahead]
+
+
+def drawn_again(pairs: Pairs, place: int, effects: pd.DataFrame, size: int = 192) -> dict:
+    """A pair's first flower for the eye, as it is and with each thing changed but leaves: words -> picture in large.
+
+    The words say the score, or how each of the `effects` moved it.
+    """
+    versions, mine = interventions(*pairs.flowers[place], size), effects[effects["picture"] == place]
+    drops = mine[mine["part"] != "leaf"].set_index("intervention")["drop"]
+    shown = {f"{UNCHANGED}\nscore {pairs.scores[place]:.2f}": versions[UNCHANGED][1]}
+    return shown | {f"{name}\n{-drop:+.2f}": versions[name][1] for name, drop in drops.items() if name in versions}

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.evaluation.metrics import interval
+from common.evaluation.metrics import interval, told
 
-CONTROLS = ("mask area", "centered Gaussian", "random weights", "color saliency")
+CONTROLS = ("uniform", "blob", "color saliency", "random weights")  # no map is judged without these
+RIVALS = ("wrong partner", "flower's mask")  # and where they can be had not without these
 
 
 def relevance_mass(maps, masks) -> np.ndarray:
@@ -27,9 +28,9 @@ def controls(images) -> dict[str, np.ndarray]:
     """Maps that know nothing of a model (protocol rule 16); the fourth control is the model's map at random weights.
 
     Returns:
-        Names in CONTROLS -> float32 (N, H, W): the same everywhere, whose relevance mass is the mask's area; a Gaussian
-        around the middle, a quarter of the picture wide; and the distance of each pixel's color, smoothed, from the
-        picture's mean color in CIELAB (Achanta et al. 2009, "Frequency-tuned Salient Region Detection").
+        Names in CONTROLS -> float32 (N, H, W): the same everywhere, whose relevance mass is the mask's area; a blob, a
+        Gaussian around the middle, a quarter of the picture wide; and the distance of each pixel's color, smoothed,
+        from the picture's mean color in CIELAB (Achanta et al. 2009, "Frequency-tuned Salient Region Detection").
     """
     count, _, high, wide = np.shape(images)
     y, x = (np.linspace(-0.5, 0.5, side) for side in (high, wide))
@@ -37,32 +38,33 @@ def controls(images) -> dict[str, np.ndarray]:
     lab = [cv2.cvtColor(np.moveaxis(image, 0, -1).astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in images]
     distances = [np.linalg.norm(cv2.GaussianBlur(one, (5, 5), 0) - one.mean((0, 1)), axis=2) for one in lab]
     return {
-        "mask area": np.ones((count, high, wide), np.float32),
-        "centered Gaussian": np.repeat(gaussian[None], count, 0),
+        "uniform": np.ones((count, high, wide), np.float32),
+        "blob": np.repeat(gaussian[None], count, 0),
         "color saliency": np.stack(distances),
     }
 
 
-def against_controls(measures: Mapping[str, Callable], pictures: int, rounds: int = 1000) -> pd.DataFrame:
-    """Rate maps beside their controls, on the same resampled pictures (protocol rule 16).
+def leads(measures: Mapping[str, Callable], pictures: int, rounds: int = 1000) -> pd.DataFrame:
+    """By how much maps do better than their controls, on the same resampled pictures (protocol rule 16).
 
-    `measures` are those of `ground_truth.graded`, one for each map by its name, all CONTROLS among them; one named
-    "pair CAM, random weights" is the control of that map alone. `pictures` says of how many.
+    `measures` take weights (R, N), one for each map by its name, CONTROLS and perhaps RIVALS among them; one named
+    "pair CAM, random weights" is the control of that map alone. `pictures` says of how many. ValueError without one of
+    CONTROLS.
 
     Returns:
-        Rows by name: value, low, high, n, and verdict: "control", or "beats all controls" where the paired interval of
-        the difference to each of the four lies above 0, else "not shown to beat" and those.
+        Rows as `plotting.dot_panels` draws them: group (the map), row (the control), value, low, high, n, text. A map
+        is shown to beat a control where low is above 0.
     """
-    judged, rows = [name for name in measures if not name.endswith(CONTROLS)], {}
-    own = {name: {one: measures.get(f"{name}, {one}", measures.get(one)) for one in CONTROLS} for name in judged}
-    if missing := [one for one in CONTROLS if any(controls[one] is None for controls in own.values())]:
-        raise ValueError(f"no map is judged without its controls; missing: {', '.join(missing)}")
-    for name, measure in measures.items():
-        gaps = {one: partial(difference, measure, control) for one, control in own.get(name, {}).items()}
-        unbeaten = [one for one, gap in gaps.items() if interval(gap, pictures, rounds)["low"] <= 0]
-        verdict = f"not shown to beat {', '.join(unbeaten)}" if unbeaten else "beats all controls"
-        rows[name] = interval(measure, pictures, rounds) | {"verdict": verdict if gaps else "control"}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    rows = []
+    for name in [name for name in measures if not name.endswith(CONTROLS + RIVALS)]:
+        own = {one: measures.get(f"{name}, {one}", measures.get(one)) for one in CONTROLS + RIVALS}
+        if missing := [one for one in CONTROLS if own[one] is None]:
+            raise ValueError(f"no map is judged without its controls; missing: {', '.join(missing)}")
+        for one, control in own.items():
+            if control is not None:
+                gap = interval(partial(difference, measures[name], control), pictures, rounds)
+                rows.append({"group": name, "row": one, **gap, "text": told(gap)})
+    return pd.DataFrame(rows)
 
 
 def difference(one: Callable, other: Callable, weights) -> np.ndarray:

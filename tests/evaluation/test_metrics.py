@@ -236,6 +236,7 @@ def test_the_interval_of_a_mean_is_as_wide_as_statistics_say():
     assert metrics.mean_interval([*values, np.nan, np.inf], rounds=2000) == found, "what is not finite is left out"
     with pytest.raises(ValueError, match="finite"):
         metrics.mean_interval([np.nan])
+    assert metrics.told({"value": 0.614, "low": -0.4, "high": 1, "n": 3}) == "0.61 [-0.40, 1.00]"
 
 
 def test_an_interval_is_seeded_and_resamples_as_many_as_there_are():

@@ -95,31 +95,32 @@ def test_effects_are_drops_of_the_score(model):
         assert row.drop == pytest.approx((scores[0] - scores[1]).item(), abs=1e-4)
 
 
-def test_mass_is_shared_out_to_the_parts():
+def test_a_map_claims_its_sum_over_the_part_that_a_change_touches():
     maps = np.array([[[4.0, -1.0], [1.0, 5.0]], [[-1.0, -1.0], [-1.0, 0.0]]])
     parts = np.array([[[0, 1], [2, 2]], [[0, 1], [2, 3]]], np.uint8)
-    np.testing.assert_allclose(truth.part_mass(maps, parts), [[0.4, 0, 0.6, 0], [0, 0, 0, 0]])
+    effects = pd.DataFrame({"picture": [0, 0, 1, 1], "part": ["petal", "leaf", "background", "center"]})
+    assert truth.claimed(effects, maps, parts).tolist() == [6, -1, -1, 0]
 
 
 def test_agreement_is_spearmans_correlation_within_each_picture():
     rows = {"picture": [0, 0, 0, 1, 1, 2], "part": ["petal", "leaf", "center", "petal", "leaf", "petal"]}
     effects = pd.DataFrame({**rows, "drop": [0.9, 0.1, 0.5, 0.2, 0.1, 0.3]})
-    mass = np.array([[0, 0.1, 0.8, 0.2], [0, 0.003, 0.007, 0], [0, 0.2, 0.8, 0]])
-    row = interval(truth.rank_agreement(effects, mass), 3, 20)
+    claims = np.array([0.8, 0.1, 0.2, 0.007, 0.003, 0.8])
+    row = interval(truth.rank_agreement(effects, claims), 3, 20)
     assert row == pytest.approx({"value": 1, "low": 1, "high": 1, "n": 3}), "one change alone has no order"
-    assert truth.rank_agreement(effects, 1 - mass)() == pytest.approx(-1.0)
+    assert truth.rank_agreement(effects, -claims)() == pytest.approx(-1.0)
     effects.loc[2, "drop"] = 0.95
-    assert truth.rank_agreement(effects, mass)() == pytest.approx((0.5 + 1) / 2)  # ranks 2 1 3 against 3 1 2
-    mass[1] = [0, 0.5, 0.1, 0]
-    assert truth.rank_agreement(effects, mass)(np.array([[2.0, 0, 1], [1.0, 3, 0]])) == pytest.approx([0.5, -0.625])
-    mass[1] = 0.25
-    assert truth.rank_agreement(effects, mass)() == pytest.approx(0.5), "equal masses have no order"
+    assert truth.rank_agreement(effects, claims)() == pytest.approx((0.5 + 1) / 2)  # ranks 2 1 3 against 3 1 2
+    claims[3:5] = 0.1, 0.5
+    assert truth.rank_agreement(effects, claims)(np.array([[2.0, 0, 1], [1.0, 3, 0]])) == pytest.approx([0.5, -0.625])
+    claims[3:5] = 0.25
+    assert truth.rank_agreement(effects, claims)() == pytest.approx(0.5), "equal claims have no order"
 
 
 def test_agreement_of_noise_has_an_interval_around_zero():
     effects = pd.DataFrame({"picture": np.repeat(range(60), 2), "part": ["petal", "leaf"] * 60})
-    noise = np.random.default_rng(0).random((60, 6))
-    measure = truth.rank_agreement(effects.assign(drop=noise[:, :2].ravel()), noise[:, 2:])
+    noise = np.random.default_rng(0).random((2, 120))
+    measure = truth.rank_agreement(effects.assign(drop=noise[0]), noise[1])
     row = interval(measure, 60, 100)
     assert row["low"] < 0 < row["high"] and row["high"] - row["low"] < 0.6
 
@@ -165,7 +166,7 @@ def test_measures_are_those_of_the_first_pictures_maps(model, pairs):
     assert found["relevance_mass"] == pytest.approx((2 * mass[0] + mass[2] + mass[3]) / 4)
     effects, drawn = truth.intervention_effects(model, flowers, second), [0, 0, 2, 3]
     again = pd.concat(effects[effects["picture"] == old].assign(picture=new) for new, old in enumerate(drawn))
-    agreement = truth.rank_agreement(again, truth.part_mass(maps, parts)[drawn])()
+    agreement = truth.rank_agreement(again, truth.claimed(again, maps[drawn], parts[drawn]))()
     assert found["intervention_agreement"] == pytest.approx(agreement)
     given = truth.graded(model, first, second, parts, flowers, maps)
     assert {metric: measure(weights)[0] for metric, measure in given.items()} == pytest.approx(found)
@@ -181,31 +182,36 @@ def test_grades_and_differences_by_hand():
     assert 0 <= row["low"] < 0.3 < row["high"] <= 0.6
     (gap,) = truth.grades({"m": partial(difference, one["m"], other["m"])}, 4).to_dict("records")
     assert [gap[key] for key in ("value", "low", "high")] == pytest.approx([0.3] * 3), "paired: equal draws for both"
-    both = truth.averaged([one, other])["m"](np.ones((2, 4)))
-    assert both == pytest.approx([0.15] * 2), "the mean of 0.3 and 0, in each round"
     better = {"deletion_area": lambda w: w @ values / 4, "insertion_area": lambda w: w @ values / 4}
     worse = {metric: lambda w: w @ (values + 0.1) / 4 for metric in better}
     found = {metric: float(measure(np.ones(4))) for metric, measure in truth.gains(better, worse).items()}
     assert found == pytest.approx({"deletion_gain": 0.1, "insertion_gain": -0.1}), "less deleted area is better"
+    table = truth.gained({"a": better, "b": worse}, ["a", "b"], ["b"], 4, 10)
+    assert table[["map", "against", "metric", "n"]].to_numpy().tolist() == [
+        ["a", "b", "deletion_gain", 4], ["a", "b", "insertion_gain", 4]
+    ]  # fmt: skip
+    np.testing.assert_allclose(table["value"], [0.1, -0.1])
 
 
 def test_maps_stand_beside_all_their_controls(pairs):
-    first, second, parts, flowers = pairs
-    model, every = cosine_model(), np.ones((1, 4))
+    first, second, parts, _ = pairs
+    model, flower, wrong = cosine_model(), parts >= truth.PETAL, second[[1, 2, 3, 0]]
     methods = {"path": integrated_gradients, "cam": partial(cam, layer="layer2.0")}
-    found = truth.beside_controls(model, methods, first, second, parts, flowers, seed=3)
-    random = [f"{name}, random weights" for name in methods]
-    assert list(found) == [*methods, "mask area", "centered Gaussian", "color saliency", *random]
-    alone = truth.graded(model, first, second, parts, flowers)
-    for metric, measure in found["path"].items():
-        assert measure(every)[0] == pytest.approx(alone[metric](every)[0])
-    area_of_flower = np.isin(parts, [PARTS.index("petal"), PARTS.index("center")]).mean()
-    assert found["mask area"]["relevance_mass"](every)[0] == pytest.approx(area_of_flower)
-    blank = [PairScore(truth.untrained(model, 3 + more), second) for more in (10, 11, 12)]
-    several = [truth.graded(model, first, second, parts, flowers, enlarge(cam(one, first, "layer2.0"), (SIZE, SIZE)))
-               for one in blank]  # fmt: skip
-    expected = np.mean([one["insertion_area"](every)[0] for one in several])
-    assert found["cam, random weights"]["insertion_area"](every)[0] == pytest.approx(expected)
+    found = truth.beside_controls(model, methods, first, second, wrong, flower, seed=3)
+    own = [f"{name}, {control}" for control in ("random weights", "wrong partner") for name in methods]
+    assert list(found) == [*methods, *own, "uniform", "blob", "color saliency", "flower's mask"]
+    assert all(one.shape == (4, SIZE, SIZE) for several in found.values() for one in several)
+    assert {name: len(several) for name, several in found.items() if len(several) > 1} == dict.fromkeys(own[:2], 3)
+
+    def expected(model, other):
+        return enlarge(cam(PairScore(model, other), first, "layer2.0"), (SIZE, SIZE))
+
+    np.testing.assert_allclose(found["cam"][0], expected(model, second), atol=1e-6)
+    np.testing.assert_allclose(found["cam, wrong partner"][0], expected(model, wrong), atol=1e-6)
+    for more, one in zip((10, 11, 12), found["cam, random weights"], strict=True):
+        np.testing.assert_allclose(one, expected(truth.untrained(model, 3 + more), second), atol=1e-6)
+    np.testing.assert_array_equal(found["flower's mask"][0], flower)
+    assert "flower's mask" not in truth.beside_controls(model, methods, first, second, wrong)
 
 
 def test_robust_models_are_held_against_standard_ones_over_a_control_in_each(pairs):
@@ -226,12 +232,13 @@ def test_robust_models_are_held_against_standard_ones_over_a_control_in_each(pai
 
 
 def test_a_flower_is_drawn_again_in_large_with_the_scores_it_has():
-    effects = pd.DataFrame({"picture": 0, "intervention": ["no petals", "other color"], "drop": [0.5, -0.1]})
-    shown = truth.drawn_again((TABLE[0], 3), effects, 0.8, 48)
-    assert {name: score for name, (_, score) in shown.items()} == pytest.approx(
-        {truth.UNCHANGED: 0.8, "no petals": 0.3, "other color": 0.9}
-    )
-    np.testing.assert_array_equal(shown["no petals"][0], render(TABLE[0], 3, 48, without="petals").image)
+    rows = [(1, "no petals", "petal", 0.5), (1, "other color", "petal", -0.1), (1, "no leaves", "leaf", 0.2)]
+    rows += [(0, "no center", "center", 0.3)]
+    effects = pd.DataFrame(rows, columns=["picture", "intervention", "part", "drop"])
+    pairs = truth.Pairs(*[None] * 4, [0.1, 0.8], None, [None, (TABLE[0], 3)])
+    shown = truth.drawn_again(pairs, 1, effects, 48)
+    assert [*shown] == ["as it is\nscore 0.80", "no petals\n-0.50", "other color\n+0.10"], "without leaves"
+    np.testing.assert_array_equal(shown["no petals\n-0.50"], render(TABLE[0], 3, 48, without="petals").image)
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +247,33 @@ def run(tmp_path_factory):
     return replace(made, species=3, pictures_per_species=12, image_size=SIZE, pretrained=False)
 
 
-def test_only_pairs_on_which_the_flower_is_seen_are_explained(run):
-    images, pairs = load_images(run), np.array([[0, 1, 1], [5, 9, 0], [9, 2, 0], [1, 7, 0]])
+def test_pairs_to_explain_are_of_one_species_the_most_alike_first_and_show_the_flower(run):
+    images, model = load_images(run), cosine_model()
+    rows = np.array([[0, 1, 1], [5, 9, 0], [9, 2, 1], [13, 14, 1], [1, 14, 0], [3, 4, 1]])
     parts = np.array(images.parts)
-    parts[5], parts[9] = 0, 3
-    same, different = truth.pairs_to_explain(replace(images, parts=parts), pairs)
-    assert same.tolist() == [[0, 1, 1]] and different.tolist() == [[1, 7, 0]]
-    same, different = truth.pairs_to_explain(replace(images, parts=None), pairs, count=2)
-    assert len(same) == 1 and len(different) == 2 and (different[:, 2] == 0).all()
+    parts[9] = 3
+    pairs = truth.pairs_to_explain(run, replace(images, parts=parts), rows, model)
+    assert sorted(pairs.rows[:, :2].tolist()) == [[0, 1], [3, 4], [13, 14]]
+    assert (np.diff(pairs.scores) <= 0).all()
+    first, second, wrong = (floats(images.images[row] for row in one) for one in pairs.rows.T)
+    for given, found in ((first, pairs.first), (second, pairs.second), (wrong, pairs.wrong)):
+        np.testing.assert_array_equal(given, found)
+    with torch.no_grad():
+        np.testing.assert_allclose(model.score(first, second), pairs.scores, atol=1e-5)
+    assert (images.labels[pairs.rows[:, 0]] != images.labels[pairs.rows[:, 2]]).all(), "a wrong partner"
+    np.testing.assert_array_equal(pairs.masks, parts[pairs.rows[:, 0]])
+    np.testing.assert_array_equal(render(*pairs.flowers[0], SIZE).image, images.images[pairs.rows[0, 0]])
+    plain = truth.pairs_to_explain(run, replace(images, parts=None, name="photographs"), rows, model, count=2)
+    assert len(plain.rows) == 2 and plain.masks is None and plain.flowers == []
+    maps = [np.ones((3, SIZE, SIZE)), np.array(pairs.masks, float)]
+    both, each = pairs.graded(model, maps), [truth.graded(model, first, second, pairs.masks, maps=one) for one in maps]
+    mass = [one["relevance_mass"](np.ones((2, 3))) for one in each]
+    np.testing.assert_allclose(both["relevance_mass"](np.ones((2, 3))), np.mean(mass, axis=0))
+
+
+def test_other_partners_are_the_next_of_another_species():
+    assert truth.other_partners([4, 4, 7, 7, 4]) == [2, 2, 4, 4, 2]
+    assert truth.other_partners(np.array([1, 1])) == [0, 1], "there is no other"
 
 
 def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
@@ -274,6 +300,14 @@ def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     large = puzzle.to_show(images, [3])
     assert large.shape == (1, 3, 192, 192)
     assert (large[0, :, puzzle.where[3].repeat(6, 0).repeat(6, 1)] == colors[0][3]).all()
+    couples = puzzle.couples(2)
+    cheat, first, second, strangers, flower = puzzle.on_trial(images, couples, "cpu")
+    assert cheat is next(model for name, model in puzzle.suspects.items() if puzzle.truth[name] == "the cheat")
+    np.testing.assert_array_equal(torch.stack([first, second]), [floats(telling[side]) for side in couples.T])
+    np.testing.assert_array_equal(strangers, second[truth.other_partners(puzzle.labels[couples[:, 0]])])
+    seen, spot = np.asarray(images.parts)[puzzle.rows[couples[:, 0]]] >= truth.PETAL, puzzle.where[couples[:, 0]]
+    np.testing.assert_array_equal(flower, seen & ~spot)
+    assert puzzle.on_trial(replace(images, parts=None), couples, "cpu")[-1] is None
     own, others = puzzle.colored(0, puzzle.new)
     mine = puzzle.labels[puzzle.new] == 0
     np.testing.assert_array_equal(own[mine], telling[puzzle.new][mine])

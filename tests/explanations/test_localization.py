@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.explanations.localization import CONTROLS, against_controls, controls, relevance_mass
+from common.explanations.localization import CONTROLS, RIVALS, controls, leads, relevance_mass
 
 MAP = np.array([[[4.0, 1.0, -3.0], [2.0, 0.0, 3.0]]])
 LEFT = np.array([[[1, 0, 0], [1, 0, 0]]], bool)  # two pixels: 4 and 2
@@ -69,8 +69,8 @@ def test_controls_know_nothing_of_a_model():
     maps = controls(images)
     assert set(maps) | {"random weights"} == set(CONTROLS)
     assert all(one.shape == (2, 32, 48) and np.isfinite(one).all() for one in maps.values())
-    np.testing.assert_allclose(relevance_mass(maps["mask area"], masks), 60 / (32 * 48))
-    gaussian = maps["centered Gaussian"][0]
+    np.testing.assert_allclose(relevance_mass(maps["uniform"], masks), 60 / (32 * 48))
+    gaussian = maps["blob"][0]
     np.testing.assert_allclose(gaussian, gaussian[::-1, ::-1])
     assert gaussian[15:17, 23:25].min() > 0.99 and gaussian[16, 0] == pytest.approx(np.exp(-2), rel=0.01)
     assert masks[0].flat[maps["color saliency"][0].argmax()]
@@ -82,46 +82,56 @@ def mean_of(values):
     return lambda weights: weights @ values / weights.sum(1)
 
 
+def unbeaten(table, name):
+    """The controls that a map is not shown to beat."""
+    return [*table[(table["group"] == name) & (table["low"] <= 0)]["row"]]
+
+
 def test_only_what_beats_all_four_controls_is_called_better():
     generator = np.random.default_rng(0)
     values = {name: generator.random(40) for name in (*CONTROLS, "noise", "good", "wrong")}
     values["good"], values["wrong"] = 0.8 + 0.5 * values["good"], 0.5 * values["wrong"] - 0.5
-    table = against_controls({name: mean_of(one) for name, one in values.items()}, 40, 100)
-    assert list(table.columns) == ["value", "low", "high", "n", "verdict"] and list(table.index) == list(values)
+    table = leads({name: mean_of(one) for name, one in values.items()}, 40, 100)
+    assert list(table.columns) == ["group", "row", "value", "low", "high", "n", "text"]
+    assert [*table["group"]] == 4 * ["noise"] + 4 * ["good"] + 4 * ["wrong"] and [*table["row"]] == 3 * [*CONTROLS]
     assert (table.n == 40).all() and (table.low <= table.value).all()
-    np.testing.assert_allclose(table.value, [one.mean() for one in values.values()])
-    assert table.verdict["good"] == "beats all controls"
-    assert table.verdict["wrong"] == "not shown to beat " + ", ".join(CONTROLS)
-    assert table.verdict["noise"].startswith("not shown to beat ")
-    assert (table.verdict[[*CONTROLS]] == "control").all()
-    with pytest.raises(ValueError, match="missing: centered Gaussian, random weights, color saliency"):
-        against_controls({name: mean_of(np.ones(3)) for name in ("map", "mask area")}, 3)
+    expected = [values[row.group].mean() - values[row.row].mean() for row in table.itertuples()]
+    np.testing.assert_allclose(table.value, expected)
+    assert unbeaten(table, "good") == [] and unbeaten(table, "wrong") == [*CONTROLS] and unbeaten(table, "noise")
+    with pytest.raises(ValueError, match="missing: blob, color saliency, random weights"):
+        leads({name: mean_of(np.ones(3)) for name in ("map", "uniform")}, 3)
 
 
 def test_a_map_may_have_a_control_of_its_own():
     values = {name: np.zeros(40) for name in CONTROLS} | {"one": np.ones(40), "other": np.ones(40)}
     values["other, random weights"] = np.full(40, 2.0)
-    table = against_controls({name: mean_of(one) for name, one in values.items()}, 40, 50)
-    assert table.verdict["other"] == "not shown to beat random weights" and table.verdict["one"] == "beats all controls"
-    assert table.verdict["other, random weights"] == "control"
+    table = leads({name: mean_of(one) for name, one in values.items()}, 40, 50)
+    assert unbeaten(table, "other") == ["random weights"] and unbeaten(table, "one") == []
+    assert set(table["group"]) == {"one", "other"}
     del values["random weights"]
     with pytest.raises(ValueError, match="missing: random weights"):
-        against_controls({name: mean_of(one) for name, one in values.items()}, 40, 50)
+        leads({name: mean_of(one) for name, one in values.items()}, 40, 50)
+
+
+def test_rivals_are_asked_where_they_are_known():
+    values = {name: np.zeros(40) for name in CONTROLS} | {"map": np.ones(40), "flower's mask": np.ones(40)}
+    values["map, wrong partner"] = np.full(40, 0.5)
+    table = leads({name: mean_of(one) for name, one in values.items()}, 40, 50)
+    assert [*table["row"]] == [*CONTROLS, *RIVALS] and unbeaten(table, "map") == ["flower's mask"]
 
 
 def test_one_strong_control_is_enough_to_fail():
     values = {name: np.zeros(40) for name in CONTROLS}
-    values["centered Gaussian"] = values["map"] = np.ones(40)
-    table = against_controls({name: mean_of(one) for name, one in values.items()}, 40, 50)
-    assert table.verdict["map"] == "not shown to beat centered Gaussian"
+    values["blob"] = values["map"] = np.ones(40)
+    table = leads({name: mean_of(one) for name, one in values.items()}, 40, 50)
+    assert unbeaten(table, "map") == ["blob"]
 
 
 def test_a_control_is_beaten_by_differences_on_the_same_pictures():
     """The pictures spread every value wide, but the map is a little better than the controls on each of them."""
     spread = np.linspace(0, 1, 20)
     measures = {name: mean_of(spread) for name in CONTROLS} | {"map": mean_of(spread + 0.01)}
-    table = against_controls(measures, 20, 100)
-    assert table.low["map"] < table.high["mask area"] and table.verdict["map"] == "beats all controls"
+    np.testing.assert_allclose(leads(measures, 20, 100)[["value", "low", "high"]], 0.01)
 
 
 @pytest.mark.parametrize("maps, masks, reason", [
