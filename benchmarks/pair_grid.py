@@ -1,9 +1,12 @@
-"""Ask R4's question of photographs: do the best negatives depend on the loss of pairs?
+"""Ask R4's questions of more seeds: which negatives, and which margin, are best for which loss of pairs?
 
-`python -m benchmarks.pair_grid folder`, the folder as of `benchmarks.results`. On Oxford's flowers (profile `standard`)
-the backbone stays as it comes and only the head learns, by {cross-entropy, contrastive} x {all, random, hard}, over
-three seeds. For each protocol, arm and metric pair_grid.csv has a row: the mean of the test over seeds, which chooses
-nothing, and its paired difference to all negatives with the same loss.
+`python -m benchmarks.pair_grid folder`, the folder as of `benchmarks.results`. Arms are {cross-entropy, contrastive} x
+{all, random, hard}, and contrastive with other margins, over three seeds: on drawn flowers (profile `quick`) trained as
+R4 trains them, on Oxford's flowers (profile `standard`) the embedding head alone, on the backbone as it comes. Of its
+training half is kept (0.5), as `train_arm` keeps it for new species, or all (1). For each data set, protocol, arm and
+metric pair_grid.csv has a row for each arm it is held against: the mean of the test over seeds, which chooses nothing,
+and the paired difference. Held against: "all", the same loss with all negatives; "cross_entropy", that loss with all;
+"start", the network before training.
 """
 
 import sys
@@ -25,55 +28,92 @@ from common.datasets.duplicates import find_duplicates, keep_one
 from common.datasets.files import write_whole
 from common.datasets.splits import make_splits
 from common.evaluation.metrics import roc_auc
-from common.evaluation.reports import difference, pair_scores, search_difference
-from common.evaluation.retrieval import retrieval
+from common.evaluation.reports import difference, embed_all, pair_scores, search_difference, searched
 from common.losses import PairJudgment
-from common.training import train_head
+from common.training import between, train_arm, train_head
 
-LOSSES, NEGATIVES, BACKBONE = ("cross_entropy", "contrastive"), ("all", "random", "hard"), "mobilenetv2_100"
+NEGATIVES, BACKBONE = ("all", "random", "hard"), "mobilenetv2_100"
+ARMS = [("cross_entropy", 1.0, name) for name in NEGATIVES] + [("contrastive", 1.0, name) for name in NEGATIVES]
+ARMS += [("contrastive", margin, name) for margin in (0.5, 1.4) for name in ("all", "hard")]
+START = "start", 1.0, "none"
 
 
-def train(config: Config, pictures, start, indices, seed: int, **options):
-    """A copy of the network `start` whose head has learned from the pictures `indices`."""
-    model, (_, labels) = deepcopy(start), np.unique(pictures.labels[indices], return_inverse=True)
+def measured(model, image_set, part, pairs, embeddings=None):
+    """Of the test: the scores of its pairs, and the MAP@R of each query."""
+    embeddings = embed_all(model, image_set, part["test"]) if embeddings is None else embeddings
+    hits = searched(model, embeddings[part["test"]], image_set.labels[part["test"]])
+    return pair_scores(model, embeddings, pairs), hits["map_at_r"]
+
+
+def learns(config: Config, image_set, new, indices, seed: int, **options):
+    """A `new` model, its objective and the batches of its training: an arm as `train_arm` takes it."""
+    model = new(seed)
+    _, labels = np.unique(image_set.labels[indices], return_inverse=True)
     objective = PairJudgment(model.score_embeddings, labels.max() + 1, config.embedding_size, **options)
-    loader = species_batches(Pictures(pictures, indices, labels), config.batch_size // 4, 4, seed)
-    train_head(config, model, objective, loader, seed)
-    return model.eval()
+    return model, objective, species_batches(Pictures(image_set, indices, labels), config.batch_size // 4, 4, seed)
 
 
-def main(data: Path) -> None:
-    """Train all arms and write their rows."""
-    names, settings = FILES["flowers102"]
-    place = next(data / name for name in names if (data / name).exists())
-    config = setup("standard", "flowers102", place, weights=data / "weights", backbone=BACKBONE, **settings)
-    pictures, rows = load_images(config), []
-    splits = make_splits(pictures, config, keep_one(pictures, find_duplicates(pictures)))
-    features = None
-    for protocol in splits.protocols:
-        part, pairs = splits.parts[protocol], splits.pairs[protocol]["test"]
-        start = new_model(config, BACKBONE, config.seed, SiameseNet, images=pictures.images[part["train"]])
-        features = torch.from_numpy(embed(start, pictures.images, pooled=True)) if features is None else features
-        for loss in LOSSES:
-            scores, hits = {name: [] for name in NEGATIVES}, {name: [] for name in NEGATIVES}
-            for negatives, seed in product(NEGATIVES, config.seed_list):
-                model = train(config, pictures, start, part["train"], seed, loss=loss, negatives=negatives)
+def trained(config: Config, image_set, splits, protocol: str) -> dict:
+    """(Loss, margin, negatives, share of the training kept) -> what `measured` gives, one a seed."""
+    part, pairs = splits.parts[protocol], splits.pairs[protocol]["test"]
+    new = partial(new_model, config, config.backbone, network=SiameseNet)
+    start, found = new(config.seed, images=image_set.images[part["train"]]), {}
+    features = torch.from_numpy(embed(start, image_set.images, pooled=True)) if config.pretrained else None
+    for arm, seed in product([START, *ARMS], config.seed_list):
+        options = dict(zip(("loss", "margin", "negatives"), arm, strict=True))
+        if not config.pretrained:
+            arm_of = partial(learns, config, image_set, new, **options)
+            fresh = arm == START
+            model = new(seed) if fresh else train_arm(config, arm_of, image_set, splits, protocol, seed).model
+            found.setdefault((*arm, 1.0), []).append(measured(model, image_set, part, pairs))
+        else:
+            model, before = deepcopy(start), start.state_dict()
+            if arm != START:
+                model, *learned = learns(config, image_set, lambda _: deepcopy(start), part["train"], seed, **options)
+                train_head(config, model, *learned, seed)
+            after = {name: value.clone() for name, value in model.state_dict().items()}
+            for kept in (0.5, 1.0):
+                model.load_state_dict(between([before, after], kept))
                 with torch.inference_mode():
-                    embeddings = model.head(features).numpy()
-                    gallery, labels = torch.from_numpy(embeddings[part["test"]]), pictures.labels[part["test"]]
-                    hits[negatives].append(retrieval(gallery, labels, model.score_embeddings)["map_at_r"])
-                scores[negatives].append(pair_scores(model, embeddings, pairs))
-                print(protocol, loss, negatives, seed, roc_auc(scores[negatives][-1], pairs[:, 2]), flush=True)
-            for name in NEGATIVES:
-                areas = [roc_auc(one, pairs[:, 2]) for one in scores[name]]
-                gaps = difference(scores[name], scores["all"], pairs), search_difference(hits[name], hits["all"])
-                means = np.mean(areas), np.nanmean(hits[name])
+                    embeddings = model.eval().head(features).numpy()
+                found.setdefault((*arm, kept), []).append(measured(model, image_set, part, pairs, embeddings))
+        print(config.dataset_name, protocol, *arm, seed, roc_auc(found[(*arm, 1.0)][-1][0], pairs[:, 2]), flush=True)
+    return found
+
+
+def rows_of(found: dict, pairs) -> list[dict]:
+    """The rows of all arms, as the module says."""
+    rows = []
+    for (loss, margin, negatives, kept), mine in found.items():
+        scores, hits = zip(*mine, strict=True)
+        means = np.mean([roc_auc(one, pairs[:, 2]) for one in scores]), np.nanmean(hits)
+        arm = dict(loss=loss, margin=margin, negatives=negatives, kept=kept)
+        others = {"all": (loss, margin, "all", kept), "cross_entropy": ("cross_entropy", 1.0, "all", kept)}
+        for against, other in (others | {"start": (*START, kept)}).items():
+            if other in found:
+                theirs, misses = zip(*found[other], strict=True)
+                gaps = difference(scores, theirs, pairs), search_difference(hits, misses)
                 for metric, mean, gap in zip(("roc_auc", "map_at_r"), means, gaps, strict=True):
-                    arm = dict(dataset="flowers102", protocol=protocol, loss=loss, negatives=name, metric=metric)
-                    gap = {"minus_all": gap["value"], "low": gap["low"], "high": gap["high"]}
-                    rows.append(arm | dict(mean=mean) | gap | dict(seeds=config.seeds))
-    write_whole(ROOT / "benchmarks" / "pair_grid.csv", partial(pd.DataFrame(rows).to_csv, index=False))
+                    rows.append(arm | dict(metric=metric, mean=mean, against=against) | gap | dict(seeds=len(mine)))
+    return rows
+
+
+def main(data: Path, *datasets: str) -> None:
+    """Train all arms and write their rows, in place of those of the same data sets."""
+    path = ROOT / "benchmarks" / "pair_grid.csv"
+    for dataset in datasets or ("flowers102", "rendered"):
+        names, settings = FILES[dataset]
+        place = next((data / name for name in names if (data / name).exists()), None)
+        given = dict(profile="standard", backbone=BACKBONE, weights=data / "weights") | settings
+        config = setup(dataset=dataset, data=place, **given | dict(seeds=3))
+        image_set, rows = load_images(config), []
+        splits = make_splits(image_set, config, keep_one(image_set, find_duplicates(image_set)))
+        for protocol in splits.protocols:
+            found = rows_of(trained(config, image_set, splits, protocol), splits.pairs[protocol]["test"])
+            rows += [dict(dataset=dataset, protocol=protocol) | row for row in found]
+        old = pd.read_csv(path).query("dataset != @dataset") if path.exists() else None
+        write_whole(path, partial(pd.concat([old, pd.DataFrame(rows)]).to_csv, index=False))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -62,11 +62,11 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     """A siamese network: two pictures uint8 (3, H, W), one network, a pair head, a probability.
 
     `numbers` may give "z1" and "z2", whose first two stand below their symbols, "gap" and "product", of which the
-    sums do, and "s" and "P".
+    sums do, "s" and "P", and "w1" and "w2", which stand beside their arrows.
     """
     figure, axis = plt.subplots(figsize=(10.3, 3.8), layout="constrained")
-    for picture, y in ((first, 3.5), (second, 1.1)):
-        axis.imshow(np.moveaxis(picture, 0, -1), extent=(0.1, 2.1, y - 1, y + 1))
+    for name, picture, y in (("first picture", first, 3.5), ("second picture", second, 1.1)):
+        axis.imshow(np.moveaxis(picture, 0, -1), extent=(0.1, 2.1, y - 1, y + 1), label=name)
         axis.annotate("", (2.9, y), (2.15, y), arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
     boxes = {
         "f1": (3.1, 3.5, "$f$"), "f2": (3.1, 1.1, "$f$"), "z1": (4.9, 3.5, "$z_1$"), "z2": (4.9, 1.1, "$z_2$"),
@@ -87,9 +87,13 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
         arrow |= dict(patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch())
         axis.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=arrow)
     axis.plot([3.1, 3.1], [1.6, 3], linestyle=":", linewidth=2, color="dimgray")
-    labels = [(3.85, 2.3, "one set\nof weights"), (6.1, 4.15, "$a$, of length 1"), (6.1, 0.45, "$b$, of length 1")]
-    for x, y, words in (*labels, (9.1, 3.15, "$w_1$"), (9.1, 1.45, "$w_2$")):
+    labels = [(3.85, 2.3, "one set\nof weights"), (5.75, 4.0, "$a$, of length 1"), (5.75, 0.6, "$b$, of length 1")]
+    labels += [(3.3, 0.25, "backbone,\nembedding head"), (9.9, 0.55, "pair head")]
+    weights = [f"$w_{n}$" + (f" = {numbers[f'w{n}']:g}" if numbers and f"w{n}" in numbers else "") for n in (1, 2)]
+    labels += [(9.5, 3.2, weights[0]), (9.5, 1.4, weights[1])]
+    for x, y, words in labels:
         axis.text(x + 0.1, y, words, fontsize=14, ha="center", va="center")
+    axis.add_patch(Rectangle((6.85, 0.3), 3.85, 4, fill=False, edgecolor="dimgray", linestyle="--"))
     axis.set(xlim=(0, 12.6), ylim=(0, 4.6), aspect="equal")
     axis.axis("off")
     return figure

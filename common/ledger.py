@@ -93,14 +93,24 @@ def stored(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd
     Columns metric, protocol, approach, value, low and high (the ends of the difference, NaN where none was measured);
     of each metric and protocol the approach it is held `against` comes first.
     """
-    keys, gaps = ["metric", "protocol", "approach"], pd.read_csv(folder / "differences.csv")
-    turned = gaps.assign(approach=gaps["against"], against=gaps["approach"], low=-gaps["high"], high=-gaps["low"])
-    gaps = pd.concat([gaps, turned]).query("dataset == @dataset and against == @against")
+    keys, gaps = ["metric", "protocol", "approach"], differences(dataset, against, folder)
     rows = pd.read_csv(folder / "results.csv").query("dataset == @dataset and profile == 'standard'")
     rows = rows[rows["attack"].isna() & (rows["variant"] == "standard")].groupby(keys, as_index=False)["value"].mean()
     table = rows.merge(gaps[[*keys, "low", "high"]], "left", keys)
     table["later"] = table["approach"] != against
     return table.sort_values(["metric", "protocol", "later"], kind="stable", ignore_index=True).drop(columns="later")
+
+
+def differences(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd.DataFrame:
+    """The paired differences of approaches to one of them that `benchmarks` holds, over seeds: value, low and high.
+
+    Columns metric, protocol, approach, value, low and high; a difference stored the other way around is turned.
+    """
+    gaps = pd.read_csv(folder / "differences.csv")
+    turned = gaps.assign(approach=gaps["against"], against=gaps["approach"])
+    turned = turned.assign(value=-gaps["value"], low=-gaps["high"], high=-gaps["low"])
+    gaps = pd.concat([gaps, turned]).query("dataset == @dataset and against == @against")
+    return gaps[["metric", "protocol", "approach", "value", "low", "high"]].reset_index(drop=True)
 
 
 def leaderboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:

@@ -37,6 +37,7 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "color": ("#7b3294", "p"), "central color": ("#e7298a", "*"), "frozen backbone": ("#949494", "s"),
     "untrained head": ("#56b4e9", "P"), "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"),
     "cross entropy": ("#0173b2", "o"), "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"),
+    "pair cross entropy": ("#029e73", "^"),
     "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
     "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"), "test byobnet": (COLORS[0], "o"),
     "test efficientnet": (COLORS[1], "s"), "test resnet": (COLORS[2], "D"), "test vit": (COLORS[3], "^"),
@@ -413,7 +414,7 @@ def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns:
 def _looks(name, place: int) -> dict:
     """Color and marker of a name, from `LOOKS`; or of its place."""
     color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-    known = re.sub("[_-]", " ", str(name)).split(" (")[0]
+    known = re.sub("[_-]", " ", str(name)).split(" (")[0].removeprefix("names: ")
     return dict(zip(("color", "marker"), LOOKS.get(known, (color, marker)), strict=True))
 
 
@@ -565,27 +566,33 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str,
 
 def score_histograms(
     stages: Mapping, same, title: str, thresholds: Mapping | None = None, score: str = "cosine similarity",
-    kinds: Sequence[str] = ("different pairs", "same pairs"), xlabel: str = "",
+    kinds: Sequence[str] = ("different pairs", "same pairs"), xlabel: str = "", side_by_side: bool = False,
 ) -> Figure:  # fmt: skip
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
-    All panels share both axes; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed.
+    All panels share both axes; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed. Panels stand
+    above each other; or, with `side_by_side`, in a row, where each kind's heights are shares of its own pairs.
     """
-    size = (8.5, 2.1 * len(stages) + 1.4)
-    figure, axes = _figure(title, size, len(stages), sharex=True, sharey=True)
+    size = (WIDEST, 3.6) if side_by_side else (8.5, 2.1 * len(stages) + 1.4)
+    form = (1, len(stages)) if side_by_side else (len(stages), 1)
+    figure, axes = _figure(title, size, *form, sharex=True, sharey=True)
     edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 20 if len(same) < 200 else 60)
     for axis, (name, scores) in zip(axes.flat, stages.items(), strict=True):
         for kind, label, color in ((0, kinds[0], COLORS[1]), (1, kinds[1], COLORS[0])):
             mine = np.asarray(scores)[np.asarray(same) == kind]
             looks = dict(facecolor=(*color, 0.5), edgecolor=color, linewidth=1.5)
+            looks |= dict(weights=np.full(len(mine), 1 / len(mine))) if side_by_side else {}
             axis.hist(mine, bins=edges, histtype="stepfilled", label=label, **looks)
-        axis.set(ylabel=kinds[0].split()[-1], title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
+        ylabel = "share of " * side_by_side + kinds[0].split()[-1]
+        axis.set(ylabel=ylabel, title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
+        axis.yaxis.label.set_visible(axis in axes[:, 0])
         axis.margins(y=0.2)
         if name in (thresholds or {}):
             axis.axvline(thresholds[name], color="black", linestyle="--")
             looks = dict(va="top", fontsize=LETTERS, xycoords=("data", "axes fraction"), textcoords="offset points")
             axis.annotate(f"threshold {thresholds[name]:.2f}", (thresholds[name], 0.97), (5, 0), **looks)
-    axis.set_xlabel(xlabel or f"score ({score})")
+    for lowest in axes[-1]:
+        lowest.set_xlabel(xlabel or f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
     return figure
 

@@ -31,7 +31,11 @@ def test_two_towers_show_both_pictures_and_the_numbers_given():
     figure = diagrams.two_towers(first, second, numbers)
     assert [image.get_array().max() for image in figure.axes[0].images] == [0, 255]
     assert all(said in words(figure) for said in ("(0.00, 1.00, ...)", "sum 2.000", "sum 0.750", "9.650"))
-    assert "9.65" not in words(diagrams.two_towers(first, second))
+    assert "9.65" not in words(diagrams.two_towers(first, second)) and "w_1$ =" not in words(figure)
+    assert "$w_2$ = 10" in words(diagrams.two_towers(first, second, {"w1": 0, "w2": 10}))
+    frame = figure.axes[0].patches[-1].get_bbox()
+    inside = [text.get_text() for text in figure.axes[0].texts if frame.contains(*text.get_position())]
+    assert "pair head" in inside and "backbone,\nembedding head" not in inside, "the frame is that of the pair head"
 
 
 def test_the_margin_circle_has_an_arrow_for_all_but_the_point_outside():

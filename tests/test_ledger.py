@@ -226,3 +226,7 @@ def test_stored_differences_are_turned_around_and_begin_with_their_reference(tmp
         first, second = stored("photos", against, tmp_path).to_dict("records")
         assert first["approach"] == against and np.isnan(first["low"]) and [second["low"], second["high"]] == ends
     assert first["value"] == pytest.approx(0.85) and second["value"] == 0.6
+    (turned,) = ledger.differences("photos", "center_loss", tmp_path).to_dict("records")
+    gap = dict(approach="frozen_backbone", value=-0.25, low=-0.4, high=-0.1)
+    assert turned == dict(metric="roc_auc", protocol="closed_set") | gap
+    assert ledger.differences("others", "center_loss", tmp_path).empty

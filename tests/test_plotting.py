@@ -284,7 +284,8 @@ def test_a_compared_row_has_the_interval_of_its_difference_around_it():
 def test_an_approach_looks_the_same_in_every_figure():
     color = plotting.LOOKS["center loss"][0]
     drawn = plotting.intervals(RANGES, TITLE, "ROC-AUC", groups=["a", "center_loss"]).axes[0].containers[1][0]
-    named = plotting.lines(LINES.iloc[:, :1].set_axis(["center-loss"], axis=1), TITLE, "x", "y").axes[0].lines[0]
+    named = LINES.iloc[:, :1].set_axis(["names: center-loss (R3)"], axis=1)
+    named = plotting.lines(named, TITLE, "x", "y").axes[0].lines[0]
     assert drawn.get_color() == named.get_color() == color
 
 
@@ -328,6 +329,11 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
     named = plotting.score_histograms(STAGES, SAME, TITLE, kinds=("bad roses", "good roses"), xlabel="smell")
     assert named.axes[1].get_xlabel() == "smell" and named.axes[0].get_ylabel() == "roses"
     assert [text.get_text() for text in named.legends[0].get_texts()] == ["bad roses", "good roses"]
+    before, after = plotting.score_histograms(STAGES, SAME, TITLE, side_by_side=True).axes
+    assert before.get_position().x1 < after.get_position().x0 and before.get_xlabel() == after.get_xlabel() != ""
+    heights = [np.diff(shape.get_xy()[:, 1]).clip(0).sum() for shape in before.patches]
+    assert before.get_ylabel() == "share of pairs" and max(heights) <= 1, "each kind adds up to 1"
+    assert [axis.yaxis.label.get_visible() for axis in (before, after)] == [True, False]
 
 
 def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
