@@ -34,7 +34,7 @@ from common.training import between, train_arm, train_head
 
 NEGATIVES, BACKBONE = ("all", "random", "hard"), "mobilenetv2_100"
 ARMS = [("cross_entropy", 1.0, name) for name in NEGATIVES] + [("contrastive", 1.0, name) for name in NEGATIVES]
-ARMS += [("contrastive", margin, name) for margin in (0.5, 1.4) for name in ("all", "hard")]
+ARMS += [("contrastive", margin, "hard") for margin in (0.5, 1.4)]
 START = "start", 1.0, "none"
 
 
@@ -112,7 +112,8 @@ def main(data: Path, *datasets: str) -> None:
             found = rows_of(trained(config, image_set, splits, protocol), splits.pairs[protocol]["test"])
             rows += [dict(dataset=dataset, protocol=protocol) | row for row in found]
         old = pd.read_csv(path).query("dataset != @dataset") if path.exists() else None
-        write_whole(path, partial(pd.concat([old, pd.DataFrame(rows)]).to_csv, index=False))
+        order = dict(by=["dataset", "metric", "protocol", "kept"], ascending=[False, True, True, False], kind="stable")
+        write_whole(path, partial(pd.concat([old, pd.DataFrame(rows)]).sort_values(**order).to_csv, index=False))
 
 
 if __name__ == "__main__":
