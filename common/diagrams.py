@@ -191,7 +191,7 @@ def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Fig
             row[: (labels == label).sum()] = np.sort(part[labels == label])
         shades = dict(cmap=ListedColormap(colors), vmin=0, vmax=3, linewidth=0.5 if cells.size < 4000 else 0)
         axis.pcolormesh(cells, edgecolors="white", **shades)
-        axis.set_xlabel("pictures of the class")
+        axis.set(xlabel="the class's pictures, sorted by part", xticks=[])
         axis.set_title(protocol.replace("_", " "), pad=38)
     if len(names) <= 30:
         axes[0, 0].set_yticks(np.arange(len(names)) + 0.5, names, fontsize=11, parse_math=False)
@@ -202,7 +202,7 @@ def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Fig
 
 def hues(pictures, shares, titles: Sequence[str]) -> Figure:
     """Pictures uint8 (N, 3, H, W), and below each the shares (N, K) of its pixels by hue, in bars of that hue."""
-    size = dict(figsize=(3 * len(pictures), 4.6), height_ratios=(2, 1))
+    size = dict(figsize=(2.3 * len(pictures), 3.7), height_ratios=(2, 1))
     figure, axes = plt.subplots(2, len(pictures), squeeze=False, sharey="row", layout="constrained", **size)
     figure.suptitle("How much of each hue does a picture hold?")
     for (above, below), picture, share, title in zip(axes.T, pictures, shares, titles, strict=True):
@@ -217,33 +217,27 @@ def hues(pictures, shares, titles: Sequence[str]) -> Figure:
     return figure
 
 
-def two_hills(scores, same, thresholds: Mapping[str, tuple], title: str, xlabel: str) -> Figure:
-    """Scores (P,) of same pairs, and below of different pairs, cut by thresholds.
-
-    Each entry of `thresholds` is a line: its name -> the score, and the shares of same pairs below and of different
-    pairs above, which the line says.
-    """
+def two_hills(scores, same, threshold: float, title: str, xlabel: str) -> Figure:
+    """Scores (P,) of same pairs, and below of different pairs, cut by a threshold, and the share it gets wrong."""
     figure, axes = plt.subplots(2, 1, figsize=(8.5, 5.2), sharex=True, sharey=True, layout="constrained")
     figure.suptitle(title)
-    scores, same = np.asarray(scores), np.asarray(same)
     for axis, kind, name, color in zip(axes, (1, 0), ("same pairs", "different pairs"), (BLUE, ORANGE), strict=True):
-        axis.hist(scores[same == kind], 25, range=(scores.min(), scores.max()), color=color, alpha=0.6, ec="white")
+        mine = scores[same == kind]
+        axis.hist(mine, 25, range=(scores.min(), scores.max()), color=color, alpha=0.6, ec="white")
         axis.set_ylabel(f"number of\n{name}", color=color, fontsize=13, weight="bold")
-    axes[0].set_ylim(0, 1.5 * axes[0].get_ylim()[1])
+        axis.axvline(threshold, color="black", linestyle="--", linewidth=2)
+        wrong, what = (mine < threshold, "rejects") if kind else (mine >= threshold, "accepts")
+        side = dict(ha="right", xytext=(-8, 0)) if kind else dict(ha="left", xytext=(8, 0))
+        where = dict(xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=14)
+        axis.annotate(f"false {what}: {wrong.mean():.0%}", (threshold, 0.95), bbox=WHITE, **where, **side)
+    axes[0].set_ylim(0, 1.3 * axes[0].get_ylim()[1])
     axes[1].set_xlabel(xlabel, fontsize=13)
-    for style, (name, (score, *wrong)) in zip(("--", "-"), thresholds.items(), strict=False):
-        for axis, share, done in zip(axes, wrong, ("rejected", "accepted"), strict=True):
-            left = done == "rejected" if len(thresholds) == 1 else score == min(thresholds.values())[0]
-            side = dict(ha="right", xytext=(-6, 0)) if left else dict(ha="left", xytext=(6, 0))
-            axis.axvline(score, color="black", linestyle=style, linewidth=2)
-            where = dict(xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=12)
-            axis.annotate(f"{name}:\n{100 * share:.0f} % {done}", (score, 0.97), bbox=WHITE, **where, **side)
     return figure
 
 
 def roc(curves: Mapping[str, tuple]) -> Figure:
     """ROC curves: name -> the shares of different and same pairs accepted (T,), and a color; a dot at equal error."""
-    figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.8, 5.5), layout="constrained")
     figure.suptitle("All thresholds at once: the ROC curve")
     for name, (accepts, hits, color) in curves.items():
         axis.plot(accepts, hits, linewidth=2.5, color=color, label=name)
@@ -256,22 +250,35 @@ def roc(curves: Mapping[str, tuple]) -> Figure:
     return figure
 
 
-def resamples(measured: float, values: Mapping, title: str, xlabel: str) -> Figure:
-    """A histogram of the first entry of `values`, name -> what resamples gave, and below 95 % intervals of all."""
-    figure, axis = plt.subplots(figsize=(9, 4.2), layout="constrained")
+def staircase(scores, same) -> Figure:
+    """A ROC curve over squares, a same and a different pair each, no score twice: shaded where the same pair wins."""
+    s, d = (np.sort(scores[same == kind])[::-1] for kind in (1, 0))
+    won, walk = s[:, None] > d, same[np.argsort(-scores)]
+    figure, axis = plt.subplots(figsize=(5.6, 5), layout="constrained")
+    figure.suptitle(f"{won.sum()} of {won.size} squares lie below: ROC-AUC {won.mean():.3f}")
+    axis.pcolormesh(won, cmap=ListedColormap(["white", "#a6cee3"]), vmin=0, vmax=1, edgecolors="gray")
+    for (row, column), ahead in np.ndenumerate(won):
+        words = f"{s[row]:g} {'>' if ahead else '<'} {d[column]:g}"
+        axis.text(column + 0.5, row + 0.5, words, fontsize=14, ha="center", va="center")
+    axis.plot([0, *np.cumsum(walk == 0)], [0, *np.cumsum(walk == 1)], linewidth=5, color=ORANGE, clip_on=False)
+    axis.set(xlabel="different pairs, highest score first", ylabel="same pairs, highest first", xticks=[], yticks=[])
+    return figure
+
+
+def resamples(values: Mapping, at: float, title: str, xlabel: str) -> Figure:
+    """What resamples gave, name -> numbers, a panel each: a histogram, the 95 % interval shaded, and a line `at`."""
+    size = dict(figsize=(9, 2 * len(values) + 1), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(values), 1, sharex=True, sharey=True, **size)
     figure.suptitle(title)
-    first = np.asarray(next(iter(values.values())))
-    ends = np.nanmin(first), max(np.nanmax(first), np.nanmin(first) + 1e-6)  # all may be alike
-    axis.hist(first, bins=30, range=ends, color=BLUE, alpha=0.6)
-    axis.axvline(measured, color="black")
-    top, widest = axis.get_ylim()[1], 0.0
-    for place, (name, found) in enumerate(values.items()):
+    ends = np.nanquantile(np.concatenate([*values.values()]), [0, 1]) + np.array([0, 1e-6])  # all may be alike
+    for axis, (name, found), color in zip(axes.flat, values.items(), (BLUE, ORANGE), strict=False):
         low, high = np.nanquantile(found, [0.025, 0.975])
-        height, widest = -(0.12 + 0.18 * place) * top, max(widest, high - low)
-        axis.plot([low, high], [height, height], linewidth=6, solid_capstyle="butt", color=(BLUE, ORANGE)[place])
-        axis.text(high, height, f"  {name}: {low:.3f} to {high:.3f}", va="center", fontsize=12)
-    axis.set(xlabel=xlabel, ylabel="number of resamples", ylim=(-0.42 * top, 1.05 * top))
-    axis.set(xlim=(None, measured + 1.5 * widest), yticks=[tick for tick in axis.get_yticks() if 0 <= tick <= top])
+        axis.hist(found, bins=50, range=ends, color=color, alpha=0.7)
+        axis.axvspan(low, high, color=color, alpha=0.15)
+        axis.axvline(at, color="black", linestyle="--", linewidth=2)
+        axis.set_title(f"{name}: {low:.3f} to {high:.3f}", fontsize=13)
+        axis.set_ylabel("resamples", fontsize=12)
+    axis.set_xlabel(xlabel, fontsize=13)
     return figure
 
 
@@ -286,8 +293,9 @@ def arrows(vectors: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> 
     for radius, (low, high) in zip((0.45, 0.55, 0.65), pairwise(angles)):
         axis.add_patch(Arc((0, 0), 2 * radius, 2 * radius, theta1=low, theta2=high, linewidth=2, color=ORANGE))
         middle = np.radians((low + high) / 2)
-        place = (radius + 0.02) * np.array([np.cos(middle), np.sin(middle)])
-        axis.text(*place, f"{high - low:.0f}°", fontsize=13, color=ORANGE, ha="left", va="bottom")
+        words = f"{high - low:.0f}°\ncosine {np.cos(np.radians(high - low)):.2f}"
+        place = 0.86 * np.array([np.cos(middle), np.sin(middle)])
+        axis.text(*place, words, fontsize=12, color="#a86500", ha="center", va="center")
     axis.set(xlim=(0, 1.15), ylim=(0, 1.15), aspect="equal", xlabel=xlabel, ylabel=ylabel)
     return figure
 

@@ -148,13 +148,13 @@ def _pixels(image) -> np.ndarray:
     return image.transpose(1, 2, 0)
 
 
-def pair_gallery(images, pairs, right: Sequence, titles: Sequence[str], title: str) -> Figure:
+def pair_gallery(images, pairs, right: Sequence, titles: Sequence[str], title: str, cell: float = 2.4) -> Figure:
     """A `contact_sheet` of pairs, side by side: the first two columns of `pairs` are rows of `images`."""
     pixels = {row: _pixels(images[row]).transpose(2, 0, 1) for pair in pairs for row in map(int, pair[:2])}
     height, width = np.shape(images)[-2:]
     gap = np.full((3, height, max(1, width // 24)), 255, np.uint8)
     both = [np.concatenate([pixels[int(first)], gap, pixels[int(second)]], axis=2) for first, second, *_ in pairs]
-    figure = contact_sheet(both, titles, 3, title, right=right)
+    figure = contact_sheet(both, titles, 3, title, cell, right)
     figure.axes[0].images[0].set_label(f"{len(both)} pairs of pictures")
     return figure
 

@@ -55,28 +55,44 @@ def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
     assert figure.axes[0].collections[0].get_array().tolist() == [[0, 1, 3], [0, 1, 2]], "3 is left out"
     assert "train: 2" in words(figure) and "test: 1" in words(figure)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["rose", "iris"]
+    assert not len(figure.axes[0].get_xticks()), "a picture's place in its row says nothing"
 
 
-def test_two_hills_say_what_each_threshold_does_wrong():
-    thresholds = {"one": (0.4, 0.25, 0.5), "another": (0.6, 0.75, 0)}
-    figure = diagrams.two_hills([0.1, 0.5, 0.7, 0.9], [0, 0, 1, 1], thresholds, "hills", "cosine")
-    assert [text.get_text() for text in figure.axes[0].texts] == ["one:\n25 % rejected", "another:\n75 % rejected"]
-    assert [text.get_text() for text in figure.axes[1].texts] == ["one:\n50 % accepted", "another:\n0 % accepted"]
+def test_two_hills_say_what_a_threshold_does_wrong():
+    scores, same = np.array([0.1, 0.5, 0.7, 0.8, 0.9]), np.array([0, 0, 1, 1, 1])
+    figure = diagrams.two_hills(scores, same, 0.5, "hills", "cosine")
+    assert [words(figure), figure.axes[1].texts[0].get_text()] == ["false rejects: 0%", "false accepts: 50%"]
+    assert "rejects: 67%" in words(diagrams.two_hills(scores, same, 0.9, "hills", "cosine"))
 
 
-def test_roc_marks_equal_errors_and_resamples_their_intervals():
+def test_roc_marks_equal_errors():
     curve = np.array([0, 0.25, 1]), np.array([0, 0.75, 1]), "black"
     axis = diagrams.roc({"color": curve}).axes[0]
     assert axis.lines[1].get_xydata().tolist() == [[0.25, 0.75]]
     assert axis.get_legend_handles_labels()[1] == ["color"]
-    diagrams.resamples(1.0, {"alike": [1.0, 1.0 - 1e-16, np.nan]}, "title", "ROC-AUC")
-    said = words(diagrams.resamples(0.5, {"wide": np.linspace(0, 1, 1001), "narrow": [0.5] * 9}, "title", "ROC-AUC"))
-    assert "  wide: 0.025 to 0.975" in said and "  narrow: 0.500 to 0.500" in said
+
+
+def test_a_staircase_shades_the_squares_below_the_curve():
+    figure = diagrams.staircase(np.array([0.2, 0.9, 0.3, 0.4, 0.7, 0.8]), np.array([0, 1, 0, 1, 0, 1]))
+    (axis,) = figure.axes
+    assert axis.collections[0].get_array().tolist() == [[1, 1, 1], [1, 1, 1], [0, 1, 1]]
+    steps = [[0, 0], [0, 1], [0, 2], [1, 2], [1, 3], [2, 3], [3, 3]]
+    assert axis.lines[0].get_xydata().tolist() == steps
+    assert "8 of 9 squares" in figure.get_suptitle() and "0.889" in figure.get_suptitle()
+    assert words(figure).count(">") == 8 and "0.4 < 0.7" in words(figure)
+
+
+def test_resamples_shade_their_intervals_beside_a_line():
+    diagrams.resamples({"alike": [1.0, 1.0 - 1e-16, np.nan]}, 1.0, "title", "ROC-AUC")
+    upper, lower = diagrams.resamples({"wide": np.linspace(0, 1, 1001), "narrow": [0.5] * 9}, 0.2, "title", "x").axes
+    assert upper.get_title() == "wide: 0.025 to 0.975" and lower.get_title() == "narrow: 0.500 to 0.500"
+    assert set(upper.lines[0].get_xdata()) == set(lower.lines[0].get_xdata()) == {0.2}
+    assert np.isclose(upper.patches[-1].get_extents().transformed(upper.transData.inverted()).width, 0.95)
 
 
 def test_arrows_say_the_angles_between_them():
     said = words(diagrams.arrows({"A": (1, 0), "B": (0.5, 0.5), "C": (0, 1)}, "x", "y"))
-    assert said.count("45°") == 2 and "B" in said
+    assert said.count("45°\ncosine 0.71") == 2 and "B" in said
 
 
 def test_hues_show_every_picture():

@@ -407,6 +407,8 @@ def test_a_pair_gallery_frames_what_was_judged_rightly_in_green():
     np.testing.assert_array_equal(drawn[..., :8], IMAGES[PAIRS[:, 0]])
     np.testing.assert_array_equal(drawn[..., -8:], IMAGES[PAIRS[:, 1]])
     assert (drawn[..., 8:-8] == 255).all() and drawn.shape[3] > 16, "a white gap"
+    small = plotting.pair_gallery(IMAGES, PAIRS, [True] * 4, list("abcd"), TITLE, 0.7)
+    assert small.get_figheight() < figure.get_figheight(), "the cells are as high as asked"
     with pytest.raises(ValueError, match="zip"):
         plotting.pair_gallery(IMAGES, PAIRS, [1, 0, 1, 0], list("abc"), TITLE)
 
