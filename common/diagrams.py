@@ -16,7 +16,7 @@ WHITE = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1)  # behind w
 def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
     """An anchor, a ring through its positive, a ring a margin farther out, and three negatives with their losses.
 
-    Distances are squared, the rings' radii their roots. Arrows are a training step's moves, all by one scale.
+    Distances, d², are squared, the rings' radii their roots. Arrows are a training step's moves, all by one scale.
     """
     figure, axis = plt.subplots(figsize=(9, 5.6), layout="constrained")
     inner, outer = to_positive**0.5, (to_positive + margin) ** 0.5
@@ -27,7 +27,8 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
         axis.text(0, -radius - 0.03, name, ha="center", va="top", fontsize=12)
     for name, marker, x in (("positive", "^", -inner), ("anchor", "o", 0)):
         axis.plot([x], [0], marker, color="tab:green", markersize=15)
-        axis.text(x + 0.03, 0.08, name, va="bottom", fontsize=13, color="tab:green", weight="bold")
+        words = name if x == 0 else f"{name}\n$d^2$ = {to_positive:g}"
+        axis.text(x + 0.03, 0.08, words, va="bottom", fontsize=13, color="tab:green", weight="bold")
     axis.annotate("", (-0.55 * inner + 0.1, 0), (-inner + 0.1, 0), arrowprops=dict(color="tab:green", width=3))
     # A kind of negative, its squared distance, the direction it lies in, and the height of its label.
     kinds = ("easy", 1.7 * outer**2, 38, 0.8), ("semi-hard", outer**2 - margin / 2, 14, 0), ("hard", 0.16, -45, -0.55)
@@ -37,7 +38,7 @@ def triplet_rings(margin: float, to_positive: float = 0.5) -> Figure:
         axis.plot(*point[:, None], "s", color="tab:red", markersize=14)
         label = dict(ha="left", va="center", fontsize=13, color="tab:red", weight="bold")
         label |= dict(arrowprops=dict(arrowstyle="-", color="gray", shrinkB=10))
-        axis.annotate(f"{kind} negative\nloss {loss:.2f}", point, (1.35, height), **label)
+        axis.annotate(f"{kind} negative\n$d^2$ = {squared:.2f}, loss {loss:.2f}", point, (1.35, height), **label)
         if loss:
             axis.annotate("", 1.45 * point + 0.1 * away, point + 0.1 * away, arrowprops=dict(color="tab:red", width=3))
     axis.set(xlim=(-1.15, 2.2), ylim=(-1.25, 1.1), aspect="equal", title="Which negatives cost something?")

@@ -9,6 +9,7 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -280,11 +281,15 @@ def intervals(
     return figure
 
 
-def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, band: Sequence = (), starts=()) -> Figure:
+def strips(
+    panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, band: Sequence = (), starts: Sequence = (),
+    zones: Sequence = (),
+) -> Figure:  # fmt: skip
     """Dots in rows, one panel with its own scale for each entry: its title -> row -> value or values.
 
-    All panels have the same rows. A `band` from one value to another is shaded, with a line where it begins. With
-    `starts`, one for each panel, bars lead from there to the means of the rows, whose numbers stand beside them.
+    All panels have the same rows. A `band` from one value to another is shaded, with a line where it begins; `zones`
+    are names, above the frame, of what lies before it, in it and behind it. With `starts`, one for each panel, bars
+    lead from there to the means of the rows, whose numbers stand beside them.
     """
     across, rows = min(3, len(panels)), max(map(len, panels.values()))
     down = -(-len(panels) // across)
@@ -308,6 +313,9 @@ def strips(panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, ban
         if len(band):
             axis.axvspan(*band, color="tab:orange", alpha=0.25, zorder=0)
             axis.axvline(band[0], color="tab:green", linewidth=3, zorder=0)
+            (left, right), looks = axis.get_xlim(), dict(ha="center", va="bottom", fontsize=13)
+            for zone, ends in zip(zones, pairwise((left, *band, right)), strict=False):
+                axis.text(sum(ends) / 2, 1.02, zone, transform=axis.get_xaxis_transform(), **looks)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     return figure
@@ -320,11 +328,13 @@ def dot_panels(
 
     `table` has the columns panel, row, group (a color and a marker each), or in their place the ledger's protocol,
     metric and approach, and value; text, if not the value is told; low and high, if it has them, make intervals. The
-    text of a dot alone in its row stands above it, else at the right. With `zero` there is a dashed line at 0.
+    text of a dot alone in its row stands above it, else at the right. With `zero` there is a dashed line at 0, and a
+    mark is hollow where its interval holds 0: no difference seen.
     """
     for name, instead in (("panel", "protocol"), ("row", "metric"), ("group", "approach")):
         table = table if name in table else table.assign(**{name: table.get(instead, "")})
-    table = table if "text" in table else table.assign(text=table["value"].map("{:.2f}".format))
+    words = "{:+.2f}" if zero else "{:.2f}"
+    table = table if "text" in table else table.assign(text=(table["value"].round(2) + 0.0).map(words.format))
     panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
     down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)
     most = table.groupby(["panel", "row"]).size().max()  # dots in a row
@@ -341,6 +351,10 @@ def dot_panels(
             looks = dict(linestyle="", markersize=8, capsize=3, label=name, **_looks(name, place))
             ends = np.abs([some[end] - some["value"] for end in ("low", "high")]) if "low" in table else None
             axis.errorbar(some["value"], some["place"], xerr=ends, **looks)
+            if zero and "low" in table:
+                none = some[(some["low"] <= 0) & (some["high"] >= 0)]
+                hollow = dict(linestyle="", markersize=8, markeredgewidth=2, markerfacecolor="white", zorder=3)
+                axis.plot(none["value"], none["place"], **hollow, **_looks(name, place))
         for _, dot in mine.iterrows():
             text, looks = _plain(dot["text"]), dict(textcoords="offset points", fontsize=LETTERS)
             if (mine["row"] == dot["row"]).sum() == 1:

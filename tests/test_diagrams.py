@@ -14,7 +14,8 @@ def test_triplet_rings_give_each_negative_the_loss_of_its_place():
     assert [ring.radius for ring in figure.axes[0].patches][-2:] == [0.5**0.5, 1.1**0.5]
     for kind, place in (("easy", 2), ("semi-hard", 3), ("hard", 4)):
         (x,), (y,) = figure.axes[0].lines[place].get_data()
-        assert f"{kind} negative loss {max(0, 0.5 - x**2 - y**2 + 0.6):.2f}" in words(figure).replace("\n", " ")
+        said = f"{kind} negative $d^2$ = {x**2 + y**2:.2f}, loss {max(0, 0.5 - x**2 - y**2 + 0.6):.2f}"
+        assert said in words(figure).replace("\n", " ")
 
 
 def test_triplet_steps_start_at_the_points_and_are_as_long_as_given():

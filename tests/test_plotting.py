@@ -228,6 +228,10 @@ def test_strips_show_every_value_in_its_row_and_panel():
         assert one.get_xydata().tolist() == [[0.1, 0], [0.2, 0]] and other.get_xydata().tolist() == [[0.6, 1]]
         assert not len(none.get_xydata()) and set(start.get_xdata()) == {0.3}
         assert axis.patches[0].get_extents().transformed(axis.transData.inverted()).x1 == pytest.approx(0.5)
+    zones = plotting.strips(STRIPS, TITLE, "x", "y", (0.3, 0.5), zones=("near", "inside", "far")).axes[0]
+    assert words(zones.texts) == ["near", "inside", "far"]
+    near, inside, far = (text.get_position()[0] for text in zones.texts)
+    assert near < 0.3 < inside < 0.5 < far, "each stands above its zone"
     shown = [axis.yaxis.get_tick_params()["labelleft"] for axis in axes[:4]]
     assert shown == [True, False, False, True] and words(axes[0].get_yticklabels()) == ["one", "other", "none"]
     panels = {"time": pd.Series({"one": 2, "other": 4}), "area": {"one": [0.6, 0.8]}}
@@ -236,6 +240,10 @@ def test_strips_show_every_value_in_its_row_and_panel():
     for axis, start, ends in zip(bars.axes, (0, 0.5), ([2, 4], [0.7])):
         assert words(axis.texts) == [f"{end:.2f}" for end in ends] and axis.get_xlim()[0] == start
         assert [bar.get_x() + bar.get_width() for bar in axis.patches] == pytest.approx(ends)
+
+
+def hollow(axis):
+    return [x for line in axis.lines if line.get_markerfacecolor() == "white" for x in line.get_xdata()]
 
 
 def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
@@ -256,7 +264,10 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     apart = plotting.dot_panels(DOTS, TITLE, "x", "y", 1, join=False).axes[0]
     assert len(apart.lines) < len(below.lines)
     at_zero = plotting.dot_panels(DOTS, TITLE, "x", "y", 1, join=False, zero=True).axes[0]
-    assert len(at_zero.lines) == len(apart.lines) + 1 and set(at_zero.lines[-1].get_xdata()) == {0}
+    assert set(at_zero.lines[-1].get_xdata()) == {0} and not hollow(at_zero) and not hollow(apart)
+    unsure = DOTS.assign(low=[-0.1, 0.85, 0.7, 0.6])
+    at_zero = plotting.dot_panels(unsure, TITLE, "x", "y", 1, join=False, zero=True).axes[0]
+    assert hollow(at_zero) == [0.2] and at_zero.lines[-1].get_zorder() == 0, "whose interval holds 0"
     bare = plotting.dot_panels(DOTS.drop(columns=["low", "high", "text"]), TITLE, "x", "y", 1).axes[0]
     assert not bare.collections and words(bare.texts) == ["0.20", "0.90", "0.80"], "no text of their own: their values"
     rows = DOTS.rename(columns={"panel": "protocol", "row": "metric", "group": "approach"})
