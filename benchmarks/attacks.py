@@ -2,34 +2,41 @@
 
     python -m benchmarks.attacks               prints the cost of a step, as ratios
     python -m benchmarks.attacks --attackers   writes attackers.csv: each robust model's accuracy under every attacker
-    python -m benchmarks.attacks --price       writes into differences.csv: each robust model minus its standard one
+    python -m benchmarks.attacks --price       into differences.csv and control.csv: robust against standard models
+    python -m benchmarks.attacks --control     writes into control.csv: R6's training with its attacker and without it
 
-The last two take the run that SIMILARITY_* names. The attackers need about two minutes a model on one core, foolbox and
-torchattacks (its pin of requests is out of date: `pip install --no-deps torchattacks`).
+The last three take the run that SIMILARITY_* names. The control trains 18 models in about five minutes on one core. The
+attackers need about two minutes a model on one core, foolbox and torchattacks (its pin of requests is out of date: `pip
+install --no-deps torchattacks`).
 """
 
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from benchmarks.results import replace_rows
+from common.attacks.adversarial_training import train_robust
 from common.attacks.gradient import Attacked, noise, pgd
-from common.attacks.reports import attacked_scores, price
+from common.attacks.reports import attacked_scores
 from common.attacks.square import square
 from common.backbones import EmbeddingNet, evaluation_mode
 from common.checkpoints import STEMS, ensure, load
 from common.config import setup
 from common.datasets import load_images
 from common.datasets.splits import read_splits, some_pairs
-from common.evaluation.metrics import accuracy
+from common.evaluation.metrics import accuracy, roc_auc
+from common.evaluation.reports import comparison, difference
 
-EPS = 4 / 255
+EPS, KINDS = 4 / 255, {"standard": "best", "robust": "robust"}
+CONTROL = ["dataset", "approach", "name", "metric", "value", "low", "high", "seeds"]  # columns of control.csv
 
 
 class TwoLogits(nn.Module):
@@ -186,16 +193,55 @@ def attackers(count: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def prices() -> pd.DataFrame:
-    """Rows of differences.csv: what each robust model of the run costs on clean test pictures of the closed set."""
+def prices() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What each robust model of the run costs on clean test pictures: rows of control.csv, and of differences.csv."""
     config, rows = setup(), []
     pictures = load_images(config)
     splits = read_splits(ensure(config, "splits.json"), pictures)
     for approach, name in STEMS.items():
-        paths = [ensure(config, f"{kind}_model_{name}.pth") for kind in ("robust", "best")]
-        found = price(*(load(path, pictures, config.device)[0] for path in paths), pictures, splits, "closed_set")
-        rows.append(found.assign(approach=f"robust_{approach}", against=approach, seeds=1))
-    return pd.concat(rows).assign(dataset=config.dataset_name, protocol="closed_set")
+        files = {kind: ensure(config, f"{word}_model_{name}.pth") for kind, word in KINDS.items()}
+        models = {kind: [load(file, pictures, config.device)[0]] for kind, file in files.items()}
+        found = comparison(models, "standard", pictures, splits, "closed_set", "test")
+        rows.append(found.assign(approach=approach, seeds=1, dataset=config.dataset_name))
+    levels = pd.concat(rows, ignore_index=True)
+    standard, robust = (levels[levels["name"] == kind].reset_index(drop=True) for kind in ("standard", "robust"))
+    gaps = robust.assign(value=robust["value"] - standard["value"], against=robust["approach"])
+    return levels[CONTROL], gaps.assign(approach="robust_" + gaps["against"]).drop(columns="name")
+
+
+def control(seeds: int, count: int = 80) -> pd.DataFrame:
+    """What does the attacker add to R6's training? The same epochs and loss, with it and without, on drawn flowers.
+
+    Every seed trains on from the run's standard models: it orders the batches and the noise. Rows of approach, name
+    ("more epochs", without an attack; "standard"; "robust"), metric, value (the mean over seeds), and low and high of
+    the paired difference to "more epochs". Metrics are of clean test pictures, and of the first `count` test pairs
+    under PGD at 4/255, as R6 attacks them.
+    """
+    config, rows = setup(), []
+    pictures, shorter = load_images(config), replace(config, epochs=5, learning_rate=6e-3)
+    splits = read_splits(ensure(config, "splits.json"), pictures)
+    pairs = some_pairs(splits.pairs["closed_set"]["test"], count)
+    for approach, name in STEMS.items():
+        standard, _, content = load(ensure(config, f"best_model_{name}.pth"), pictures, config.device)
+        models, weight = {"more epochs": [], "standard": [standard] * seeds, "robust": []}, content.get("center_weight")
+        for seed in range(seeds):
+            given = approach, standard, pictures, splits, "closed_set", replace(shorter, seed=seed)
+            for kind, options in (("more epochs", dict(eps=0.0, steps=0)), ("robust", dict(eps=2 * EPS))):
+                model, _ = train_robust(*given, hold_weight=0.03, center_weight=weight or 0.0, **options)
+                models[kind].append(model)
+        found = [comparison(models, "more epochs", pictures, splits, "closed_set", "test")]
+        attack = partial(pgd, eps=EPS, restarts=1)
+        scores = {kind: [attacked_scores(model, pictures, pairs, attack) for model in some]
+                  for kind, some in models.items()}  # fmt: skip
+        for kind, some in scores.items():
+            gap = difference(some, scores["more epochs"], pairs)
+            value = np.mean([roc_auc(one, pairs[:, 2]) for one in some])
+            found.append(pd.DataFrame([{"metric": "roc_auc_under_pgd", "name": kind, **gap, "value": value}]))
+        rows.append(pd.concat(found).assign(approach=approach, seeds=seeds, dataset=config.dataset_name))
+        print(rows[-1].to_string(), flush=True)
+    table = pd.concat(rows)[CONTROL].round(5)
+    table.loc[table["name"] == "more epochs", ["low", "high"]] = np.nan
+    return table
 
 
 if __name__ == "__main__":
@@ -203,10 +249,17 @@ if __name__ == "__main__":
     parser.add_argument("--attackers", action="store_true", help="write attackers.csv")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--price", action="store_true", help="write differences.csv")
+    parser.add_argument("--control", action="store_true", help="write control.csv")
+    parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    if arguments.price:
+    levels = Path(__file__).with_name("control.csv")
+    if arguments.control:
+        replace_rows(levels, control(arguments.seeds), CONTROL[:3])
+    elif arguments.price:
         keys = ["dataset", "approach", "against", "protocol"]
-        replace_rows(Path(__file__).with_name("differences.csv"), prices(), keys)
+        found, gaps = prices()
+        replace_rows(levels, found, CONTROL[:3])
+        replace_rows(Path(__file__).with_name("differences.csv"), gaps, keys)
     elif arguments.attackers:
         attackers(arguments.pairs).to_csv(Path(__file__).with_name("attackers.csv"), index=False)
     else:

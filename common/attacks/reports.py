@@ -1,4 +1,4 @@
-"""Reports of attacks: metrics of attacked pairs, behind the gate of protocol rule 13, and what robustness costs."""
+"""Reports of attacks: metrics of attacked pairs, behind the gate of protocol rule 13."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,17 +11,8 @@ from common.attacks.gradient import pgd
 from common.backbones import evaluation_mode, folded
 from common.datasets.batches import pair_batch
 from common.datasets.images import ImageSet
-from common.datasets.splits import Splits
 from common.evaluation.metrics import Threshold, roc_auc
-from common.evaluation.reports import (
-    difference,
-    embed_all,
-    named,
-    pair_scores,
-    search_difference,
-    searched,
-    verification_report,
-)  # fmt: skip
+from common.evaluation.reports import verification_report
 
 GATE = 0.80  # a model below this clean AUC has nothing to lose, so its robustness figures would mislead
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -72,21 +63,3 @@ def robust_report(scores: dict, pairs, thresholds: dict[str, Threshold], attack:
             about = dict(approach=approach, attack=attack if radius else None, eps_255=round(radius * 255, 3))
             reports.append(verification_report(found, pairs, thresholds[approach]).assign(**about))
     return pd.concat(reports, ignore_index=True)
-
-
-def price(robust, standard, image_set: ImageSet, splits: Splits, protocol: str) -> pd.DataFrame:
-    """What robustness costs on clean test pictures: the robust model minus the standard one, paired.
-
-    Rows of metric (roc_auc, precision_at_1, map_at_r, and class_accuracy of models that name classes), value, low,
-    high, as `difference` and `search_difference` give them.
-    """
-    test, pairs, scores, hits = splits.parts[protocol]["test"], splits.pairs[protocol]["test"], [], []
-    for model in (robust, standard):
-        embeddings, labels = embed_all(model, image_set, test), image_set.labels[test]
-        scores.append([pair_scores(model, embeddings, pairs)])
-        found = searched(model, embeddings[test], labels)
-        hits.append({name: found[name] for name in ("precision_at_1", "map_at_r")})
-        if model.classifier is not None:
-            hits[-1]["class_accuracy"] = 1.0 * (named(model, embeddings[test]) == labels)
-    gaps = {name: search_difference([value], [hits[1][name]]) for name, value in hits[0].items()}
-    return pd.DataFrame({"roc_auc": difference(*scores, pairs), **gaps}).T.rename_axis("metric").reset_index()

@@ -9,12 +9,9 @@ import torch
 from toys import Colors, Network, all_pairs, image_set
 
 from common.attacks.gradient import pgd, transfer
-from common.attacks.reports import BATCH, attacked_scores, price, robust_report, scores_under_pgd
-from common.config import setup
+from common.attacks.reports import BATCH, attacked_scores, robust_report, scores_under_pgd
 from common.datasets.batches import pair_batch
-from common.datasets.splits import make_splits
 from common.evaluation.metrics import Threshold, accuracy_by_kind, roc_auc
-from common.evaluation.reports import evaluate
 from common.ledger import ALLOWED, COLUMNS
 
 EPS = 8 / 255
@@ -76,15 +73,3 @@ def test_nothing_is_reported_behind_the_gate(pictures):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores_under_pgd(model, pictures, pairs, (EPS,), steps=1, restarts=1)
-
-
-def test_the_price_of_robustness_is_paired(pictures):
-    """A model costs nothing against itself; else the gaps of two evaluations, and of the species that both name."""
-    splits, one, other = make_splits(pictures, setup()), Network().eval(), Network(1).eval()
-    assert (price(one, one, pictures, splits, "closed_set")[["value", "low", "high"]] == 0).all(axis=None)
-    found = price(one, other, pictures, splits, "closed_set").set_index("metric")
-    reports = [evaluate(model, pictures, splits, "closed_set").report for model in (one, other)]
-    both = [report.set_index("metric")["value"] for report in reports]
-    for metric in ("roc_auc", "precision_at_1", "map_at_r"):
-        assert found["value"][metric] == pytest.approx(both[0][metric] - both[1][metric], abs=1e-6)
-    assert "class_accuracy" in found.index and (found["low"] <= found["high"]).all()
