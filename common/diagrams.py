@@ -415,16 +415,56 @@ def eps_box(g: tuple[float, float]) -> Figure:
     return figure
 
 
-def straight_through(levels: int) -> Figure:
-    """Rounding of one color to so many levels, a staircase, and the identity that BPDA takes it for."""
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    color = np.linspace(0, 1, 1000)
-    axis.plot(color, np.round(color * (levels - 1)) / (levels - 1), linewidth=3, label="forward: rounded, slope 0")
-    axis.plot(color, color, "--", linewidth=3, label="backward: taken for the identity, slope 1")
-    axis.set_xlabel("color that comes in", fontsize=13)
-    axis.set_ylabel("color that goes on", fontsize=13)
-    axis.legend(fontsize=12)
-    axis.set_title("A staircase has no slope; BPDA lends it one", fontsize=14)
+def min_max(eps: float = 0.45) -> Figure:
+    """Adversarial training with points for pictures: the attacker moves the points, then the weights the boundary.
+
+    Around each point of two species lies the box of half a side `eps`, an X in its worst corner, red where that is
+    wrong: the first boundary separates the points but cuts boxes, the second leaves all corners right.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained", sharex=True, sharey=True)
+    points = np.array([(-0.78, -1.1), (-0.85, 0), (-0.7, 1.1), (0.78, 1.1), (0.85, 0), (0.7, -1.1)])
+    titles, ends = ("inside, max: each point goes\nto the worst corner of its box",
+                    "outside, min: the boundary goes\nclear of these corners"), np.array([-1.75, 1.75])  # fmt: skip
+    for axis, tilt, title in zip(axes, (0.55, 0.05), titles, strict=True):
+        for point, side in zip(points, (-1, -1, -1, 1, 1, 1), strict=True):
+            corner, color = point - eps * side * np.array([1, -1]), BLUE if side < 0 else ORANGE
+            hit = "tab:red" if side * (corner @ (1, -tilt)) < 0 else "gray"
+            axis.add_patch(Rectangle(point - eps, 2 * eps, 2 * eps, facecolor=color, alpha=0.25))
+            axis.annotate("", corner, point, arrowprops=dict(color=hit, width=2.5, headwidth=10, shrink=0.08))
+            axis.plot(*point, "o" if side < 0 else "s", color=color, markersize=12)
+            axis.plot(*corner, "X", color=hit, markersize=12, markeredgecolor="white")
+        axis.plot(tilt * ends, ends, color="black", linewidth=3)
+        axis.set(xlim=(-1.5, 1.5), ylim=ends, xticks=[], yticks=[], aspect="equal")
+        axis.set_title(title, fontsize=14)
+    axes[0].text(0.1, -0.48, "boundary", fontsize=13, ha="center", va="center")
+    axes[1].plot(0.55 * ends, ends, "--", color="gray", linewidth=2)
+    curve = dict(arrowstyle="-|>", linewidth=3, color="black", mutation_scale=22, connectionstyle="arc3,rad=0.25")
+    axes[1].annotate("", (0.12, 1.6), (0.8, 1.55), arrowprops=curve)
+    return figure
+
+
+def straight_through(levels: int, change: int) -> Figure:
+    """Rounding of a color to so many levels, seen close, and what BPDA takes it for: the identity. In steps of 255.
+
+    Shaded is where a `change` carries a color over an edge, by a whole level: one color does that, another stays.
+    """
+    figure, axis = plt.subplots(figsize=(9, 4.8), layout="constrained")
+    level = 255 / (levels - 1)
+    stay, color = levels // 2 * level, np.linspace(levels // 2 - 2.2, levels // 2 + 0.9, 2000) * level
+    axis.plot(color, np.round(color / level) * level, linewidth=3.5, color=BLUE)
+    axis.plot(color, color, "--", linewidth=2.5, color=ORANGE)
+    for edge in stay + level * np.array([-1.5, -0.5, 0.5]):
+        axis.axvspan(edge - change, edge + change, color="tab:red", alpha=0.12, linewidth=0)
+    near, arrow = (stay - 1.5 * level - 0.4 * change, stay - 2 * level), dict(color="tab:red", width=3, headwidth=11)
+    axis.plot(*near, "o", markersize=12, color="tab:red", zorder=5)
+    axis.annotate("", np.add(near, (change, level)), near, arrowprops=arrow, zorder=4)
+    axis.errorbar(stay, stay, xerr=change, fmt="o", markersize=12, color="tab:green", elinewidth=3, capsize=6, zorder=5)
+    notes = [(-1.3, -1.65, f"near an edge, {change} more\njump a level, {level:.0f}", "tab:red")]
+    notes += [(-1, 0.6, f"amid a level, {change} change nothing", "tab:green"), (-1, -1.15, "rounded: slope 0", BLUE)]
+    for x, y, words, hue in (*notes, (-0.3, -0.5, "what BPDA takes it for: slope 1", ORANGE)):
+        axis.text(stay + x * level, stay + y * level, words, color=hue, fontsize=13, va="center", bbox=WHITE)
+    axis.set(xlim=(color[0], color[-1]), xlabel="color that comes in (of 255)", ylabel="color that goes on")
+    axis.set_title("Rounding hides a small change, but not near an edge", fontsize=15)
     return figure
 
 

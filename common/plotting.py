@@ -456,21 +456,22 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
 
 
 def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chance: float) -> Figure:
-    """Lines with bands, a panel each with one scale for all, and a dotted one at `chance`.
+    """Lines with bands, a panel each, three beside each other, one scale for all, and a dotted one at `chance`.
 
     `table` has the columns panel, group (a color and a marker each), x, value, low and high.
     """
     panels, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "group"))
-    figure, axes = _figure(title, (WIDEST, 3.9), 1, len(panels), sharex=True, sharey=True)
-    for axis, panel in zip(axes.flat, panels, strict=True):
+    down = -(-len(panels) // 3)
+    figure, axes = _figure(title, (WIDEST, 2.5 * down + 1.4), down, min(3, len(panels)), sharex=True, sharey=True)
+    for axis, panel in zip(axes.flat, panels, strict=False):
         for place, name in enumerate(groups):
             mine = table[(table["panel"] == panel) & (table["group"] == name)].sort_values("x")
             (line,) = _line(axis, mine["x"], mine["value"], name, place)
             axis.fill_between(mine["x"], mine["low"], mine["high"], color=line.get_color(), alpha=0.2, linewidth=0)
-        axis.axhline(chance, color="black", linestyle=":")
+        axis.axhline(chance, color="black", linestyle=":", label="chance")
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
-    for axis in axes[:, 1:].flat:
-        axis.yaxis.label.set_visible(False)  # the first has said it
+        axis.yaxis.label.set_visible(axis.get_subplotspec().is_first_col())  # the first has said it
+        axis.xaxis.label.set_visible(axis.get_subplotspec().is_last_row())
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     return figure
 
@@ -585,13 +586,15 @@ def score_histograms(
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
     All panels share both axes; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed. Panels stand
-    above each other; or, with `side_by_side`, in a row, where each kind's heights are shares of its own pairs.
+    above each other; or, with `side_by_side`, in a row, from four on in two, and each kind's heights are shares of its
+    own pairs.
     """
-    size = (WIDEST, 3.6) if side_by_side else (8.5, 2.1 * len(stages) + 1.4)
-    form = (1, len(stages)) if side_by_side else (len(stages), 1)
+    rows = 1 + (len(stages) > 3) if side_by_side else len(stages)
+    size = (WIDEST, 2.3 * rows + 1.3) if side_by_side else (8.5, 2.1 * rows + 1.4)
+    form = rows, -(-len(stages) // rows)
     figure, axes = _figure(title, size, *form, sharex=True, sharey=True)
     edges = np.histogram_bin_edges(np.concatenate([*stages.values()]), 20 if len(same) < 200 else 60)
-    for axis, (name, scores) in zip(axes.flat, stages.items(), strict=True):
+    for axis, (name, scores) in zip(axes.flat, stages.items(), strict=False):
         for kind, label, color in ((0, kinds[0], COLORS[1]), (1, kinds[1], COLORS[0])):
             mine = np.asarray(scores)[np.asarray(same) == kind]
             looks = dict(facecolor=(*color, 0.5), edgecolor=color, linewidth=1.5)
@@ -622,19 +625,21 @@ def reliability(probabilities, same, title: str) -> Figure:
 
 
 def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Tables of `sanity_suite` side by side: a row for each check, a green or red cell for each table.
+    """Tables of `sanity_suite` side by side: a row for each check, a green, red or gray cell for each table.
 
     Rows that ask about the same stand together, named at the right; a cell holds the verdict, and the harm if there is
-    one.
+    one, with the attack that did it, a check's first word.
     """
-    first, passed = next(iter(tables.values())), np.stack([table["passed"] == "PASS" for table in tables.values()], 1)
+    first, looks_of = next(iter(tables.values())), {"FAIL": WRONG, "NO HARM": "gray", "PASS": RIGHT}
+    passed = np.stack([table["passed"].map([*looks_of].index) for table in tables.values()], 1)
     harms = np.stack([table["harm"] for table in tables.values()], 1)
     figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.42 * len(passed) + 1.5)
-    letters = LETTERS + 2
-    axis.pcolormesh(passed, cmap=ListedColormap([WRONG, RIGHT]), vmin=0, vmax=1, edgecolors="white", linewidth=3)
-    for (row, column), good in np.ndenumerate(passed):
-        word, looks = ("PASS" if good else "FAIL"), dict(ha="center", va="center", color="white", fontsize=letters)
-        word += f", harm {harms[row, column]:.3f}" * bool(np.isfinite(harms[row, column]))
+    letters = LETTERS + 1
+    axis.pcolormesh(passed, cmap=ListedColormap([*looks_of.values()]), vmin=0, vmax=2, edgecolors="white", linewidth=3)
+    for (row, column), verdict in np.ndenumerate(passed):
+        word, looks = [*looks_of][verdict], dict(ha="center", va="center", color="white", fontsize=letters)
+        who = first["check"][row].split()[0]
+        word += f": {who}'s harm {harms[row, column]:.3f}" * bool(np.isfinite(harms[row, column]))
         axis.text(column + 0.5, row + 0.5, word, **looks)
     for name, rows in first.reset_index().groupby("about", sort=False).groups.items():
         axis.axhline(rows[-1] + 1, color="black", linewidth=1.5, clip_on=False)

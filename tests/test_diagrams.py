@@ -125,9 +125,25 @@ def test_the_best_corner_raises_a_linear_score_more_than_the_gradient_does():
     assert all(gain in said for gain in ("-3 ε", "-1 ε", "+1 ε", "touches the box: +3 ε"))
 
 
+def test_training_moves_the_boundary_off_the_corners_that_the_attacker_found():
+    before, after = diagrams.min_max(0.45).axes
+    crossed = [[line.get_color() for line in axis.lines if line.get_marker() == "X"] for axis in (before, after)]
+    assert crossed[0].count("tab:red") == 2 and crossed[1] == ["gray"] * 6
+    boundary = next(line.get_xydata() for line in after.lines if line.get_linewidth() == 3)
+    corners = [line.get_xydata()[0] for line in after.lines if line.get_marker() == "X"]
+    sides = [np.sign(x - np.interp(y, boundary[:, 1], boundary[:, 0])) for x, y in corners]
+    assert sides == [-1] * 3 + [1] * 3
+    assert "max" in before.get_title() and "min" in after.get_title()
+
+
 def test_rounding_has_its_levels_and_passes_straight_through():
-    rounded, identity = (line.get_ydata() for line in diagrams.straight_through(16).axes[0].lines)
-    assert len(np.unique(rounded)) == 16 and np.abs(rounded - identity).max() <= 1 / 30 + 1e-9
+    (axis,) = diagrams.straight_through(16, 4).axes
+    rounded, identity, near = (line.get_xydata() for line in axis.lines[:3])
+    assert np.allclose(rounded[:, 1] % 17, 0) and np.abs(rounded[:, 1] - identity[:, 1]).max() <= 17 / 2 + 1e-9
+    (jump,) = (text for text in axis.texts if getattr(text, "arrow_patch", None))
+    assert np.allclose(jump.xy - near[0], [4, 17]) and round(near[0, 0] / 17) < round(jump.xy[0] / 17)
+    said = " ".join(text.get_text() for text in axis.texts)
+    assert "4 more\njump a level, 17" in said and "slope 0" in said and "slope 1" in said
 
 
 def test_forces_are_minus_the_slopes():

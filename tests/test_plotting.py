@@ -338,6 +338,9 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
     assert before.get_xlim() == after.get_xlim() and after.get_xlabel() == "score (logit)"
     assert not before.lines and set(after.lines[0].get_xdata()) == {0.65} and not before.get_xlabel()
     named = plotting.score_histograms(STAGES, SAME, TITLE, kinds=("bad roses", "good roses"), xlabel="smell")
+    four = {f"{name}, {when}": scores for when in ("first", "last") for name, scores in STAGES.items()}
+    square = plotting.score_histograms(four, SAME, TITLE, side_by_side=True).axes
+    assert [axis.get_subplotspec().rowspan.start for axis in square] == [0, 0, 1, 1], "from four on in two rows"
     assert named.axes[1].get_xlabel() == "smell" and named.axes[0].get_ylabel() == "roses"
     assert [text.get_text() for text in named.legends[0].get_texts()] == ["bad roses", "good roses"]
     before, after = plotting.score_histograms(STAGES, SAME, TITLE, side_by_side=True).axes
@@ -349,9 +352,13 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
 
 def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
     axis = plotting.examination(EXAMS, TITLE).axes[0]
-    assert axis.collections[0].get_array().reshape(2, 2).tolist() == [[1, 1], [1, 0]]
-    assert words(axis.texts) == ["PASS", "PASS", "PASS, harm 0.125", "FAIL, harm 0.125", "rules", "rivals"]
+    assert axis.collections[0].get_array().reshape(2, 2).tolist() == [[2, 2], [2, 0]]
+    assert words(axis.texts) == ["PASS", "PASS", "PASS: b's harm 0.125", "FAIL: b's harm 0.125", "rules", "rivals"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    idle = {"idle": EXAMS["honest"].assign(passed=["PASS", "NO HARM"], harm=[np.nan, 0])}
+    axis = plotting.examination(idle, TITLE).axes[0]
+    assert axis.collections[0].get_array().ravel().tolist() == [2, 1]
+    assert words(axis.texts)[:2] == ["PASS", "NO HARM: b's harm 0.000"]
 
 
 def test_the_pareto_front_joins_what_nothing_beats():
@@ -375,7 +382,11 @@ def test_panels_of_lines_share_colors_and_scales():
     np.testing.assert_allclose(one.lines[0].get_xydata(), [[0, 0.9], [4, 0.1]])
     assert one.lines[1].get_color() == other.lines[1].get_color() != one.lines[0].get_color()
     assert not len(other.lines[0].get_xdata()) and set(one.lines[2].get_ydata()) == {0.5}
-    assert words(one.figure.legends[0].get_texts()) == ["standard", "robust"]
+    assert words(one.figure.legends[0].get_texts()) == ["standard", "robust", "chance"]
+    four = pd.concat([CURVE_PANELS, CURVE_PANELS.replace({"panel": {"x": "v", "y": "w"}})])
+    axes = plotting.line_panels(four, TITLE, "radius", "ROC-AUC", 0.5).axes[:4]
+    assert [axis.get_subplotspec().rowspan.start for axis in axes] == [0, 0, 0, 1], "three beside each other"
+    assert [axis.yaxis.label.get_visible() for axis in axes] == [True, False, False, True]
 
 
 def test_lines_and_their_bands():
