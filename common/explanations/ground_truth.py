@@ -72,7 +72,7 @@ def interventions(species: Species, instance: int, size: int) -> dict[str, tuple
 def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: Tensor) -> pd.DataFrame:
     """By how much the score of each pair falls when one thing of its first flower is changed; `others` are the second.
 
-    Rows of picture (0 to N - 1), intervention, part and drop; see `flowers_of` and `interventions`.
+    Rows of picture (0 to N - 1), intervention, part and fall; see `flowers_of` and `interventions`.
     """
     versions = [interventions(*flower, others.shape[-1]) for flower in flowers]
     rows = [(picture, name, part) for picture, made in enumerate(versions) for name, (part, _) in made.items()]
@@ -82,7 +82,7 @@ def intervention_effects(model, flowers: Sequence[tuple[Species, int]], others: 
         second = model(others)[table["picture"].tolist()]
         score = model.score_embeddings(torch.from_numpy(first).to(device), second).cpu().numpy()
     unchanged = table["intervention"] == UNCHANGED
-    table["drop"] = score[unchanged][table["picture"]] - score
+    table["fall"] = score[unchanged][table["picture"]] - score
     return table[~unchanged].reset_index(drop=True)
 
 
@@ -96,14 +96,14 @@ def claimed(effects: pd.DataFrame, maps, parts) -> np.ndarray:
 
 
 def rank_agreement(effects: pd.DataFrame, claims) -> Callable:
-    """Whether the parts a map names are those the score hangs on: Spearman's correlation of drop with claim.
+    """Whether the parts a map names are those the score hangs on: Spearman's correlation of fall with claim.
 
     Of `intervention_effects` and what a map has `claimed`. The changes of each picture are ranked among themselves, so
-    that easy pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose drops or
+    that easy pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose falls or
     claims are all equal has none. Returns that mean as a measure of `weights` (R, N), how often each picture counts.
     """
-    ranks = effects.assign(claim=claims).groupby("picture")[["drop", "claim"]].rank()
-    alike = {picture: one["drop"].corr(one["claim"]) for picture, one in ranks.groupby(effects["picture"])}
+    ranks = effects.assign(claim=claims).groupby("picture")[["fall", "claim"]].rank()
+    alike = {picture: one["fall"].corr(one["claim"]) for picture, one in ranks.groupby(effects["picture"])}
     alike = pd.Series(alike).dropna()
 
     def measure(weights=None):
@@ -136,6 +136,7 @@ def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=
         found["relevance_mass"] = lambda weights: weights @ mass / weights.sum(1)
     if len(flowers):
         effects = intervention_effects(model, flowers, second)
+        effects = effects[effects["intervention"] != "other color"]  # which asks for a color, and touches a part twice
         found["intervention_agreement"] = rank_agreement(effects, claimed(effects, maps, parts))
     return found
 
@@ -375,9 +376,9 @@ def other_partners(labels) -> list[int]:
 def drawn_again(pairs: Pairs, place: int, effects: pd.DataFrame, size: int = 192) -> dict:
     """A pair's first flower for the eye, as it is and with each thing changed but leaves: words -> picture in large.
 
-    The words say the score, or how each of the `effects` moved it.
+    The words say the score, or how far each of the `effects` made it fall.
     """
     versions, mine = interventions(*pairs.flowers[place], size), effects[effects["picture"] == place]
-    drops = mine[mine["part"] != "leaf"].set_index("intervention")["drop"]
+    falls = mine[mine["part"] != "leaf"].set_index("intervention")["fall"]
     shown = {f"{UNCHANGED}\nscore {pairs.scores[place]:.2f}": versions[UNCHANGED][1]}
-    return shown | {f"{name}\n{-drop:+.2f}": versions[name][1] for name, drop in drops.items() if name in versions}
+    return shown | {f"{name}\nfall {fall:.2f}": versions[name][1] for name, fall in falls.items() if name in versions}
