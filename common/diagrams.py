@@ -130,9 +130,10 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     """Two species of points: separated, then pulled to their centers, then there; one query and its nearest neighbor.
 
     `pull` is the share of the way that every point goes. No point lies on the wrong side of the boundary; the titles
-    say what share of the points has a nearest neighbor of its own species.
+    say what share of the points has a nearest neighbor of its own species. Lines with their lengths go from the query
+    to the nearest point of each species.
     """
-    generator, species = np.random.default_rng(35), np.repeat([0, 1], 10)
+    generator, species = np.random.default_rng(480), np.repeat([0, 1], 10)
     across = 0.2 + 0.5 * generator.uniform(0, 1, 20)  # two long clouds with a gap between them
     wide = np.column_stack([(2 * species - 1) * across, generator.uniform(-1.7, 1.7, 20)])
     centers = np.array([wide[species == j].mean(0) for j in (0, 1)])
@@ -140,7 +141,7 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     query = None
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained", sharex=True, sharey=True)
     figure.suptitle("No point on the wrong side, and yet a wrong neighbor")
-    panels = (wide, "separated: none on the wrong side"), (wide, "the pull"), (tight, "gathered")
+    panels = (wide, "separated"), (wide, "the pull"), (tight, "gathered")
     for axis, (points, title) in zip(axes, panels, strict=True):
         axis.axvline(0, color="black", linestyle="--")
         for j, (marker, color) in enumerate((("o", BLUE), ("s", ORANGE))):
@@ -155,7 +156,12 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
             title += f"\nnearest neighbor right: {right.mean():.0%}"
             query = np.flatnonzero(~right)[0] if query is None else query
             color = "tab:green" if right[query] else "tab:red"
-            axis.plot(*points[[query, nearest[query]]].T, color=color, linewidth=2)
+            for other in (np.where(species == j, distances[query], np.inf).argmin() for j in (0, 1)):
+                line = dict(color=color, ls="-") if other == nearest[query] else dict(color="dimgray", ls="--")
+                axis.plot(*points[[query, other]].T, zorder=0, **line)
+                if not right[query]:
+                    place = points[[query, other]].mean(0) - ((0.45, 0.4) if line["ls"] == "-" else (0.55, 0))
+                    axis.text(*place, f"{distances[query, other]:.1f}", fontsize=15, color=line["color"])
             ring = dict(linestyle="", markerfacecolor="none", markeredgecolor=color, markeredgewidth=2)
             axis.plot(*points[[query, nearest[query]]].T, "o", markersize=17, **ring)
             axis.annotate("query", points[query], (-1.9, points[query, 1]), fontsize=15, color=color, weight="bold",
@@ -167,6 +173,20 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
                 axis.text(place[0] + 1.2 * j - 0.6, place[1], f"$c_{j + 1}$", fontsize=18, ha="center", va="center")
         axis.set_title(title, fontsize=12)
         axis.set(xlim=(-2, 2), ylim=(-2, 1.9), xticks=[], yticks=[], aspect="equal")
+    return figure
+
+
+def path(corners: Sequence[str], legs: Sequence[str]) -> Figure:
+    """A training's path: its corners as boxes in a row, and over the arrow from each to the next what learns there."""
+    figure, axis = plt.subplots(figsize=(9, 1.9), layout="constrained")
+    box, middle = dict(boxstyle="round,pad=0.5", facecolor="moccasin", edgecolor="gray"), dict(fontsize=12, ha="center")
+    for number, words in enumerate(corners):
+        axis.text(4 * number, 0, words, va="center", bbox=box, **middle)
+    for x, words in zip(range(0, 4 * len(legs), 4), legs, strict=True):
+        axis.annotate("", (x + 2.8, 0), (x + 1.1, 0), arrowprops=dict(color="dimgray", width=3))
+        axis.text(x + 1.95, 0.2, words, va="bottom", **middle)
+    axis.set(xlim=(-1.1, 4 * len(legs) + 1.1), ylim=(-0.6, 0.9))
+    axis.axis("off")
     return figure
 
 

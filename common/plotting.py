@@ -42,6 +42,7 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
     "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"), "test byobnet": (COLORS[0], "o"),
     "test efficientnet": (COLORS[1], "s"), "test resnet": (COLORS[2], "D"), "test vit": (COLORS[3], "^"),
+    "label smoothing": ("#8c613c", "p"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
@@ -455,24 +456,26 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
     return figure
 
 
-def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chance: float) -> Figure:
-    """Lines with bands, a panel each, three beside each other, one scale for all, and a dotted one at `chance`.
+def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chance=np.nan, alike=True) -> Figure:
+    """Lines with bands, a panel each, three beside each other; a dotted one at `chance`, one scale if `alike`.
 
     `table` has the columns panel, group (a color and a marker each), x, value, low and high.
     """
     panels, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "group"))
     down = -(-len(panels) // 3)
-    figure, axes = _figure(title, (WIDEST, 2.5 * down + 1.4), down, min(3, len(panels)), sharex=True, sharey=True)
+    figure, axes = _figure(title, (WIDEST, 2.5 * down + 1.4), down, min(3, len(panels)), sharex=True, sharey=alike)
     for axis, panel in zip(axes.flat, panels, strict=False):
         for place, name in enumerate(groups):
             mine = table[(table["panel"] == panel) & (table["group"] == name)].sort_values("x")
             (line,) = _line(axis, mine["x"], mine["value"], name, place)
             axis.fill_between(mine["x"], mine["low"], mine["high"], color=line.get_color(), alpha=0.2, linewidth=0)
-        axis.axhline(chance, color="black", linestyle=":", label="chance")
+        if np.isfinite(chance):
+            axis.axhline(chance, color="black", linestyle=":", label="chance")
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.yaxis.label.set_visible(axis.get_subplotspec().is_first_col())  # the first has said it
         axis.xaxis.label.set_visible(axis.get_subplotspec().is_last_row())
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
+    if len(axes[0, 0].lines) > 1:
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     return figure
 
 

@@ -46,8 +46,18 @@ def test_the_margin_circle_has_an_arrow_for_all_but_the_point_outside():
 
 
 def test_the_pull_gathers_what_was_only_separated():
-    titles = [axis.get_title() for axis in diagrams.pull_to_centers().axes]
-    assert "90%" in titles[0] and "100%" in titles[2]
+    figure = diagrams.pull_to_centers()
+    titles = [axis.get_title() for axis in figure.axes]
+    assert "95%" in titles[0] and "100%" in titles[2]
+    own, other = (float(text.get_text()) for text in figure.axes[0].texts if text.get_text() != "query")
+    assert own > 1.5 * other, "a nearest neighbor that is wrong at a glance"
+
+
+def test_a_path_has_a_box_a_corner_and_an_arrow_a_leg():
+    texts = diagrams.path(["start", "middle", "end"], ["head", "all"]).axes[0].texts
+    assert [text.get_text() for text in texts if text.get_bbox_patch()] == ["start", "middle", "end"]
+    assert sum(getattr(text, "arrow_patch", None) is not None for text in texts) == 2
+    assert {"head", "all"} <= {text.get_text() for text in texts}
 
 
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():

@@ -389,6 +389,13 @@ def test_panels_of_lines_share_colors_and_scales():
     assert [axis.yaxis.label.get_visible() for axis in axes] == [True, False, False, True]
 
 
+def test_panels_of_lines_may_have_their_own_scales_and_no_chance():
+    table = CURVE_PANELS.assign(value=CURVE_PANELS["value"] * np.where(CURVE_PANELS["panel"] == "x", 1, 5))
+    figure = plotting.line_panels(table[table["group"] == "robust"], TITLE, "radius", "ROC-AUC", alike=False)
+    one, other = figure.axes
+    assert one.get_ylim() != other.get_ylim() and len(one.lines) == 1 and not figure.legends
+
+
 def test_lines_and_their_bands():
     (axis,) = FIGURES["lines"]().axes
     for line, band, name in zip(axis.lines, axis.collections, LINES, strict=True):

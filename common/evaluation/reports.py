@@ -235,7 +235,7 @@ def evaluate(model, image_set: ImageSet, splits: Splits, protocol: str, embeddin
 
 
 def evaluate_all(trained: dict, seeds, image_set: ImageSet, splits: Splits) -> tuple[dict, pd.DataFrame]:
-    """`evaluate` every training of protocol -> approach -> one a seed: results nested alike, and the ledger's rows."""
+    """`evaluate` all of protocol -> approach -> one a seed: results nested alike, the ledger's rows (of names, too)."""
     tested, rows = {}, []
     for protocol, approaches in trained.items():
         tested[protocol] = {name: [] for name in approaches}
@@ -243,7 +243,10 @@ def evaluate_all(trained: dict, seeds, image_set: ImageSet, splits: Splits) -> t
             for seed, run in zip(seeds, runs, strict=True):
                 tested[protocol][approach].append(found := evaluate(run.model, image_set, splits, protocol))
                 about = dict(approach=approach, protocol=protocol, seed=seed, variant="standard", split="test")
-                rows.append(found.report.assign(**about, train_seconds=run.history["seconds"].iloc[-1]))
+                report, test = [found.report], splits.parts[protocol]["test"]
+                if protocol == "closed_set" and getattr(run.model, "classifier", None):
+                    report.append(class_report(named(run.model, found.embeddings[test]), image_set.labels[test]))
+                rows.append(pd.concat(report).assign(**about, train_seconds=run.history["seconds"].iloc[-1]))
     return tested, pd.concat(rows, ignore_index=True)
 
 

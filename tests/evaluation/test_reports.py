@@ -199,6 +199,17 @@ def test_all_trainings_are_evaluated_and_make_rows(run, pictures, splits):
     assert set(rows["approach"]) == {"siamese"} and set(rows["protocol"]) == {"closed_set"}
 
 
+def test_models_that_name_classes_have_a_row_more_in_the_closed_set(run, pictures, splits):
+    network = new_model(run, TINY, 0, classes=len(pictures.class_names)).eval()
+    trained = [Trained(network, pd.DataFrame({"seconds": [1.0]}), pd.DataFrame(), 1.0)]
+    both = {protocol: {"named": trained} for protocol in splits.protocols}
+    tested, rows = reports.evaluate_all(both, [5], pictures, splits)
+    (row,) = rows.query("metric == 'class_accuracy'").to_dict("records")
+    test = splits.parts["closed_set"]["test"]
+    said = reports.named(network, tested["closed_set"]["named"][0].embeddings[test])
+    assert row["protocol"] == "closed_set" and row["value"] == (said == pictures.labels[test]).mean()
+
+
 def test_a_comparison_has_the_values_of_all_and_the_differences_to_one(run, pictures, splits):
     starts = {"a": 0, "b": 7}
     models = {name: [new_model(run, TINY, start + seed).eval() for seed in (0, 1)] for name, start in starts.items()}

@@ -1,0 +1,199 @@
+"""Ask R3's questions of drawn flowers over several seeds: `python -m benchmarks.center_loss [QUESTION ...]`.
+
+All is profile `quick` with its smallest backbone; rows go into center_loss.csv, in place of the same question's:
+
+- `dimensions`: what the pull does to six species in embeddings of few and of many numbers, trained as in section 5.
+- `strengths`: what each lambda is worth on validation of the closed set, and how many directions it leaves.
+- `controls`: R3's two losses beside two that also keep a network from fitting too closely, without centers: label
+  smoothing, and a softmax of cosines. Low and high are the ends of the paired difference to cross-entropy.
+- `divisions`: center loss minus cross-entropy on new species, for several divisions of all species into halves, of
+  which one is trained on and the other searched.
+"""
+
+import sys
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.results import classification, replace_rows
+from common.backbones import EmbeddingNet, embed, new_model
+from common.config import ROOT, seed_everything, setup
+from common.datasets import load_images
+from common.datasets.batches import Pictures, as_float, augment, batches
+from common.datasets.duplicates import find_duplicates, keep_one
+from common.datasets.splits import make_pairs, make_splits
+from common.evaluation.metrics import normalize, roc_auc
+from common.evaluation.reports import comparison, difference, embed_all, pair_scores, search_difference, searched
+from common.losses import CenterLoss
+from common.training import one_cycle, train
+
+BACKBONE, LAMBDA = "test_resnet", 0.01  # R2's choice, and R3's
+DIMENSIONS, STRENGTHS = (2, 16, 128), (0, 0.01, 0.03, 0.1, 1, 30)
+SEEDS, DIVISIONS = {"dimensions": 6, "strengths": 3, "controls": 3}, 6
+
+
+def compactness(z, y) -> float:
+    """As R3 writes it: mean distance to the own species' mean, over that of these means to the mean of all."""
+    kinds, y = np.unique(y, return_inverse=True)
+    means = np.stack([z[y == j].mean(0) for j in range(len(kinds))])
+    return np.linalg.norm(z - means[y], axis=1).mean() / np.linalg.norm(means - z.mean(0), axis=1).mean()
+
+
+def effective_rank(z) -> float:
+    """How many directions share the spread of embeddings (N, D): exp of the entropy of their shares."""
+    shares = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2
+    shares = shares[shares > 1e-12 * shares.sum()] / shares.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def dimensions(config, pictures, splits):
+    """Train six species by hand, without BatchNorm, in embeddings of so many numbers; with the pull minus without."""
+    six = np.unique(np.linspace(0, len(pictures.class_names) - 1, 6).astype(int))
+    parts = splits.parts["closed_set"]
+    learned, held = (some[np.isin(pictures.labels[some], six)] for some in (parts["train"], parts["validation"]))
+    _, numbers = np.unique(pictures.labels[learned], return_inverse=True)
+    y = pictures.labels[held]
+    first, second = np.triu_indices(len(held), 1)
+    pairs = np.column_stack([first, second, y[first] == y[second]])
+    for size in DIMENSIONS:
+        for seed in range(SEEDS["dimensions"]):
+            found = {}
+            for lam in (0, 0.1):
+                seed_everything(seed)
+                model = EmbeddingNet(BACKBONE, size, len(six), image_size=config.image_size, batch_norm=False)
+                loader = batches(Pictures(pictures, learned, numbers), 16, shuffle=True, seed=seed)
+                centers = CenterLoss(len(six), size)
+                optimizer, schedule = one_cycle(model, config.learning_rate, 16 * len(loader))
+                follow = torch.optim.SGD(centers.parameters(), lr=0.5)
+                for _ in range(16):
+                    model.train()
+                    for pixels, labels in loader:
+                        z = model(augment(as_float(pixels), strength=config.augmentation))
+                        loss = F.cross_entropy(model.classify(z), labels) + centers.terms(z, labels, lam)
+                        for one in (optimizer, follow):
+                            one.zero_grad()
+                        loss.backward()
+                        for one in (optimizer, follow, schedule):
+                            one.step()
+                z = embed(model, pictures.images[held])
+                unit = normalize(z)
+                found[lam] = {"mean length": np.linalg.norm(z, axis=1).mean()}
+                found[lam] |= {"compactness of points": compactness(z, y)}
+                found[lam] |= {"compactness of directions": compactness(unit, y)}
+                found[lam]["roc_auc"] = roc_auc((unit[first] * unit[second]).sum(1), pairs[:, 2])
+            for metric in found[0]:
+                named = dict(size=size, seed=seed, metric=metric)
+                yield from ({"arm": f"λ = {lam}", **named, "value": some[metric]} for lam, some in found.items())
+                yield {"arm": "difference", **named, "value": found[0.1][metric] - found[0][metric]}
+
+
+def strengths(config, pictures, splits):
+    """Train the closed set with each lambda."""
+    parts, pairs = splits.parts["closed_set"], splits.pairs["closed_set"]["validation"]
+    held, y = parts["validation"], pictures.labels[parts["validation"]]
+    for lam in STRENGTHS:
+        for seed in range(SEEDS["strengths"]):
+            arm = partial(classification, config, BACKBONE, pictures, lam)
+            model = learn(config, pictures, arm, parts["train"], seed)
+            embeddings = embed_all(model, pictures, np.union1d(held, pairs[:, :2]))
+            z = normalize(embeddings[held])
+            found = {"roc_auc": roc_auc(pair_scores(model, embeddings, pairs), pairs[:, 2])}
+            found["map_at_r"] = np.nanmean(searched(model, embeddings[held], y)["map_at_r"])
+            found["quality"] = (found["roc_auc"] + found["map_at_r"]) / 2
+            found |= {"compactness of directions": compactness(z, y), "effective rank": effective_rank(z)}
+            yield from ({"arm": f"λ = {lam}", "lambda": lam, "size": config.embedding_size, "seed": seed,
+                         "metric": metric, "value": value} for metric, value in found.items())  # fmt: skip
+
+
+def learn(config, pictures, arm, indices, seed):
+    """Train an arm to its end, watching nothing."""
+    model, objective, loader = arm(indices, seed)
+    train(config, model, objective, loader, lambda _: {"validation": 0.5, "spread": 1.0}, seed)
+    return model.eval()
+
+
+class Plain(nn.Module):
+    """Cross-entropy of a classifier's logits: of names smoothed a little, or of cosines times `scale`."""
+
+    def __init__(self, model, smoothing: float = 0.0, scale: float = 0.0):
+        """Keep what is needed; `scale` 0 leaves the logits as they are."""
+        super().__init__()
+        self.classify, self.weight = model.classify, model.classifier.weight
+        self.smoothing, self.scale = smoothing, scale
+
+    def forward(self, z, y):
+        logits = self.scale * F.normalize(z) @ F.normalize(self.weight).T if self.scale else self.classify(z)
+        return {"cross_entropy": F.cross_entropy(logits, y, label_smoothing=self.smoothing)}
+
+
+def control(config, pictures, indices, seed, **options):
+    """An arm without centers."""
+    kinds, y = np.unique(pictures.labels[indices], return_inverse=True)
+    model = new_model(config, BACKBONE, seed, EmbeddingNet, len(kinds), pictures.images[indices])
+    loader = batches(Pictures(pictures, indices, y), config.batch_size, shuffle=True, seed=seed)
+    return model, Plain(model, **options), loader
+
+
+def arms(config, pictures) -> dict:
+    """The losses that are compared, the reference first."""
+    given = config, BACKBONE, pictures
+    return {
+        "cross-entropy": partial(classification, *given, 0.0),
+        "label smoothing": partial(control, config, pictures, smoothing=0.1),
+        "cosine softmax": partial(control, config, pictures, scale=8.0),
+        "center loss": partial(classification, *given, LAMBDA),
+    }
+
+
+def controls(config, pictures, splits):
+    """Train all arms on both protocols, and judge them on the test and, of the open set, on validation, too."""
+    for protocol in splits.protocols:
+        parts, seeds = splits.parts[protocol], range(SEEDS["controls"])
+        models = {name: [learn(config, pictures, arm, parts["train"], seed) for seed in seeds]
+                  for name, arm in arms(config, pictures).items()}  # fmt: skip
+        for part in ("test", "validation"):
+            found = comparison(models, "cross-entropy", pictures, splits, protocol, part)
+            found = found.rename(columns={"name": "arm"}).assign(part=part, seeds=len(seeds))
+            yield from found.to_dict("records")
+
+
+def divisions(config, pictures, splits):
+    """Train on half of the species with each loss, search the other half."""
+    kinds = len(pictures.class_names)
+    for division in range(DIVISIONS):
+        order = np.random.default_rng(division // 2).permutation(kinds)
+        halves = order[: kinds // 2], order[kinds // 2 :]
+        known, new = (np.flatnonzero(np.isin(pictures.labels, half)) for half in halves[:: 1 - 2 * (division % 2)])
+        pairs, y = make_pairs(pictures.labels, new, config.pairs, division), pictures.labels[new]
+        scores, hits = {}, {}
+        chosen = {name: arm for name, arm in arms(config, pictures).items() if name != "cosine softmax"}
+        for name, arm in chosen.items():
+            model = learn(config, pictures, arm, known, division)
+            embeddings = embed_all(model, pictures, new)
+            scores[name] = pair_scores(model, embeddings, pairs)[None]
+            hits[name] = searched(model, embeddings[new], y)["map_at_r"][None]
+        for name in [name for name in scores if name != "cross-entropy"]:
+            gaps = {"roc_auc": difference(scores[name], scores["cross-entropy"], pairs)}
+            gaps["map_at_r"] = search_difference(hits[name], hits["cross-entropy"])
+            for metric, gap in gaps.items():
+                yield {"arm": name, "seed": division, "metric": metric, "against": "cross-entropy", **gap}
+
+
+def main(asked) -> None:
+    """Measure what is asked, and put its rows into the file."""
+    config = setup("quick", backbone=BACKBONE, device="cpu")
+    pictures = load_images(config)
+    splits = make_splits(pictures, config, keep_one(pictures, find_duplicates(pictures)))
+    columns = ["question", "arm", "lambda", "size", "protocol", "part", "seed", "seeds", "against", "metric", "value"]
+    for question in asked or [*SEEDS, "divisions"]:
+        rows = pd.DataFrame(globals()[question](config, pictures, splits)).assign(question=question)
+        rows = rows.reindex(columns=[*columns, "low", "high"])
+        replace_rows(ROOT / "benchmarks" / "center_loss.csv", rows, ["question"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
