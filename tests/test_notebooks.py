@@ -216,6 +216,13 @@ def test_what_needs_nothing_of_each_other_runs_side_by_side_with_one_thread_each
     assert (tmp_path / "order.txt").read_text() == "six\n"
 
 
+def test_a_slider_shows_its_picture_in_its_cell_and_is_told_nothing(tmp_path, bars):
+    put(tmp_path, FIRST, "from ipywidgets import interact\ninteract(lambda x=3: print(f'shown at {x}'), x=(0, 9));")
+    (copy,) = run((), setup(), root=tmp_path)
+    shown = [output.get("text") for output in nbformat.read(copy, 4).cells[0].outputs]
+    assert "shown at 3\n" in shown, "it went into the widget, so nbclient answers widgets while it waits for a reply"
+
+
 def test_while_something_is_missing_they_run_one_after_another(tmp_path, bars, couple):
     with pytest.raises(NotebookError, match="nobody else is running"):
         run((), couple, root=tmp_path)

@@ -21,7 +21,7 @@ explanations
 find
 """
 ORDER = {room: number for number, row in enumerate(ROWS.strip().splitlines()) for room in row.split()}
-MOST_LINES, MOST_FILES, MOST_AT_THE_DOOR = 8_227, 48, 15  # of common/, docstrings and __init__ files included
+MOST_LINES, MOST_FILES, MOST_AT_THE_DOOR = 8_240, 48, 15  # of common/, docstrings and __init__ files included
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "common").rglob("*.py"))
