@@ -139,11 +139,11 @@ def handed_on(config: Config) -> tuple[ImageSet, Splits, str]:
     return image_set, splits, config.backbone or _chosen_backbone(ensure(config, "backbone.json"), image_set)
 
 
-def trained(config: Config, image_set: ImageSet, protocol: str) -> tuple[dict, dict]:
-    """The standard models of R3 to R5 and the robust ones of R6: approach -> model. R3's needs a closed set."""
+def trained(config: Config, image_set: ImageSet, protocol: str, kind: str = "best") -> dict:
+    """Approach -> model: the "best" ones of R3 to R5, or the "robust" ones of R6. R3's needs a closed set."""
     names = [name for name in STEMS if name != "center_loss" or protocol == "closed_set"]
-    files = [{name: ensure(config, f"{kind}_model_{STEMS[name]}.pth") for name in names} for kind in ("best", "robust")]
-    return tuple({name: load(file, image_set, config.device)[0] for name, file in one.items()} for one in files)
+    files = {name: ensure(config, f"{kind}_model_{STEMS[name]}.pth") for name in names}
+    return {name: load(file, image_set, config.device)[0] for name, file in files.items()}
 
 
 def _chosen_backbone(path: Path, image_set: ImageSet) -> str:

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from queue import Queue
 
@@ -36,7 +35,8 @@ OWNERS = {  # which notebook makes which file of a run's checkpoint folder
     "robust_model_triplet_loss.pth": "R6",
     "report.html": "R7",
 }
-BESIDE = ("R3", "R4")  # need nothing of each other, so they run side by side once R1 and R2 have run
+STAGES = (("R1",), ("R2",), ("R3", "R4", "R5"), ("R6", "R7"))  # those of a stage run side by side
+AFTER = "after-"  # a cell tagged "after-R6" waits until R6, running beside it, has ended
 WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -98,12 +98,13 @@ def run(
 ) -> list[Path]:  # fmt: skip
     """Execute the notebooks that `select` finds, each in a fresh kernel that works in `root`.
 
-    They run in order; those `BESIDE` each other side by side, as many as there are cores. `config` (default
-    `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed copies, which are returned, a page each,
-    and the landing page go to the folder `output` (default `runs/<name of the run>/`). `in_place` puts the executed
-    notebook, cleaned of what is volatile, in the place of the original too, once it has run to its end. A cell that
-    fails raises NotebookError: what ran until then is kept in `output`, later notebooks are not run. BlockingIOError
-    where another run works in the same folder of checkpoints; notebooks that this run's own kernels start are not
+    They run in order; on a CPU of two cores or more those of one of the `STAGES` side by side, if nothing is missing
+    that earlier ones make. `config` (default `setup()`) reaches the kernels as `SIMILARITY_*` variables. The executed
+    copies, which are returned, a page each, and the landing page go to the folder `output` (default
+    `runs/<name of the run>/`). `in_place` puts the executed notebook, cleaned of what is volatile, in the place of the
+    original too, once it has run to its end. A cell that fails raises NotebookError: what ran until then is kept in
+    `output`, later stages and cells that wait for that notebook are not run. BlockingIOError where another run works
+    in the same folder of checkpoints; notebooks that this run's own kernels start are not
     another run.
     """
     config = config or setup()
@@ -135,56 +136,62 @@ def _in_its_own_loop(work: Coroutine) -> None:
 
 async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: bool) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for _, group in groupby(paths, lambda path: "beside" if path.stem[:2] in BESIDE else path.stem):
-        stage = list(group)
-        made = [(config.directory / name).exists() for name in ("splits.json", "backbone.json")]
-        ready = config.device == "cpu" and all(made)
-        together = min(cores, len(stage)) if ready else 1  # else each would make what is missing
-        free, threads = asyncio.Semaphore(together), max(1, cores // together)
 
-        async def one(path: Path, place: int, free=free, threads=threads) -> None:
-            async with free:
-                notebook = await _execute(path, output / path.name, config, threads, place)
-            try:
-                page = notebook_page(notebook, path.stem, {"All pages of this run": LANDING})
-                _write(output / f"{path.stem}.html", page)
-                land(output, config.directory / "report.html")
-            except Exception as fault:  # who needs what the notebook made needs no page
-                print(f"{path.stem} ran, but its page could not be made ({fault!r})", file=sys.stderr)
-            if in_place:
-                _write(path, nbformat.writes(clean(notebook)) + "\n")
+    async def one(path: Path, threads: int, running: dict[str, asyncio.Task]) -> None:
+        notebook = await _execute(path, output / path.name, config, threads, running)
+        try:
+            page = notebook_page(notebook, path.stem, {"All pages of this run": LANDING})
+            _write(output / f"{path.stem}.html", page)
+            land(output, config.directory / "report.html")
+        except Exception as fault:  # who needs what the notebook made needs no page
+            print(f"{path.stem} ran, but its page could not be made ({fault!r})", file=sys.stderr)
+        if in_place:
+            _write(path, nbformat.writes(clean(notebook)) + "\n")
 
-        found = await asyncio.gather(*map(one, stage, range(len(stage))), return_exceptions=True)
-        for error in filter(None, found):
-            raise error
+    for names in STAGES:
+        stage = [path for path in paths if path.stem[:2] in names]
+        needed = [config.directory / name for name, owner in OWNERS.items() if owner < names[0]]
+        beside = cores > 1 and config.device == "cpu" and all(file.exists() for file in needed)
+        for group in [stage] if beside else [[path] for path in stage]:  # else each would make what is missing
+            running = {}
+            for path in group:
+                task = one(path, max(1, cores // len(group)), running)
+                running[path.stem[:2]] = asyncio.create_task(task)
+            found = await asyncio.gather(*running.values(), return_exceptions=True)
+            for error in filter(None, found):
+                raise error
 
 
-async def _execute(path: Path, copy: Path, config: Config, threads: int, place: int) -> nbformat.NotebookNode:
-    """Run one notebook and write it to `copy`, also when it fails half way; `place` is its progress bar's line."""
+async def _execute(path: Path, copy: Path, config: Config, threads: int, running: dict) -> nbformat.NotebookNode:
+    """Run one notebook and write it to `copy`, also when it fails half way; `running` are its stage's tasks."""
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:  # so that a partial copy shows no outputs of an earlier run
         cell.outputs, cell.execution_count = [], None
-    titles, running = section_titles(notebook), [0]
+    titles, section = section_titles(notebook), [0]
     total = sum(bool(cell.source.strip()) for cell in code)
-    with tqdm(total=total, desc=path.stem, unit="cell", position=place) as bar:
+    with tqdm(total=total, desc=path.stem, unit="cell", position=[*running].index(path.stem[:2])) as bar:
 
-        def announce(cell, cell_index):
-            running[0] = cell_index
+        async def begin(cell, cell_index):
+            section[0] = cell_index
             bar.set_description(f"{path.stem[:2]} {titles[cell_index][:50]}".strip())
+            for name in {tag.removeprefix(AFTER) for tag in cell.metadata.get("tags", ())} & running.keys():
+                await asyncio.wait([running[name]])
+                if running[name].exception():
+                    raise NotebookError(f"{path.name} stopped in section {titles[cell_index]!r}, as {name} failed")
 
         client = NotebookClient(
             notebook, timeout=None, startup_timeout=180, kernel_name="python3", record_timing=False,
             coalesce_streams=True, shutdown_kernel="immediate", resources={"metadata": {"path": str(path.parent)}},
             extra_arguments=["--log-level=ERROR"],  # a kernel's own notices would break the progress bar
-            on_cell_execute=announce, on_cell_executed=lambda **_: bar.update(),
+            on_cell_execute=begin, on_cell_executed=lambda **_: bar.update(),
         )  # fmt: skip
         client.comm_open_handlers.clear()  # to answer widgets while it waits for a reply can lose that reply for ever
         try:
             await client.async_execute(env=_environment(config, threads))
             bar.set_description(path.stem)
         except (CellExecutionError, DeadKernelError) as error:
-            where = f"section {titles[running[0]]!r}, cell {running[0] + 1}"
+            where = f"section {titles[section[0]]!r}, cell {section[0] + 1}"
             reason = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
             raise NotebookError(
                 f"{path.name} failed in {where}:\n\n{strip_ansi(reason)}\n\nWhat ran until then, and the traceback, is "

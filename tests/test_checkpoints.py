@@ -242,10 +242,10 @@ CHOICES = {
 def test_models_come_by_approach_standard_and_robust(run, pictures, monkeypatch):
     monkeypatch.setattr(checkpoints, "ensure", lambda config, name: name)
     monkeypatch.setattr(checkpoints, "load", lambda file, images, device: (f"model of {file}", None, None))
-    standard, robust = checkpoints.trained(run, pictures, "closed_set")
+    standard, robust = (checkpoints.trained(run, pictures, "closed_set", kind) for kind in ("best", "robust"))
     assert standard["siamese"] == "model of best_model_siamese_network.pth" and [*standard] == [*robust]
     assert robust["center_loss"] == "model of robust_model_center_loss.pth"
-    assert [*checkpoints.trained(run, pictures, "open_set")[0]] == ["siamese", "triplet"], "center loss needs names"
+    assert [*checkpoints.trained(run, pictures, "open_set")] == ["siamese", "triplet"], "center loss needs names"
 
 
 @pytest.mark.parametrize("content", CHOICES.values(), ids=CHOICES.keys())

@@ -216,6 +216,26 @@ def test_what_needs_nothing_of_each_other_runs_side_by_side_with_one_thread_each
     assert (tmp_path / "order.txt").read_text() == "six\n"
 
 
+def test_a_tagged_cell_waits_for_its_neighbor_and_stops_where_that_failed(tmp_path, bars, couple):
+    hand_on(couple)
+    for name in OWNERS:
+        (couple.directory / name).write_text("")
+    for fault in ("", "1 / 0"):
+        six = f"time.sleep(1)\n{fault}\n" + ORDER.format(6)
+        put(tmp_path, NOTEBOOKS[5], MEET.format(mine="six", other="seven"), six)
+        put(tmp_path, NOTEBOOKS[6], MEET.format(mine="seven", other="six"), ORDER.format(7), ORDER.format("last"))
+        waiting = nbformat.read(tmp_path / f"{NOTEBOOKS[6]}.ipynb", 4)
+        waiting.cells[2].metadata["tags"] = ["after-R6"]
+        nbformat.write(waiting, tmp_path / f"{NOTEBOOKS[6]}.ipynb")
+        if fault:
+            with pytest.raises(NotebookError, match=r"(?s)R6_.*ZeroDivisionError"):
+                run(["R6", "R7"], couple, root=tmp_path)
+        else:
+            run(["R6", "R7"], couple, root=tmp_path)
+            run(["R7"], couple, root=tmp_path)  # alone it waits for nobody
+    assert (tmp_path / "order.txt").read_text().split() == ["7", "6", "last", "7", "last", "7"]
+
+
 def test_a_slider_shows_its_picture_in_its_cell_and_is_told_nothing(tmp_path, bars):
     put(tmp_path, FIRST, "from ipywidgets import interact\ninteract(lambda x=3: print(f'shown at {x}'), x=(0, 9));")
     (copy,) = run((), setup(), root=tmp_path)
