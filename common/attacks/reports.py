@@ -1,7 +1,9 @@
 """Reports of attacks: metrics of attacked pairs, behind the gate of protocol rule 13."""
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -16,23 +18,27 @@ from common.evaluation.reports import verification_report
 
 GATE = 0.80  # a model below this clean AUC has nothing to lose, so its robustness figures would mislead
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-BATCH = 32  # pairs attacked at a time; on a CPU larger batches take longer for each pair
+BATCH = 40  # pairs attacked at a time, at most; on a CPU larger batches take longer for each pair
 clean = partial(pgd, eps=0.0, steps=0, restarts=1)
 
 
 def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean) -> np.ndarray:
-    """Scores of pairs under attack(model, first, second, same), such as `partial(pgd, eps=4 / 255)`; default: none."""
+    """Scores of pairs under attack(model, first, second, same), such as `partial(pgd, eps=4 / 255)`; default: none.
+
+    Batches are attacked side by side, one on each core.
+    """
     model = folded(model)
-    with evaluation_mode(model) as device:
-        chunks = (pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH))
-        found = [attack(model, *pair_batch(image_set, chunk, device)).scores.float().cpu() for chunk in chunks]
-    return np.concatenate(found)
+
+    def scores(chunk):
+        return attack(model, *pair_batch(image_set, chunk, device)).scores.float().cpu()
+
+    with evaluation_mode(model) as device, ThreadPoolExecutor(os.cpu_count() if device.type == "cpu" else 1) as pool:
+        return np.concatenate([*pool.map(scores, np.array_split(pairs, -(-len(pairs) // BATCH)))])
 
 
 def scores_under_pgd(
-    model, image_set: ImageSet, pairs, eps: Sequence[float] = RADII, steps: int = 20, restarts: int = 3,
-    which: str = "first",
-) -> dict[float, np.ndarray]:  # fmt: skip
+    model, image_set: ImageSet, pairs, eps: Sequence[float] = RADII, steps: int = 20, restarts: int = 3
+) -> dict[float, np.ndarray]:
     """Scores of pairs by radius, 0 without attack and each of `eps` under PGD (protocol rules 12 and 13).
 
     If the clean AUC is below 0.80, the clean ones alone, and a warning.
@@ -46,20 +52,19 @@ def scores_under_pgd(
         )
         return found
     for radius in eps:
-        attack = partial(pgd, eps=radius, steps=steps, restarts=restarts, which=which)
+        attack = partial(pgd, eps=radius, steps=steps, restarts=restarts)
         found[radius] = attacked_scores(model, image_set, pairs, attack)
     return found
 
 
-def robust_report(scores: dict, pairs, thresholds: dict[str, Threshold], attack: str = "pgd") -> pd.DataFrame:
+def robust_report(scores: dict, pairs, thresholds: dict[str, Threshold]) -> pd.DataFrame:
     """The rows of `verification_report` for each approach and radius, at each model's own frozen threshold.
 
-    `scores` are approach -> those of `scores_under_pgd`. With the ledger's columns approach, attack (as given, "pgd" or
-    "pgd_both"; without attack, none) and eps_255.
+    `scores` are approach -> those of `scores_under_pgd`. With the ledger's columns approach, attack and eps_255.
     """
     reports = []
     for approach, by_radius in scores.items():
         for radius, found in by_radius.items():
-            about = dict(approach=approach, attack=attack if radius else None, eps_255=round(radius * 255, 3))
+            about = dict(approach=approach, attack="pgd" if radius else None, eps_255=round(radius * 255, 3))
             reports.append(verification_report(found, pairs, thresholds[approach]).assign(**about))
     return pd.concat(reports, ignore_index=True)
