@@ -152,7 +152,7 @@ def _within(hits, R) -> np.ndarray:
     return hits[:, depth] & (depth < R[:, None])
 
 
-def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0) -> dict:
+def interval(measure: Callable, pictures: int, rounds: int = 1000, seed: int = 0) -> dict:
     """A measure with its 95 % interval, by resampling pictures with replacement: the bootstrap (protocol rule 8).
 
     Equal seeds resample equal pictures, which pairs two approaches.
@@ -173,7 +173,7 @@ def interval(measure: Callable, pictures: int, rounds: int = 200, seed: int = 0)
     return {"value": measure(np.ones((1, pictures)))[0], "low": low, "high": high, "n": pictures}
 
 
-def mean_interval(values, rounds: int = 200, seed: int = 0) -> dict:
+def mean_interval(values, rounds: int = 1000, seed: int = 0) -> dict:
     """`interval` of the mean of float (N,) over pictures; those whose value is not finite are left out."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -187,7 +187,7 @@ def told(measured) -> str:
     return "{value:.2f} [{low:.2f}, {high:.2f}]".format(**measured)
 
 
-def pair_interval(measure: Callable, pairs, rounds: int = 200, seed: int = 0) -> dict:
+def pair_interval(measure: Callable, pairs, rounds: int = 1000, seed: int = 0) -> dict:
     """`interval` of a measure of weights (R, P) of pairs; "n" counts the pairs.
 
     Pictures are resampled, not pairs, since pairs that share a picture are not independent. A pair counts as often as
@@ -199,7 +199,7 @@ def pair_interval(measure: Callable, pairs, rounds: int = 200, seed: int = 0) ->
     return {**found, "n": len(pairs)}
 
 
-def pair_mean_interval(values, pairs, rounds: int = 200, seed: int = 0) -> dict:
+def pair_mean_interval(values, pairs, rounds: int = 1000, seed: int = 0) -> dict:
     """`pair_interval` of the mean of values (P,), one for each of the pairs."""
     values = np.asarray(values, float)
     return pair_interval(lambda weights: weights @ values / weights.sum(1), pairs, rounds, seed)

@@ -56,7 +56,7 @@ def validation_report(model, image_set: ImageSet, pairs) -> dict[str, float]:
     return {"validation": metrics.roc_auc(scores, same), **rates, "spread": spread}
 
 
-def verification_report(scores, pairs, threshold: metrics.Threshold, rounds: int = 200) -> pd.DataFrame:
+def verification_report(scores, pairs, threshold: metrics.Threshold, rounds: int = 1000) -> pd.DataFrame:
     """ROC-AUC, EER and accuracies of pair scores, by a threshold fitted on another split; n counts pairs."""
     same = pairs[:, 2]
     names = list(metrics.verification_rates(scores, same, threshold))
