@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import torch
 
 from common.attacks.gradient import pgd
 from common.backbones import evaluation_mode, folded
@@ -23,16 +24,14 @@ clean = partial(pgd, eps=0.0, steps=0, restarts=1)
 
 
 def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean) -> np.ndarray:
-    """Scores of pairs under attack(model, first, second, same), such as `partial(pgd, eps=4 / 255)`; default: none.
-
-    Batches are attacked side by side, one on each core.
-    """
-    model = folded(model)
+    """Scores of pairs under attack(model, first, second, same), such as `partial(pgd, eps=4 / 255)`; default: none."""
+    # Batches side by side, on cores that torch's own threads leave idle.
+    model, spare = folded(model), (os.cpu_count() or 1) // torch.get_num_threads()
 
     def scores(chunk):
         return attack(model, *pair_batch(image_set, chunk, device)).scores.float().cpu()
 
-    with evaluation_mode(model) as device, ThreadPoolExecutor(os.cpu_count() if device.type == "cpu" else 1) as pool:
+    with evaluation_mode(model) as device, ThreadPoolExecutor(max(1, spare) if device.type == "cpu" else 1) as pool:
         return np.concatenate([*pool.map(scores, np.array_split(pairs, -(-len(pairs) // BATCH)))])
 
 
