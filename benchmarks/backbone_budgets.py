@@ -1,10 +1,11 @@
 """Does R2's order of networks hold for other seeds and budgets? `python -m benchmarks.backbone_budgets`, minutes.
 
 R2's candidates are trained as R2 trains them, on its drawn flowers (profile `quick`), from several draws of their
-weights: for the same pictures as in R2; then each as long as the arithmetic of the dearest allows; then all as long as
-that allows the cheapest; and at R2's length with other learning rates. backbone_budgets.csv has a row for each training
-with its validation ROC-AUC, and for each budget and network a row of the seed "all": the mean, and the ends of its
-paired difference, over seeds and pictures, to the dearest on the same budget. The test stays closed.
+weights: not at all (the pooled features as they come); for the same pictures as in R2; then each as long as the
+arithmetic of the dearest allows; then all as long as that allows the cheapest; and at R2's length with other learning
+rates. backbone_budgets.csv has a row for each training with its validation ROC-AUC, and for each budget and network a
+row of the seed "all": the mean, and the ends of its paired difference, over seeds and pictures, to the dearest on the
+same budget. The test stays closed.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ from common.datasets.files import write_whole
 from common.datasets.splits import make_splits
 from common.evaluation.backbone_choice import FROM_SCRATCH, cost, fine_tune
 from common.evaluation.metrics import roc_auc
-from common.evaluation.reports import difference
+from common.evaluation.reports import difference, embed_all, pair_scores
 
 SEEDS, EPOCHS, RATES = range(4), 8, (0.002, 0.01)  # EPOCHS are R2's
 
@@ -36,7 +37,8 @@ def main() -> None:
     prices = {name: cost(model, config.image_size)["multiply_adds"] for name, model in bare.items()}
     names = sorted(prices, key=prices.get, reverse=True)
     spent = {name: int(EPOCHS * prices[names[0]] / price) for name, price in prices.items()}
-    budgets = {"equal pictures": dict.fromkeys(names, EPOCHS), "equal arithmetic": spent}
+    budgets = {"no training": dict.fromkeys(names, 0), "equal pictures": dict.fromkeys(names, EPOCHS)}
+    budgets["equal arithmetic"] = spent
     budgets["longer, equal pictures"] = dict.fromkeys(names, max(spent.values()))
     runs = [(budget, name, epochs[name], config.learning_rate) for budget, epochs in budgets.items() for name in names]
     runs += [(f"learning rate {rate:g}", name, EPOCHS, rate) for rate, name in product(RATES, names)]
@@ -45,6 +47,9 @@ def main() -> None:
     def scores(name: str, epochs: int, rate: float) -> np.ndarray:
         """Of the validation pairs (S, P), a row a seed."""
         chosen = [replace(config, seed=seed, learning_rate=rate) for seed in SEEDS]
+        if not epochs:
+            models = [new_model(replace(one, embedding_size=0), name, one.seed) for one in chosen]
+            return np.stack([pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs) for model in models])
         return np.stack([fine_tune(one, name, image_set, splits, epochs * count)["scores"] for one in chosen])
 
     for budget, name, epochs, rate in runs:

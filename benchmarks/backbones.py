@@ -4,7 +4,7 @@ DATA is the folder of `benchmarks.results`, NAME any timm model; without one, th
 and protocol gives the test's ROC-AUC, P@1 and MAP@R of the pooled features and of the `principal_head` that a training
 starts from, into backbones.csv. Into backbone_differences.csv go paired differences, of validation and of test: of
 backbones named together, of a head and the features below it, of each and what learns nothing; for the last of the
-names also of heads of other sizes and scalings and the features below them.
+names also of heads of other sizes and scalings, among themselves and to the features below them.
 """
 
 import argparse
@@ -24,15 +24,16 @@ from common.datasets.duplicates import find_duplicates, keep_one
 from common.datasets.splits import make_splits
 from common.evaluation import baselines
 from common.evaluation.backbone_choice import cost
-from common.evaluation.metrics import cosine_scores
-from common.evaluation.reports import difference, embed_all, evaluate, search_difference
+from common.evaluation.metrics import cosine_scores, pair_interval, roc_auc
+from common.evaluation.reports import embed_all, evaluate, search_difference
 from common.evaluation.retrieval import retrieval
 
 POOLED, HEAD = "pooled features", "principal head"
 UNTAUGHT = "raw_pixels", "color_histogram", "central_color"
 POWERS = {"none": 1, "half": 0, "full": -1}  # of a head's own root mean squares, which half scaling leaves
 SIZES = 32, 128, 512
-ROUNDS = 200  # of resampled pictures, as in every report of pairs
+ROUNDS = 1000  # of resampled pictures (protocol rule 8)
+COLUMNS = ["dataset", "protocol", "split", "approach", "against", "metric", "value", "low", "high", "n"]
 
 
 def scaled(head: np.ndarray, features: np.ndarray, power: int) -> np.ndarray:
@@ -72,6 +73,8 @@ def measure(data: Path, dataset: str, place: Path, names: list[str], **settings)
         for (scaling, power), size in product(POWERS.items(), SIZES):
             described[f"{name}, {scaling}, {size}"] = pooled @ scaled(full, learned, power)[:size].T
             questions.append((f"{name}, {scaling}, {size}", f"{name}, {POOLED}"))
+        rivals = product(SIZES, ("none", "full"))
+        questions += [(f"{name}, half, {size}", f"{name}, {rival}, {size}") for size, rival in rivals]
         asked = described, questions, image_set, splits, protocol
         gaps += [differences(*asked, split) for split in ("validation", "test")]
     table, first = pd.concat(tables).drop(columns="threshold_from"), ["dataset", "backbone"]
@@ -79,20 +82,24 @@ def measure(data: Path, dataset: str, place: Path, names: list[str], **settings)
 
 
 def differences(described, questions, image_set, splits, protocol: str, split: str) -> pd.DataFrame:
-    """The paired differences in ROC-AUC and MAP@R that `questions`, (approach, against), ask for."""
-    part, pairs, found = splits.parts[protocol][split], splits.pairs[protocol][split], {}
-    for name, values in described.items():
-        searched = retrieval(values[part], image_set.labels[part])["map_at_r"]
-        found[name] = cosine_scores(values, pairs)[None], np.asarray(searched)[None]
-    rows = []
-    for approach, against in questions:
-        (scores, hits), (other_scores, other_hits) = found[approach], found[against]
-        gaps = {"roc_auc": difference(scores, other_scores, pairs, rounds=ROUNDS)}
-        gaps["map_at_r"] = search_difference(hits, other_hits)
-        about = dict(dataset=image_set.name, protocol=protocol, split=split, approach=approach, against=against)
-        counts = {"roc_auc": len(pairs), "map_at_r": hits.size}
-        rows += [{**about, "metric": metric, **gap, "n": counts[metric]} for metric, gap in gaps.items()]
-    return pd.DataFrame(rows).round(5)
+    """The paired differences in ROC-AUC, P@1 and MAP@R that `questions`, (approach, against), ask for."""
+    part, pairs, names = splits.parts[protocol][split], splits.pairs[protocol][split], [*described]
+    first, second = np.array([[names.index(name) for name in question] for question in questions]).T
+    scores = [cosine_scores(values, pairs) for values in described.values()]
+
+    def gaps(weights) -> np.ndarray:  # of each round and question; each approach is measured once for all of them
+        areas = np.stack([roc_auc(one, pairs[:, 2], weights) for one in scores], -1)
+        return areas[..., first] - areas[..., second]
+
+    found = {"roc_auc": pd.DataFrame(pair_interval(gaps, pairs, ROUNDS))}
+    searched = [retrieval(values[part], image_set.labels[part]) for values in described.values()]
+    for metric in ("precision_at_1", "map_at_r"):
+        hits = np.stack([one[metric] for one in searched])
+        asked = [search_difference(hits[[one]], hits[[two]], ROUNDS) for one, two in zip(first, second, strict=True)]
+        found[metric] = pd.DataFrame(asked).assign(n=len(part))
+    tables = [pd.DataFrame(questions, columns=["approach", "against"]).assign(metric=metric, **gap)
+              for metric, gap in found.items()]  # fmt: skip
+    return pd.concat(tables).assign(dataset=image_set.name, protocol=protocol, split=split)[COLUMNS].round(5)
 
 
 if __name__ == "__main__":
