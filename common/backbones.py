@@ -24,8 +24,7 @@ from common.datasets.batches import as_float
 class EmbeddingNet(nn.Module):
     """A picture's embedding: normalization, timm backbone, pooling, Linear and, from scratch, BatchNorm.
 
-    The head is linear: a ReLU would force every cosine above 0. `classify` adds a linear classifier for training with
-    labels.
+    The head is linear: a ReLU would force every cosine above 0. `classify` adds a linear classifier for training.
     """
 
     cosine = True  # whether `score_embeddings` is the cosine, which search computes faster by itself

@@ -489,20 +489,20 @@ def straight_through(levels: int, change: int) -> Figure:
 
 
 def forces(d, curves: Mapping) -> Figure:
-    """The force on a same and on a different pair over their distance: minus the slope of the loss.
+    """The force along the sphere on a same and a different pair, over their distance: minus the slope over the angle.
 
     Each entry of `curves` is a panel: its title -> both losses (N,), a distance to mark, and the words for it.
     """
     figure, axes = plt.subplots(1, len(curves), figsize=(10, 4.4), squeeze=False, layout="constrained")
     for axis, (title, (*losses, mark, words)) in zip(axes.flat, curves.items(), strict=True):
         for loss, kind, color in zip(losses, ("same pair", "different pair"), (BLUE, ORANGE), strict=True):
-            axis.plot(d, -np.gradient(loss, d), color=color, linewidth=3, label=kind)
+            axis.plot(d, -np.gradient(loss, d) * np.asarray(1 - d**2 / 4) ** 0.5, color=color, linewidth=3, label=kind)
         axis.axhline(0, color="black", linewidth=1)
         axis.axvline(mark, color="black", linestyle="--")
         looks = dict(textcoords="offset points", xycoords=("data", "axes fraction"), fontsize=12, va="top")
         axis.annotate(words, (mark, 0.97), (6, 0), **looks)
         axis.set(title=title, xlabel="distance d", ylabel="force (above 0: apart)")
-    axes[0, 0].legend(fontsize=13, loc="lower left", labelcolor="linecolor")
+    axes[0, -1].legend(fontsize=13, loc="lower left", labelcolor="linecolor")
     return figure
 
 

@@ -73,8 +73,7 @@ class Collection:
 def collect(folder: Path | str, model: nn.Module, content: dict | None = None, cache: Path | None = None) -> Collection:
     """Embed all pictures of a folder, at any depth, or of an archive, and keep that in a file.
 
-    From then on only new files and changed ones (in size or time) are embedded, and all for another model. Damaged
-    files are named and left out.
+    Later only new and changed files (by size or time) are embedded; for another model, all. Damaged ones are named.
 
     Args:
         content: of the model's checkpoint, see `checkpoints.load`: it says how pictures are prepared. Without it, they

@@ -29,6 +29,8 @@ ALLOWED = {
 LEADERBOARD = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "cmc_at_1", "map", "class_accuracy"]
 WORDS = {"chance": "random numbers", "color_histogram": "color", "cross_entropy": "cross-entropy"}  # for a reader
 WORDS |= {"roc_auc": "ROC-AUC", "precision_at_1": "P@1", "map_at_r": "MAP@R"}
+READABLE = WORDS | {"cross_entropy": "pair cross-entropy", "closed_set": "known species", "open_set": "new species"}
+READABLE |= {"rendered": "drawn flowers", "flowers102": "photographs"}
 HEADLINE = 4  # radius of the attack in the scoreboard, in 255ths (protocol rule 11)
 SCOREBOARD = {  # metric -> column
     "roc_auc": "verification: ROC-AUC",
@@ -111,6 +113,12 @@ def differences(dataset: str, against: str, folder: Path = ROOT / "benchmarks") 
     turned = turned.assign(value=-gaps["value"], low=-gaps["high"], high=-gaps["low"])
     gaps = pd.concat([gaps, turned]).query("dataset == @dataset and against == @against")
     return gaps[["metric", "protocol", "approach", "value", "low", "high"]].reset_index(drop=True)
+
+
+def readable(gaps: pd.DataFrame, **words: str) -> pd.DataFrame:
+    """Differences for a figure, in `READABLE` and other words; `text` is the number, of those that were seen."""
+    text = gaps["value"].map("{:+.3f}".format).where((gaps["low"] > 0) | (gaps["high"] < 0), "")
+    return gaps.replace(READABLE | words).assign(text=text)
 
 
 def leaderboard(results: pd.DataFrame, protocol: str = "closed_set") -> pd.DataFrame:

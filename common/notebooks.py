@@ -49,8 +49,7 @@ class NotebookError(RuntimeError):
 def select(names: Iterable[str] = (), root: Path = ROOT) -> list[Path]:
     """Find notebooks by full name or number ("R1"): each once, in the order in which checkpoints flow forward.
 
-    No names mean every notebook that is there. A name that fits none raises ValueError, a notebook that is not in
-    `root` FileNotFoundError.
+    No names mean every notebook there. ValueError for a name that fits none, FileNotFoundError for one not in `root`.
     """
     stems = {str(name).removesuffix(".ipynb") for name in names}
     unknown = stems - {short for name in NOTEBOOKS for short in (name, name[:2])}

@@ -55,8 +55,7 @@ def show(figure: Figure, caption: str, alt: str | None = None, lossless: bool = 
     """Display a figure and its caption below; `alt` is its alternative text, made by `describe` if not given.
 
     It is drawn sharp enough for a projector, and shown at the width that lets its smallest letters be read. Pictures
-    are compressed a little, unless `lossless`: for changes so small that compression, or a smooth enlargement, would
-    hide them.
+    are compressed a little, unless `lossless`, for changes that compression, or a smooth enlargement, would hide.
     """
     content, kind, width = encode(figure, lossless)
     told = {"alt": alt or describe(figure), "width": width}
@@ -457,9 +456,9 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
 
 
 def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chance=np.nan, alike=True) -> Figure:
-    """Lines with bands, a panel each, three beside each other; a dotted one at `chance`, one scale if `alike`.
+    """Lines with bands, a panel each, three beside each other; a dotted one at `chance`, or at 0, no difference.
 
-    `table` has the columns panel, group (a color and a marker each), x, value, low and high.
+    `table` has the columns panel, group (a color and a marker each), x, value, low, high. One scale if `alike`.
     """
     panels, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "group"))
     down = -(-len(panels) // 3)
@@ -470,7 +469,7 @@ def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chanc
             (line,) = _line(axis, mine["x"], mine["value"], name, place)
             axis.fill_between(mine["x"], mine["low"], mine["high"], color=line.get_color(), alpha=0.2, linewidth=0)
         if np.isfinite(chance):
-            axis.axhline(chance, color="black", linestyle=":", label="chance")
+            axis.axhline(chance, color="black", linestyle=":", label="chance" if chance else "no difference")
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.yaxis.label.set_visible(axis.get_subplotspec().is_first_col())  # the first has said it
         axis.xaxis.label.set_visible(axis.get_subplotspec().is_last_row())
@@ -589,8 +588,7 @@ def score_histograms(
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
     All panels share both axes; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed. Panels stand
-    above each other; or, with `side_by_side`, in a row, from four on in two, and each kind's heights are shares of its
-    own pairs.
+    above each other; or, with `side_by_side`, in a row, from four on in two, with heights as shares of a kind's pairs.
     """
     rows = 1 + (len(stages) > 3) if side_by_side else len(stages)
     size = (WIDEST, 2.3 * rows + 1.3) if side_by_side else (8.5, 2.1 * rows + 1.4)

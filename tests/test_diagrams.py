@@ -156,12 +156,12 @@ def test_rounding_has_its_levels_and_passes_straight_through():
     assert "4 more\njump a level, 17" in said and "slope 0" in said and "slope 1" in said
 
 
-def test_forces_are_minus_the_slopes():
+def test_forces_are_minus_the_slopes_over_the_angle():
     x = np.linspace(0, 2, 201)
     figure = diagrams.forces(x, {"a loss": (x**2 / 2, np.maximum(0, 1 - x) ** 2 / 2, 1, "the margin")})
-    same, different, *_ = figure.axes[0].lines
-    assert np.allclose(same.get_ydata()[1:-1], -x[1:-1])
-    assert np.allclose(different.get_ydata()[1:-1], np.maximum(0, 1 - x)[1:-1], atol=0.006)
+    (same, different, *_), along = figure.axes[0].lines, np.sqrt(1 - x**2 / 4)  # what a sphere leaves of a force
+    assert np.allclose(same.get_ydata()[1:-2], (-x * along)[1:-2]) and same.get_ydata()[-1] == 0
+    assert np.allclose(different.get_ydata()[1:-1], (np.maximum(0, 1 - x) * along)[1:-1], atol=0.006)
 
 
 def test_ranked_hits_bear_the_precision_up_to_their_place():

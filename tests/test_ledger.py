@@ -215,6 +215,15 @@ def test_robustness_has_a_column_for_each_radius():
     assert table.loc[("center_loss", "robust"), "1/255"].startswith("0.700")
 
 
+def test_only_differences_that_were_seen_get_a_number():
+    gaps = pd.DataFrame({"metric": ["map_at_r"] * 3, "protocol": ["open_set"] * 3, "approach": ["cross_entropy"] * 3})
+    gaps = gaps.assign(value=[0.02, 0.01, -0.02], low=[0.01, 0.0, -0.03], high=[0.03, 0.02, -0.01])
+    shown = ledger.readable(gaps, cross_entropy="names")
+    assert shown["text"].tolist() == ["+0.020", "", "-0.020"]
+    assert shown.loc[0, ["metric", "protocol", "approach"]].tolist() == ["MAP@R", "new species", "names"]
+    assert ledger.readable(gaps)["approach"][0] == "pair cross-entropy"
+
+
 def test_stored_differences_are_turned_around_and_begin_with_their_reference(tmp_path):
     measured = [row(0.6, approach="frozen_backbone"), row(0.8), row(0.9, seed=1), row(0.2, attack="pgd")]
     measured = rows(*measured).assign(dataset="photos", profile="standard")

@@ -53,8 +53,7 @@ def rendered(config: Config) -> ImageSet:
 def images_to_show(image_set: ImageSet, indices, size: int = 192) -> np.ndarray:
     """Pictures uint8 (n, 3, H, W) for the eye: drawn flowers are drawn again from their factors, `size` pixels wide.
 
-    Other pictures, drawn ones that were changed since (their stored bytes are not the drawing's), and those that are no
-    smaller are taken as they are.
+    Other pictures, drawn ones changed since (their bytes are not the drawing's) and those no smaller stay as they are.
     """
     stored = image_set.images[indices]
     if image_set.name != "rendered" or stored.shape[-1] >= size:

@@ -150,8 +150,7 @@ def in_gray(image: np.ndarray) -> np.ndarray:
 def read_pictures(root: Path, entries: list[Entry], **framing) -> Iterator[Picture]:
     """Decode files below `root` with a few threads, in order, with only a few pictures in memory at a time.
 
-    `framing` is the size and squeeze of `read_picture`. A damaged file comes as a `Picture` without an image, whose
-    `problem` is the reason.
+    `framing` is the size and squeeze of `read_picture`. A damaged file has a `problem` in the place of an image.
     """
     def read(entry):
         file = root / entry.path

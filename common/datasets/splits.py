@@ -61,8 +61,7 @@ def make_splits(image_set: ImageSet, config: Config, keep=None) -> Splits:
 def stratified_split(labels, keep, seed: int) -> dict[str, np.ndarray]:
     """Split each species' pictures, those to `keep`, by SHARES: SPLITS -> sorted int64 indices.
 
-    From six pictures up, validation and test get two or more, so that same pairs exist; below, train is served first,
-    then test.
+    From six pictures up, validation and test get two or more, for same pairs; below, train is served first, then test.
     """
     generator, parts = np.random.default_rng(seed), {name: [] for name in SPLITS}
     for label in np.unique(labels):

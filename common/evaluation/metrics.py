@@ -102,8 +102,7 @@ def accuracy_by_kind(scores, same, threshold: Threshold, weights=None) -> tuple[
 def precision_recall_f1(scores, same, threshold: Threshold) -> dict[str, float]:
     """Precision, recall and F1 of saying "same", at a threshold fitted elsewhere.
 
-    Precision is 0 where no pair is called same. Unlike `accuracy`, precision and F1 depend on how many of the pairs
-    are same.
+    Precision is 0 where no pair is called same. Unlike `accuracy`, precision and F1 depend on the share of same pairs.
     """
     _check_pairs(scores, same)
     called = np.asarray(scores, float) >= threshold.value

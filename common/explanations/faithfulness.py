@@ -38,8 +38,7 @@ def area(curves, insert: bool, weights=None) -> float:
     """Area under the mean of curves (B, STEPS + 1), scaled: 1 is the whole picture's score, 0 the blurred picture's.
 
     High is good for insertion, low for deletion. The means are scaled, not each curve: a single picture that
-    blurring hardly changes would outweigh all others. `weights` (R, B) say how often each picture counts, and give
-    an area each.
+    blurring hardly changes would outweigh all others. `weights` (R, B) say how often each picture counts: an area each.
     """
     means = np.mean(curves, 0) if weights is None else weights @ curves / weights.sum(1, keepdims=True)
     empty, whole = (means[..., 0], means[..., -1]) if insert else (means[..., -1], means[..., 0])
