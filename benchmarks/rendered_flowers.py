@@ -8,11 +8,12 @@ The parts, all of them where none is named:
     speed        CPU seconds and pictures a second, by size and number; the quick profile's data
     difficulty   nearest-neighbor precision of colors, pixels and a frozen network, photographs beside it
     confusions   which species a classifier confuses: those of one genus, or any (a minute)
+    fresh        how far do ROC-AUC move with fresh pictures, and with resamples? into fresh_flowers.csv (minutes)
     pretraining  does a network pretrained on rendered flowers see more in photographs than a random one? (minutes)
 
 `--flowers12` names a folder or archive of photographs in the layout of Oxford Flowers-102, which `pretraining` needs;
-`--weights` a folder with mobilenetv2_100.safetensors, for the frozen network. Everything runs on one core, and times
-are of the processor (`process_time`), so that other programs disturb them little.
+`--weights` a folder with mobilenetv2_100.safetensors, for the frozen network. Everything but `fresh` runs on one core,
+and times are of the processor (`process_time`), so that other programs disturb them little.
 """
 
 import argparse
@@ -31,12 +32,13 @@ import torch
 from torch import nn
 
 from common.backbones import EmbeddingNet, embed, new_model
-from common.config import Config, setup
+from common.config import ROOT, Config, setup
 from common.datasets import load_images
 from common.datasets.batches import Pictures, as_float, batches
 from common.datasets.images import ImageSet
 from common.datasets.splits import Splits, make_splits
-from common.evaluation.baselines import color_histogram, raw_pixels
+from common.evaluation.baselines import central_color, color_histogram, raw_pixels
+from common.evaluation.metrics import cosine_scores, roc_auc
 from common.evaluation.reports import linear_probe, named, search_difference
 from common.evaluation.retrieval import retrieval
 from common.flowers.painting import disc_pattern, pattern
@@ -180,8 +182,66 @@ def judge(model: EmbeddingNet, real: ImageSet) -> dict[str, np.ndarray]:
             "linear probe, accuracy": (said == real.labels[test]).astype(float)}  # fmt: skip
 
 
+def fresh(_, sets: int = 50, rounds: int = 1000) -> None:
+    """ROC-AUC of R1's descriptions on validation pairs, where 95 % of them lie: fresh pictures, three bootstraps.
+
+    A fresh set has as many pictures of each species as the validation part, and the same list of pairs. Resampled are
+    its pictures, as all stored intervals do; its pictures within each species; or the pairs themselves. The column
+    pairs says in how many a picture is, above_0 how many values are.
+    """
+    config, rows = setup(), []
+    image_set = load_images(config)
+    splits = make_splits(image_set, config)
+    for protocol in splits.protocols:
+        indices, pairs = splits.parts[protocol]["validation"], splits.pairs[protocol]["validation"]
+        same, places = pairs[:, 2], np.searchsorted(indices, pairs[:, :2])
+        labels = image_set.labels[indices]
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+            jobs = [(labels, places, same, number) for number in range(1, sets + 1)]
+            found = {"fresh pictures": np.array([*processes.map(redrawn, *zip(*jobs, strict=True))])}
+        scores = described(image_set.images[indices], places)
+        of_pictures, of_each, (first, second) = picked(rounds, len(labels)), np.zeros((rounds, len(labels))), places.T
+        for label in np.unique(labels):
+            of_each[:, labels == label] = picked(rounds, (labels == label).sum(), label)
+        resampled = {"pictures resampled": of_pictures[:, first] * of_pictures[:, second]}
+        resampled["pictures resampled, each species apart"] = of_each[:, first] * of_each[:, second]
+        resampled["pairs resampled"] = picked(rounds, len(pairs))
+        for way, weights in resampled.items():
+            found[way] = np.stack([roc_auc(one, same, weights) for one in scores], 1)
+        for way, (pixels, color, central) in ((way, areas.T) for way, areas in found.items()):
+            measured = {"color": color, "color minus raw pixels": color - pixels}
+            for measure, values in {**measured, "central color minus color": central - color}.items():
+                low, high = np.quantile(values, [0.025, 0.975])
+                if len(values) == sets:  # too few for quantiles so far out
+                    low, high = values.mean() + 1.96 * values.std(ddof=1) * np.array([-1, 1])
+                about = dict(protocol=protocol, pairs=round(2 * len(pairs) / len(labels)), measure=measure)
+                rows.append(dict(**about, way=way, rounds=len(values), value=values.mean(), low=low, high=high,
+                                 above_0=(values > 0).sum()))  # fmt: skip
+    table = pd.DataFrame(rows).sort_values(["measure", "protocol"], kind="stable")
+    table.to_csv(ROOT / "benchmarks" / "fresh_flowers.csv", index=False, float_format="%.4f")
+    print(table.assign(width=table["high"] - table["low"]).round(3).to_string(index=False))
+
+
+def picked(rounds: int, count: int, seed: int = 0) -> np.ndarray:
+    """How often each of `count` is picked in each round of a bootstrap: int (rounds, count)."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), rounds)
+
+
+def described(images, places) -> list[np.ndarray]:
+    """Cosines of the pairs `places` by raw pixels, color and central color."""
+    return [cosine_scores(features(images), places) for features in (raw_pixels, color_histogram, central_color)]
+
+
+def redrawn(labels, places, same, number: int) -> list[float]:
+    """ROC-AUC of raw pixels, color and central color on one fresh set: a picture of each label, none drawn before."""
+    table = species_table(labels.max() + 1)
+    images = [render(table[label], 1000 * number + place, 64).image for place, label in enumerate(labels)]
+    return [roc_auc(scores, same) for scores in described(np.stack(images), places)]
+
+
 # Memory comes first, for a process's peak starts at what the process that started it held.
-PARTS = dict(memory=memory, speed=speed, difficulty=difficulty, confusions=confusions, pretraining=pretraining)
+PARTS = dict(memory=memory, speed=speed, difficulty=difficulty, confusions=confusions, fresh=fresh)
+PARTS |= dict(pretraining=pretraining)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -239,15 +239,15 @@ def hues(pictures, shares, titles: Sequence[str]) -> Figure:
 
 
 def two_hills(scores, same, threshold: float, title: str, xlabel: str) -> Figure:
-    """Scores (P,) of same pairs, and below of different pairs, cut by a threshold, and the share it gets wrong."""
+    """Scores (P,) of same pairs, and below of different pairs, cut by a threshold: what it gets wrong is strong."""
     figure, axes = plt.subplots(2, 1, figsize=(8.5, 5.2), sharex=True, sharey=True, layout="constrained")
     figure.suptitle(title)
     for axis, kind, name, color in zip(axes, (1, 0), ("same pairs", "different pairs"), (BLUE, ORANGE), strict=True):
-        mine = scores[same == kind]
-        axis.hist(mine, 25, range=(scores.min(), scores.max()), color=color, alpha=0.6, ec="white")
+        mine, span = scores[same == kind], (scores.min(), scores.max())
+        wrong, what = (mine < threshold, "rejects") if kind else (mine >= threshold, "accepts")
+        axis.hist([mine[wrong], mine[~wrong]], 25, span, stacked=True, color=[color, (color, 0.3)], ec="white")
         axis.set_ylabel(f"number of\n{name}", color=color, fontsize=13, weight="bold")
         axis.axvline(threshold, color="black", linestyle="--", linewidth=2)
-        wrong, what = (mine < threshold, "rejects") if kind else (mine >= threshold, "accepts")
         side = dict(ha="right", xytext=(-8, 0)) if kind else dict(ha="left", xytext=(8, 0))
         where = dict(xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=14)
         axis.annotate(f"false {what}: {wrong.mean():.0%}", (threshold, 0.95), bbox=WHITE, **where, **side)

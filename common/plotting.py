@@ -69,7 +69,7 @@ def encode(figure: Figure, lossless: bool = False) -> tuple[bytes, str, int]:
     for image in pictures if lossless else ():
         image.set_interpolation("nearest")
     kind = "jpeg" if pictures and not lossless else "png"  # of pictures a third of the bytes
-    drawn, looks = io.BytesIO(), {"quality": 80, "subsampling": 0, "optimize": True} if kind == "jpeg" else {}
+    drawn, looks = io.BytesIO(), {"quality": 80, "subsampling": 2, "optimize": True} if kind == "jpeg" else {}
     figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
     plt.close(figure)
     width = Pixels.open(drawn).width * SHOWN // DOTS
@@ -328,8 +328,8 @@ def dot_panels(
 
     `table` has the columns panel, row, group (a color and a marker each), or in their place the ledger's protocol,
     metric and approach, and value; text, if not the value is told; low and high, if it has them, make intervals. The
-    text of a dot alone in its row stands above it, else at the right. With `zero` there is a dashed line at 0, and a
-    mark is hollow where its interval holds 0: no difference seen.
+    text of a dot alone in its row stands above it, else at the right. With `zero` all stand there, 0 has a dashed line,
+    and a mark is hollow where its interval holds 0: no difference seen. One group needs no legend.
     """
     for name, instead in (("panel", "protocol"), ("row", "metric"), ("group", "approach")):
         table = table if name in table else table.assign(**{name: table.get(instead, "")})
@@ -339,8 +339,8 @@ def dot_panels(
     down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)
     most = table.groupby(["panel", "row"]).size().max()  # dots in a row
     for (_, row), mine in table.groupby(["panel", "row"]):
-        apart = np.linspace(-1, 1, len(mine)) * min(0.17 * (len(mine) - 1), 0.38)  # many stand closer together
-        table.loc[mine.index, "place"] = rows.index(row) + apart
+        half = min(0.17 * len(mine) - 0.17, 0.38)  # many stand closer together
+        table.loc[mine.index, "place"] = np.linspace(rows.index(row) - half, rows.index(row) + half, len(mine))
     size = (WIDEST, ((0.62 if most < 4 else 0.83) * len(rows) + 1.1) * down + 1)
     figure, axes = _figure(title, size, down, columns, sharex=True, sharey=True)
     for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):
@@ -356,12 +356,11 @@ def dot_panels(
                 hollow = dict(linestyle="", markersize=8, markeredgewidth=2, markerfacecolor="white", zorder=3)
                 axis.plot(none["value"], none["place"], **hollow, **_looks(name, place))
         for _, dot in mine.iterrows():
-            text, looks = _plain(dot["text"]), dict(textcoords="offset points", fontsize=LETTERS)
-            if (mine["row"] == dot["row"]).sum() == 1:
-                axis.annotate(text, (dot["value"], dot["place"]), (0, 7), ha="center", va="bottom", **looks)
-            else:
-                looks |= dict(va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
-                axis.annotate(text, (np.nanmax([dot["value"], dot.get("high", np.nan)]), dot["place"]), (7, 0), **looks)
+            at, by, looks = dot["value"], (0, 7), dict(textcoords="offset points", fontsize=LETTERS, ha="center")
+            if zero or (mine["row"] == dot["row"]).sum() > 1:
+                at, by = np.nanmax([at, dot.get("high", np.nan)]), (7, 0)
+                looks |= dict(ha="left", va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
+            axis.annotate(_plain(dot["text"]), (at, dot["place"]), by, **looks)
         for place in range(1, len(rows), 2):  # what stands on one ground is one row
             axis.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=-1)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
@@ -369,13 +368,14 @@ def dot_panels(
         axis.locator_params(axis="x", nbins=6)
         axis.tick_params(labelbottom=True)
         if zero:
-            axis.axvline(0, color="black", linestyle="--", zorder=0)
+            axis.axvline(0, color="black", linestyle="--", linewidth=2, zorder=0)
         _rows(axis, rows)
     for axis in axes[:, 1:].flat:
         axis.yaxis.label.set_visible(False)  # the first of the line has said it
     for empty in axes.flat[len(panels) :]:
         empty.axis("off")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
+    if len(groups) > 1:
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     figure.draw_without_rendering()  # before that, nobody knows how far the texts reach
     texts = [(axis.transAxes.inverted(), text.get_window_extent()) for axis in axes.flat for text in axis.texts]
     left, right = axis.get_xlim()  # one scale in all panels
