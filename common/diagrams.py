@@ -176,17 +176,17 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     return figure
 
 
-def path(corners: Sequence[str], legs: Sequence[str]) -> Figure:
-    """A training's path: its corners as boxes in a row, and over the arrow from each to the next what learns there."""
-    figure, axis = plt.subplots(figsize=(9, 1.9), layout="constrained")
-    box, middle = dict(boxstyle="round,pad=0.5", facecolor="moccasin", edgecolor="gray"), dict(fontsize=12, ha="center")
-    for number, words in enumerate(corners):
-        axis.text(4 * number, 0, words, va="center", bbox=box, **middle)
-    for x, words in zip(range(0, 4 * len(legs), 4), legs, strict=True):
-        axis.annotate("", (x + 2.8, 0), (x + 1.1, 0), arrowprops=dict(color="dimgray", width=3))
-        axis.text(x + 1.95, 0.2, words, va="bottom", **middle)
-    axis.set(xlim=(-1.1, 4 * len(legs) + 1.1), ylim=(-0.6, 0.9))
-    axis.axis("off")
+def path(points: Mapping[float, str], legs: Sequence[str], kept: float) -> Figure:
+    """A training's path: its points with their names, what learns on each leg, and the way back to the one `kept`."""
+    figure, axis = plt.subplots(figsize=(9, 2.4), layout="constrained")
+    axis.plot([*points], np.zeros(len(points)), "o-", color="dimgray", linewidth=3, markersize=10)
+    for number, words in enumerate(legs):
+        axis.text(number + 0.5, -0.12, words, ha="center", va="top", fontsize=12)
+    back = dict(arrowstyle="-|>", color=ORANGE, linewidth=2.5, connectionstyle="arc3,rad=0.3", shrinkA=8, shrinkB=8)
+    axis.annotate("", (kept, 0), (max(points), 0), arrowprops=back)
+    axis.set(ylim=(-0.35, 1), yticks=[], frame_on=False, title="A path of two legs, and the way back")
+    axis.grid(False)
+    axis.set_xticks([*points], points.values(), fontsize=12)
     return figure
 
 

@@ -53,11 +53,12 @@ def test_the_pull_gathers_what_was_only_separated():
     assert own > 1.5 * other, "a nearest neighbor that is wrong at a glance"
 
 
-def test_a_path_has_a_box_a_corner_and_an_arrow_a_leg():
-    texts = diagrams.path(["start", "middle", "end"], ["head", "all"]).axes[0].texts
-    assert [text.get_text() for text in texts if text.get_bbox_patch()] == ["start", "middle", "end"]
-    assert sum(getattr(text, "arrow_patch", None) is not None for text in texts) == 2
-    assert {"head", "all"} <= {text.get_text() for text in texts}
+def test_a_path_has_a_name_a_point_and_leads_back_to_the_one_that_is_kept():
+    axis = diagrams.path({0: "start", 0.5: "half", 1: "middle", 2: "end"}, ["head", "all"], kept=0.5).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["start", "half", "middle", "end"]
+    assert axis.lines[0].get_xdata().tolist() == [0, 0.5, 1, 2]
+    back = axis.texts[-1]
+    assert back.xy[0] == 0.5 and back.xyann[0] == 2 and {"head", "all"} <= {text.get_text() for text in axis.texts}
 
 
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
