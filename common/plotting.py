@@ -456,9 +456,9 @@ def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, h
 
 
 def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chance=np.nan, alike=True) -> Figure:
-    """Lines with bands, a panel each, three beside each other; a dotted one at `chance`, or at 0, no difference.
+    """Lines with bands, a panel each, three beside each other; a dotted one at `chance`, one scale if `alike`.
 
-    `table` has the columns panel, group (a color and a marker each), x, value, low, high. One scale if `alike`.
+    `table` has the columns panel, group (a color and a marker each), x, value, low and high.
     """
     panels, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "group"))
     down = -(-len(panels) // 3)
@@ -469,7 +469,7 @@ def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chanc
             (line,) = _line(axis, mine["x"], mine["value"], name, place)
             axis.fill_between(mine["x"], mine["low"], mine["high"], color=line.get_color(), alpha=0.2, linewidth=0)
         if np.isfinite(chance):
-            axis.axhline(chance, color="black", linestyle=":", label="chance" if chance else "no difference")
+            axis.axhline(chance, color="black", linestyle=":", label="chance")
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.yaxis.label.set_visible(axis.get_subplotspec().is_first_col())  # the first has said it
         axis.xaxis.label.set_visible(axis.get_subplotspec().is_last_row())
