@@ -53,7 +53,7 @@ def main() -> None:
         return np.stack([fine_tune(one, name, image_set, splits, epochs * count)["scores"] for one in chosen])
 
     for budget, name, epochs, rate in runs:
-        about = dict(budget=budget, backbone=name, epochs=epochs, learning_rate=rate)
+        about = dict(budget=budget, backbone=name, multiply_adds=prices[name], epochs=epochs, learning_rate=rate)
         areas = [roc_auc(one, pairs[:, 2]) for one in scores(name, epochs, rate)]
         rows += [{**about, "seed": seed, "value": area} for seed, area in zip(SEEDS, areas, strict=True)]
         first = next(run for run in runs if run[0] == budget)[1:]
