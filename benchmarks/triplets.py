@@ -35,13 +35,13 @@ from common.training import train_arm
 MARGIN, METRICS = 0.6, ("precision_at_1", "map_at_r")
 MINERS = ("semi-hard", "batch-hard", "random", "batch-all")
 ARMS = {  # of the collapse: miner, squared distances, BatchNorm, and the learning rate's factor
-    "batch-hard": ("batch_hard", True, False, 1),
-    "batch-hard, distances not squared": ("batch_hard", False, False, 1),
-    "batch-hard, twice the learning rate": ("batch_hard", True, False, 2),
-    "semi-hard": ("semi_hard", True, False, 1),
-    "semi-hard, twice the learning rate": ("semi_hard", True, False, 2),
-    "batch-hard + BatchNorm": ("batch_hard", True, True, 1),
-    "semi-hard + BatchNorm": ("semi_hard", True, True, 1),
+    "batch-hard, no BatchNorm": ("batch_hard", True, False, 1),
+    "batch-hard, no BatchNorm (not squared)": ("batch_hard", False, False, 1),
+    "batch-hard, no BatchNorm (twice the rate)": ("batch_hard", True, False, 2),
+    "semi-hard, no BatchNorm": ("semi_hard", True, False, 1),
+    "semi-hard, no BatchNorm (twice the rate)": ("semi_hard", True, False, 2),
+    "batch-hard": ("batch_hard", True, True, 1),
+    "semi-hard": ("semi_hard", True, True, 1),
 }
 
 

@@ -38,11 +38,11 @@ LOOKS = {  # what a name looks like in every figure; other names have the color 
     "color": ("#7b3294", "p"), "central color": ("#e7298a", "*"), "frozen backbone": ("#949494", "s"),
     "untrained head": ("#56b4e9", "P"), "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"),
     "cross entropy": ("#0173b2", "o"), "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"),
-    "pair cross entropy": ("#029e73", "^"),
-    "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"), "cosine softmax": ("#117733", "h"),
-    "standard": ("#5f6b76", "o"), "robust": ("#7b3294", "s"), "test byobnet": (COLORS[0], "o"),
+    "pair cross entropy": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"),
+    "cosine softmax": ("#117733", "h"), "label smoothing": ("#8c613c", "p"), "standard": ("#5f6b76", "o"),
+    "robust": ("#7b3294", "s"), "semi hard": (COLORS[0], "o"), "semi hard, no BatchNorm": ("#001f4d", "P"),
+    "batch hard": (COLORS[1], "s"), "batch hard, no BatchNorm": ("#7f3b08", "X"), "test byobnet": (COLORS[0], "o"),
     "test efficientnet": (COLORS[1], "s"), "test resnet": (COLORS[2], "D"), "test vit": (COLORS[3], "^"),
-    "label smoothing": ("#8c613c", "p"),
 }  # fmt: skip
 MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
