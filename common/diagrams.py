@@ -521,14 +521,15 @@ def ranked_hits(rankings: Mapping) -> Figure:
 
 
 def pair_map(first, second, channels, shaded, score: float) -> Figure:
-    """How a pair gets a map: forward to the cosine, with slopes back to the channels, and their weighted sum.
+    """How a pair, or a name if there is no `second`, gets a map: to the score, slopes back to channels, weighted sum.
 
     `first`, `second` and `shaded`, the map over the first picture, are uint8 (3, H, W); three of `channels` (K, h, w)
-    are drawn. At the right are the two embeddings as arrows, and the slope, at right angles to the first.
+    are drawn. A pair's embeddings are arrows at the right, and the slope one at right angles to the first.
     """
+    pair = second is not None
     figure, (axis, plane) = plt.subplots(1, 2, figsize=(10.2, 4.4), width_ratios=(2.9, 1), layout="constrained")
-    figure.suptitle("How a pair gets its map", fontsize=15)
-    for image, x, y, words in ((first, 0, 3, "$x$"), (shaded, 3.4, 0, ""), (second, 7.3, 0, "$x'$")):
+    figure.suptitle(f"How a {'pair' if pair else 'name'} gets its map", fontsize=15, x=0.37)
+    for image, x, y, words in ((first, 0, 3, "$x$"), (shaded, 3.4, 0, ""), (second, 7.3, 0, "$x'$"))[: 2 + pair]:
         axis.imshow(np.moveaxis(image, 0, -1), extent=(x, x + 2, y, y + 2))
         axis.text(x + 1, y - 0.05, words, fontsize=15, ha="center", va="top")
     for step, channel in enumerate(channels[:3]):
@@ -537,15 +538,16 @@ def pair_map(first, second, channels, shaded, score: float) -> Figure:
         axis.add_patch(Rectangle((left, low), 1.8, 1.8, fill=False, edgecolor="white", linewidth=2, zorder=step + 1))
     box, gray = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray"), dict(color="dimgray")
     axis.text(6.4, 4, "$z$", fontsize=17, ha="center", va="center", bbox=box)
-    axis.text(8.3, 4, f"$s = \\cos(z, z')$\n{score:.2f}", fontsize=13, ha="center", va="center", bbox=box)
+    words = f"$s = \\cos(z, z')$\n{score:.2f}" if pair else f"score $s$\n{score:.1f}"
+    axis.text(8.3, 4, words, fontsize=13, ha="center", va="center", bbox=box)
     arrows = [((2.1, 4), (3, 4)), ((5.7, 4), (6.05, 4)), ((6.75, 4), (7.3, 4)), ((8.3, 2.1), (8.3, 3.3))]
-    for start, end in [*arrows, ((4.4, 2.8), (4.4, 2.1))]:
+    for start, end in [((4.4, 2.8), (4.4, 2.1)), *arrows][: 4 + pair]:
         axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", linewidth=2, **gray))
     back = dict(arrowstyle="-|>", linewidth=2.5, color="tab:red", connectionstyle="arc3,rad=0.25")
     axis.annotate("", (4.6, 5.35), (8.3, 4.7), arrowprops=back)
     notes = [(6.6, 6.15, r"back: slopes $\partial s / \partial A^k$, averaged to $\alpha_k$", "tab:red")]
-    notes += [(1.6, 1, "the map\n$M = \\sum_k \\alpha_k A^k$", "black"), (7.1, 2.7, "$z'$, held fixed", "dimgray")]
-    for x, y, words, color in [*notes, (2.9, 5.55, "channels $A^k$", "black")]:
+    notes += [(1.6, 1, "the map\n$M = \\sum_k \\alpha_k A^k$", "black"), (2.9, 5.55, "channels $A^k$", "black")]
+    for x, y, words, color in [*notes, (7.1, 2.7, "$z'$, held fixed", "dimgray")][: 3 + pair]:
         axis.text(x, y, words, fontsize=13, ha="center", va="center", color=color)
     axis.set(xlim=(-0.1, 9.7), ylim=(-0.5, 6.5), aspect="equal")
     for end, words, color in (((0.94, 0.34), "$z$", BLUE), ((0.34, 0.94), "$z'$", "dimgray")):
@@ -556,6 +558,6 @@ def pair_map(first, second, channels, shaded, score: float) -> Figure:
     plane.add_patch(Arc((0, 0), 2, 2, theta1=0, theta2=90, linestyle=":", linewidth=2, color="gray"))
     plane.set(xlim=(-0.05, 1.35), ylim=(-0.35, 1.25), aspect="equal")
     plane.text(0.65, -0.18, "longer or shorter $z$:\n$s$ stays", fontsize=13, ha="center", va="center")
-    for one in (axis, plane):
-        one.axis("off")
+    axis.axis("off")
+    plane.axis("off") if pair else plane.remove()
     return figure

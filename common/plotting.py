@@ -197,17 +197,20 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
             sheet, texts, above = [*sheet, *mine, *fill], [*texts, "original", *[""] * (columns - 1)], mine
         sheet = [*sheet, *(tint(*both, strongest) for both in zip(mine, row, strict=True)), *fill]
         texts = [*texts, *titles[start : start + columns], *[""] * len(fill)]
-    right = 1.6  # inches for the bar of colors
-    figure = contact_sheet(sheet, texts, columns, title, min(1.5, ((WIDEST - right) / columns - 0.2) * height / width))
-    (axis,), (wide, high) = figure.axes, figure.get_size_inches()
-    axis.images[0].set_label(f"{len(maps)} maps, each over its picture, and the pictures")
-    figure.set_size_inches(wide + right, high)
-    axis.set_position((0, 0, wide / (wide + right), axis.get_position().height))
+    figure = contact_sheet(sheet, texts, columns, title, 1.5)
+    figure.axes[0].images[0].set_label(f"{len(maps)} maps, each over its picture, and the pictures")
+    return with_key(figure)
+
+
+def with_key(figure: Figure) -> Figure:
+    """A `contact_sheet` of maps, and below it what their colors say."""
+    (axis,), (wide, high) = figure.axes, figure.get_size_inches() + np.array([0, 0.5])
+    figure.set_size_inches(wide, high)
+    axis.set_position((0, 0.5 / high, 1, axis.get_position().height * (1 - 0.5 / high)))
     colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
-    half = min(0.3, 1 / high)
-    place = figure.add_axes((1 - 1.45 / (wide + right), 0.5 - half, 0.2 / (wide + right), 2 * half), label="<colorbar>")
-    bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, ticks=[-1, 0, 1])
-    bar.ax.set_yticklabels(["lowers\nthe score", "nothing", "raises\nthe score"], fontsize=LETTERS)
+    place = figure.add_axes((0.5 - 1.8 / wide, 0.3 / high, 3.6 / wide, 0.15 / high), label="<colorbar>")
+    bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, orientation="horizontal", ticks=[-1, 0, 1])
+    bar.ax.set_xticklabels(["lowers the score", "nothing", "raises the score"], fontsize=LETTERS)
     return figure
 
 
@@ -225,10 +228,10 @@ def overlays(images, maps: Mapping, title: str) -> Figure:
 
 
 def beside(pictures: Mapping, maps: Mapping, title: str, columns: int, cell: float) -> Figure:
-    """A `contact_sheet` of pictures by their words, then of maps (h, w) by theirs, each over the first picture."""
+    """A `contact_sheet` of pictures by their words, then of maps (h, w) by theirs, over the first, and their key."""
     first = next(iter(pictures.values()))
     shown = [*pictures.values(), *(tint(first, one) for one in maps.values())]
-    return contact_sheet(shown, [*pictures, *maps], columns, title, cell)
+    return with_key(contact_sheet(shown, [*pictures, *maps], columns, title, cell))
 
 
 def tint(image, one, strongest: float | None = None) -> np.ndarray:
@@ -358,7 +361,7 @@ def dot_panels(
         for _, dot in mine.iterrows():
             at, by, looks = dot["value"], (0, 7), dict(textcoords="offset points", fontsize=LETTERS, ha="center")
             if zero or (mine["row"] == dot["row"]).sum() > 1:
-                at, by = np.nanmax([at, dot.get("high", np.nan)]), (7, 0)
+                at, by = np.nanmax([at, dot.get("high", np.nan), 0 if zero else at]), (7, 0)  # off the line at 0
                 looks |= dict(ha="left", va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
             axis.annotate(_plain(dot["text"]), (at, dot["place"]), by, **looks)
         for place in range(1, len(rows), 2):  # what stands on one ground is one row
@@ -531,10 +534,11 @@ def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel:
     return figure
 
 
-def scatter(panels: dict, labels, title: str, names: Sequence[str] = (), alike: bool = False) -> Figure:
+def scatter(panels: dict, labels, title: str, names: Sequence = (), alike=False, words=(), equal=False) -> Figure:
     """Points in the color and with the marker of their label, one panel for each entry: its title -> points (N, 2).
 
-    `names` of the labels make a legend below; `alike` gives all panels the same axes.
+    One label may be that of all points. `names` of the labels make a legend below; `alike` gives all panels the same
+    axes, named by two `words`; where both are `equal` there is a dashed line.
     """
     kinds = np.unique(labels)
     legend = len(names) and len(kinds) <= 30
@@ -543,12 +547,14 @@ def scatter(panels: dict, labels, title: str, names: Sequence[str] = (), alike: 
     size = (side * across, 0.9 * side * down + 0.4 + 0.06 * bool(legend) * len(kinds))
     figure, axes = _figure(title, size, down, across, sharex=alike, sharey=alike)
     for axis, (panel, points) in zip(axes.flat, panels.items(), strict=False):
-        axis.set(title=panel, xlabel="dimension 1", ylabel="dimension 2")
+        axis.set(title=panel, **dict(zip(("xlabel", "ylabel"), words or ("dimension 1", "dimension 2"), strict=True)))
         for place, kind in enumerate(kinds):
             mine, label = np.asarray(labels) == kind, _plain(names[kind]) if len(names) else None
             turn, color = divmod(place, len(COLORS))  # after a turn of the colors their marks move on by one
             looks = dict(color=COLORS[color], marker=MARKERS[(color + turn) % len(MARKERS)])
             axis.scatter(*np.asarray(points)[mine].T, s=40, linewidth=0, label=label, **looks)
+        if equal:
+            axis.axline((0, 0), slope=1, color="black", linestyle="--")
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     if legend:

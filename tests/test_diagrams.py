@@ -182,3 +182,5 @@ def test_a_pair_gets_its_map_from_channels_and_slopes():
     arrows = [np.subtract(text.xy, text.xyann) for text in plane.texts if getattr(text, "arrow_patch", None)]
     z, _, slope = arrows
     assert abs(z @ slope) < 0.03, "at right angles"
+    (axis,) = diagrams.pair_map(pictures[0], None, np.ones((4, 2, 2)), pictures[2], 9.33).axes
+    assert len(axis.images) == 2 + 3 and "9.3" in words(axis.figure) and "held fixed" not in words(axis.figure)

@@ -62,6 +62,7 @@ FIGURES = {
     "retrieval_gallery": lambda: plotting.retrieval_gallery(IMAGES[:2], FOUND, RIGHT, FOUND_TITLES, TITLE),
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE),
+    "with_key": lambda: plotting.with_key(plotting.contact_sheet(WIDE, list("abc"), title=TITLE)),
     "beside": lambda: plotting.beside({"it": WIDE[0], "other": WIDE[1]}, {"map": MAPS[1]}, TITLE, 3, 2.0),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
@@ -319,6 +320,9 @@ def test_scatters_color_by_label_and_name_it():
     for alike in (False, True):
         one, other = plotting.scatter({"small": np.eye(2), "large": 9 * np.eye(2)}, [0, 1], TITLE, alike=alike).axes
         assert (one.get_xlim() == other.get_xlim()) == (one.get_ylim() == other.get_ylim()) == alike
+    (axis,) = plotting.scatter({"claims": np.eye(3, 2)}, 0, TITLE, words=("claim", "fall"), equal=True).axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("claim", "fall") and len(axis.lines) == 1
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), np.eye(3, 2))
 
 
 def test_histories_leave_out_what_a_run_lacks():
@@ -465,7 +469,7 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
     bare = other[:, :, 8:]
     assert np.ptp(bare) == 0 and bare.min() > plotting.PALE, "where a map says nothing its picture is pale gray"
     assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
-    assert words(figure.axes[1].get_yticklabels()) == ["lowers\nthe score", "nothing", "raises\nthe score"]
+    assert words(figure.axes[1].get_xticklabels()) == ["lowers the score", "nothing", "raises the score"]
     twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
     assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
     assert len(pictures(FIGURES["overlay"]())) == 8, "a short row is filled up with white"

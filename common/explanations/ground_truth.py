@@ -100,15 +100,13 @@ def rank_agreement(effects: pd.DataFrame, claims) -> Callable:
 
     Of `intervention_effects` and what a map has `claimed`. The changes of each picture are ranked among themselves, so
     that easy pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose falls or
-    claims are all equal has none. Returns that mean as a measure of `weights` (R, N), how often each picture counts.
+    claims are all equal has none. Returns the mean as a measure of `weights` (R, N), how often each picture counts.
     """
     ranks = effects.assign(claim=claims).groupby("picture")[["fall", "claim"]].rank()
     alike = {picture: one["fall"].corr(one["claim"]) for picture, one in ranks.groupby(effects["picture"])}
     alike = pd.Series(alike).dropna()
 
-    def measure(weights=None):
-        if weights is None:
-            return float(alike.mean())
+    def measure(weights):
         counted = np.asarray(weights, float)[:, alike.index]
         total = counted.sum(1)  # 0 where all pictures resampled have no correlation
         return np.where(total > 0, counted @ alike.to_numpy() / np.where(total > 0, total, 1), np.nan)

@@ -33,34 +33,31 @@ class PairScore(nn.Module):
         return self.model.score_embeddings(*reversed(pair) if self.place else pair)[:, None]
 
 
-def pair_cam(model, first: Tensor, second: Tensor, layer: str | None = None, same=None):
+def pair_cam(model, first: Tensor, second: Tensor, layer: str | None = None):
     """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2, without the ReLU) of each pair's score, in both directions.
 
     Args:
         layer: a stage of the backbone; default: `target_layer`.
-        same: (B,), 1 explains the score and 0 its negative, what makes two pictures different; default: all 1.
 
     Returns:
         Maps of the first pictures given the second, and the reverse: two float32 arrays (B, h, w), signed and unscaled,
-        positive where a location speaks for the answer. ValueError where a map is zero everywhere or not finite.
+        positive where a location raises the score. ValueError where a map is zero everywhere or not finite.
     """
     layer = layer or target_layer(model, first)
-    return both_directions(lambda score, images: cam(score, images, layer), model, first, second, same)
+    return both_directions(lambda score, images: cam(score, images, layer), model, first, second)
 
 
-def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor, same=None):
+def pair_integrated_gradients(model: nn.Module, first: Tensor, second: Tensor):
     """`integrated_gradients` of each pair's score, for both directions; arguments and maps as of `pair_cam`."""
-    return both_directions(integrated_gradients, model, first, second, same)
+    return both_directions(integrated_gradients, model, first, second)
 
 
-def both_directions(explain: Callable, model: nn.Module, first: Tensor, second: Tensor, same=None):
+def both_directions(explain: Callable, model: nn.Module, first: Tensor, second: Tensor):
     """Maps of the first pictures given the second and the reverse; `explain` is (`PairScore`, images) -> (B, h, w)."""
-    signs = np.ones((len(first), 1, 1)) if same is None else 2 * np.reshape(same, (-1, 1, 1)) - 1
     sides = []
     for place, (images, others) in enumerate(((first, second), (second, first))):
         chunks = zip(images.split(CHUNK), others.split(CHUNK))
-        maps = [explain(PairScore(model, held, place), part) for part, held in chunks]
-        sides.append((signs * np.concatenate(maps)).astype(np.float32))
+        sides.append(np.concatenate([explain(PairScore(model, held, place), part) for part, held in chunks]))
     return tuple(sides)
 
 

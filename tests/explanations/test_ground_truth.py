@@ -106,15 +106,15 @@ def test_agreement_is_spearmans_correlation_within_each_picture():
     rows = {"picture": [0, 0, 0, 1, 1, 2], "part": ["petal", "leaf", "center", "petal", "leaf", "petal"]}
     effects = pd.DataFrame({**rows, "fall": [0.9, 0.1, 0.5, 0.2, 0.1, 0.3]})
     claims = np.array([0.8, 0.1, 0.2, 0.007, 0.003, 0.8])
-    row = interval(truth.rank_agreement(effects, claims), 3, 20)
+    mean, row = np.ones((1, 3)), interval(truth.rank_agreement(effects, claims), 3, 20)
     assert row == pytest.approx({"value": 1, "low": 1, "high": 1, "n": 3}), "one change alone has no order"
-    assert truth.rank_agreement(effects, -claims)() == pytest.approx(-1.0)
+    assert truth.rank_agreement(effects, -claims)(mean) == pytest.approx(-1.0)
     effects.loc[2, "fall"] = 0.95
-    assert truth.rank_agreement(effects, claims)() == pytest.approx((0.5 + 1) / 2)  # ranks 2 1 3 against 3 1 2
+    assert truth.rank_agreement(effects, claims)(mean) == pytest.approx((0.5 + 1) / 2)  # ranks 2 1 3 against 3 1 2
     claims[3:5] = 0.1, 0.5
     assert truth.rank_agreement(effects, claims)(np.array([[2.0, 0, 1], [1.0, 3, 0]])) == pytest.approx([0.5, -0.625])
     claims[3:5] = 0.25
-    assert truth.rank_agreement(effects, claims)() == pytest.approx(0.5), "equal claims have no order"
+    assert truth.rank_agreement(effects, claims)(mean) == pytest.approx(0.5), "equal claims have no order"
 
 
 def test_agreement_of_noise_has_an_interval_around_zero():
@@ -168,7 +168,7 @@ def test_measures_are_those_of_the_first_pictures_maps(model, pairs):
     effects = effects[effects["intervention"] != "other color"]
     assert not effects.duplicated(["picture", "part"]).any(), "a part is ranked once"
     again = pd.concat(effects[effects["picture"] == old].assign(picture=new) for new, old in enumerate(drawn))
-    agreement = truth.rank_agreement(again, truth.claimed(again, maps[drawn], parts[drawn]))()
+    agreement = truth.rank_agreement(again, truth.claimed(again, maps[drawn], parts[drawn]))(np.ones((1, 4)))
     assert found["intervention_agreement"] == pytest.approx(agreement)
     given = truth.graded(model, first, second, parts, flowers, maps)
     assert {metric: measure(weights)[0] for metric, measure in given.items()} == pytest.approx(found)

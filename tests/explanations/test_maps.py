@@ -32,10 +32,9 @@ def slow_cam(score, layer, images, place):
 
 @both
 @kinds
-def test_different_is_explained_by_the_negative_score(model, explain):
-    for one, mixed in zip(explain(model, SMALL, SMALL_TOO), explain(model, SMALL, SMALL_TOO, same=[1, 0, 1])):
-        assert one.min() < 0 < one.max() and one.dtype == np.float32, "signed"
-        np.testing.assert_allclose(mixed, one * np.array([1, -1, 1])[:, None, None], rtol=1e-5)
+def test_maps_of_both_pictures_are_signed(model, explain):
+    for one in explain(model, SMALL, SMALL_TOO):
+        assert one.min() < 0 < one.max() and one.dtype == np.float32
 
 
 @both
