@@ -397,7 +397,7 @@ def eps_box(g: tuple[float, float]) -> Figure:
     other corners, and on the last level line that still touches the box.
     """
     figure, (axis, zoom) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained", width_ratios=(0.8, 1))
-    figure.suptitle("The worst step ends in a corner of the box", fontsize=15)
+    figure.suptitle("Where does the worst step end?", fontsize=15)
     x, eps, box, g = np.array([0.45, 0.52]), 0.22, dict(fill=False, edgecolor="black", linewidth=2.5), np.array(g)
     axis.add_patch(Rectangle(x - eps, 2 * eps, 2 * eps, **box))
     axis.plot(*x, "o", color="black", markersize=10)
@@ -406,7 +406,7 @@ def eps_box(g: tuple[float, float]) -> Figure:
     axis.annotate("", (x[0] + eps, low), (x[0], low), arrowprops=dict(arrowstyle="<->", color="black", linewidth=1.5))
     axis.text(x[0] + eps / 2, low - 0.01, r"$\varepsilon$", fontsize=17, ha="center", va="top")
     axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 1], yticks=[0, 1], aspect="equal")
-    axis.set_title("all that the attacker may reach", fontsize=13)
+    axis.set_title("all that the attacker may reach (not to scale)", fontsize=13)
     across, up = np.meshgrid(*2 * [np.linspace(-1.9, 1.9, 200)])
     gain, best = g[0] * across + g[1] * up, g.sum()
     zoom.contourf(across, up, gain, np.arange(-2 * best, 2 * best + 0.1, 0.5), cmap="Blues", alpha=0.6)
@@ -484,7 +484,7 @@ def straight_through(levels: int, change: int) -> Figure:
     for x, y, words, hue in (*notes, (-0.3, -0.5, "what BPDA takes it for: slope 1", ORANGE)):
         axis.text(stay + x * level, stay + y * level, words, color=hue, fontsize=13, va="center", bbox=WHITE)
     axis.set(xlim=(color[0], color[-1]), xlabel="color that comes in (of 255)", ylabel="color that goes on")
-    axis.set_title("Rounding hides a small change, but not near an edge", fontsize=15)
+    axis.set_title("What does rounding hide?", fontsize=15)
     return figure
 
 

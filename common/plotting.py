@@ -634,20 +634,17 @@ def reliability(probabilities, same, title: str) -> Figure:
 def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Tables of `sanity_suite` side by side: a row for each check, a green, red or gray cell for each table.
 
-    Rows that ask about the same stand together, named at the right; a cell holds the verdict, and the harm if there is
-    one, with the attack that did it, a check's first word.
+    Rows that ask about the same stand together, named at the right; a cell holds the verdict and what decided it.
     """
     first, looks_of = next(iter(tables.values())), {"FAIL": WRONG, "NO HARM": "gray", "PASS": RIGHT}
     passed = np.stack([table["passed"].map([*looks_of].index) for table in tables.values()], 1)
-    harms = np.stack([table["harm"] for table in tables.values()], 1)
+    worst = np.stack([table["worst"] for table in tables.values()], 1)
     figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.42 * len(passed) + 1.5)
     letters = LETTERS + 1
     axis.pcolormesh(passed, cmap=ListedColormap([*looks_of.values()]), vmin=0, vmax=2, edgecolors="white", linewidth=3)
     for (row, column), verdict in np.ndenumerate(passed):
         word, looks = [*looks_of][verdict], dict(ha="center", va="center", color="white", fontsize=letters)
-        who = first["check"][row].split()[0]
-        word += f": {who}'s harm {harms[row, column]:.3f}" * bool(np.isfinite(harms[row, column]))
-        axis.text(column + 0.5, row + 0.5, word, **looks)
+        axis.text(column + 0.5, row + 0.5, word + f": {worst[row, column]}" * (word != "NO HARM"), **looks)
     for name, rows in first.reset_index().groupby("about", sort=False).groups.items():
         axis.axhline(rows[-1] + 1, color="black", linewidth=1.5, clip_on=False)
         looks = dict(textcoords="offset points", xycoords=("axes fraction", "data"), va="center", fontsize=letters)

@@ -130,7 +130,7 @@ def test_layers_count_the_lines_they_draw():
 
 def test_the_best_corner_raises_a_linear_score_more_than_the_gradient_does():
     box, zoom = diagrams.eps_box((2, 1)).axes
-    assert box.get_title() == "all that the attacker may reach"
+    assert box.get_title() == "all that the attacker may reach (not to scale)"
     assert zoom.get_legend_handles_labels()[1] == ["along the gradient: +2.5 ε", "along its signs: +3.0 ε"]
     said = " ".join(text.get_text() for text in zoom.texts)
     assert all(gain in said for gain in ("-3 ε", "-1 ε", "+1 ε", "touches the box: +3 ε"))

@@ -40,7 +40,7 @@ SAME = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([-0.5, 0.1, 0.2, 0.6, 0.7, 0.9])
 CURVES = {"good": (SCORES, SAME), "bad": (-SCORES, SAME)}
 EXAMS = {"honest": pd.DataFrame({"about": ["rules", "rivals"], "check": ["a", "b"], "passed": ["PASS", "PASS"],
-                                 "harm": [np.nan, 0.125]})}  # fmt: skip
+                                 "worst": ["0 of 9", "104 % at 8/255"]})}  # fmt: skip
 EXAMS["masked"] = EXAMS["honest"].assign(passed=["PASS", "FAIL"])
 STAGES = {"before": -SCORES, "after": SCORES}
 FOUND = RANDOM.integers(0, 256, (2, 3, 3, 8, 8), np.uint8)
@@ -357,12 +357,14 @@ def test_score_histograms_count_both_kinds_and_mark_the_threshold():
 def test_an_examination_has_a_row_a_check_and_a_color_a_verdict():
     axis = plotting.examination(EXAMS, TITLE).axes[0]
     assert axis.collections[0].get_array().reshape(2, 2).tolist() == [[2, 2], [2, 0]]
-    assert words(axis.texts) == ["PASS", "PASS", "PASS: b's harm 0.125", "FAIL: b's harm 0.125", "rules", "rivals"]
+    assert words(axis.texts) == [
+        *("PASS: 0 of 9", "PASS: 0 of 9", "PASS: 104 % at 8/255", "FAIL: 104 % at 8/255", "rules", "rivals")
+    ]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
-    idle = {"idle": EXAMS["honest"].assign(passed=["PASS", "NO HARM"], harm=[np.nan, 0])}
+    idle = {"idle": EXAMS["honest"].assign(passed=["PASS", "NO HARM"])}
     axis = plotting.examination(idle, TITLE).axes[0]
     assert axis.collections[0].get_array().ravel().tolist() == [2, 1]
-    assert words(axis.texts)[:2] == ["PASS", "NO HARM: b's harm 0.000"]
+    assert words(axis.texts)[:2] == ["PASS: 0 of 9", "NO HARM"]
 
 
 def test_the_pareto_front_joins_what_nothing_beats():

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from common.attacks.gradient import fgsm, input_gradient, noise, pgd, transfer
+from common.attacks.reports import idle_cores
 from common.attacks.square import square
 from common.backbones import evaluation_mode, folded
 from common.datasets.batches import exact
@@ -23,7 +23,8 @@ def sanity_suite(
 
     A pair's margin is how far its score lies on the right side of the threshold; harm is what an attack takes of it.
     Most lines compare mean harm, at eps, twice and four times eps, so that they say something where no pair changes
-    sides. Costs about 30 + 3 for each of `others` times `steps` passes of all pairs, and the queries.
+    sides. Costs about 30 + 3 for each of `others` times `steps` passes of all pairs, and the queries; lines are made
+    side by side on idle cores.
 
     Args:
         others: models to borrow pictures from; without any that check is left out.
@@ -31,39 +32,24 @@ def sanity_suite(
         queries: of the gradient-free attack, at eps, on the pairs whose number `every` divides.
 
     Returns one row a check: about, check, value, bound, passed ("PASS" or "FAIL", or "NO HARM" where it compares two
-    attacks that did none); and in those of PGD and its rivals harm, the mean of what the attack took of the margins at
-    eps. Rows that are about the same stand together: the rules, the gradient, what PGD makes of it (none of which
-    passes where it is zero), and rivals that do not need it.
+    attacks that did none), and worst, what decided it, in short. Rows that are about the same stand together: the
+    rules, the gradient, what PGD makes of it (none of which passes where it is zero), and rivals that do not need it.
     """
     trial, attack = _Trial(folded(model), first, second, same, threshold, eps), partial(attack, restarts=1)
-    ours = trial.harms(attack, steps=steps)
-    noisy = trial.harms(noise)
-    rivals = {"noise": (shares(noisy, ours), noisy[0].mean())}
-    if others:
-        lent = [trial.harms(partial(transfer, folded(other), steps=steps, restarts=1)) for other in others]
-        worst = [max(shares([one[place] for one in lent], [whole] * len(lent))) for place, whole in enumerate(ours)]
-        rivals["transfer"] = worst, max(one[0].mean() for one in lent)
-    searched = trial.searched(queries, every)
-    part = shares([searched], [ours[0][::every]])
-    rivals["Square"] = part, searched.mean()
-    lines = {
-        "its rules": [_nothing_at_zero(trial, attack)],
-        "the gradient": [_gradients_everywhere(trial)],
-        "what PGD makes of the gradient": [
-            _margin_falls(trial, ours),
-            _more_steps_do_no_less(trial, attack, ours, steps),
-            _converged(trial, attack, ours, steps),
-            _no_less_than_fgsm(trial, ours),
-            _both_do_more(trial, attack, ours, steps),
-            _nobody_withstands_much(trial, attack, steps),
-        ],
-        "rivals without this gradient": [
-            (f"{name} does no more", f"{percents(parts)} of PGD's harm", "<= 100 %", max(parts) <= 1, harm)
-            for name, (parts, harm) in rivals.items()
-        ],
-    }
+    lines = {"its rules": [_nothing_at_zero(trial, attack)], "the gradient": [_gradients_everywhere(trial)]}
+    with idle_cores(first.device) as pool:
+        ours = [*pool.map(partial(trial.harm, attack, steps=steps), trial.radii)]
+        tries = _margin_falls, _more_steps_do_no_less, _converged, _no_less_than_fgsm, _both_do_more, _nobody_withstands
+        made = [pool.submit(line, trial, attack, ours, steps) for line in tries]
+        rivals = {"noise": (partial(trial.harms, noise), ours)}
+        if others:
+            rivals["transfer"] = partial(trial.borrowed, others, steps), ours
+        rivals["Square"] = partial(trial.searched, queries, every), [ours[0][::every]]
+        beaten = [pool.submit(_does_no_more, trial, name, *rival) for name, rival in rivals.items()]
+    lines["what PGD makes of the gradient"] = [line.result() for line in made]
+    lines["rivals without this gradient"] = [line.result() for line in beaten]
     lines["its rules"].append(_within_bounds(trial))  # of all pictures that were made until now
-    columns = "check", "value", "bound", "passed", "harm"
+    columns = "check", "value", "bound", "passed", "worst"
     table = [{"about": about, **dict(zip(columns, line))} for about, some in lines.items() for line in some]
     verdicts = ["NO HARM" if line["passed"] is None else "PASS" if line["passed"] else "FAIL" for line in table]
     return pd.DataFrame(table).assign(passed=verdicts)
@@ -90,15 +76,23 @@ class _Trial:
         self.made += [(found.first, self.first, radius), (found.second, self.second, moves_second)]
         return self.scores(found.first, found.second)
 
-    def harms(self, attack, **options) -> list[np.ndarray]:
-        """What an attack takes of each margin, at each of the radii."""
-        return [self.side * (self.clean - self.run(attack, radius, **options)) for radius in self.radii]
+    def harm(self, attack, radius, **options) -> np.ndarray:
+        """What an attack takes of each margin."""
+        return self.side * (self.clean - self.run(attack, radius, **options))
 
-    def searched(self, queries: int, every: int) -> np.ndarray:
+    def harms(self, attack, **options) -> list[np.ndarray]:
+        return [self.harm(attack, radius, **options) for radius in self.radii]
+
+    def borrowed(self, others, steps: int) -> list[np.ndarray]:
+        """What pictures made for other models take, at each of the radii those that take most."""
+        lent = [self.harms(partial(transfer, folded(other), steps=steps, restarts=1)) for other in others]
+        return [max(harms, key=np.mean) for harms in zip(*lent, strict=True)]
+
+    def searched(self, queries: int, every: int) -> list[np.ndarray]:
         """What a search without gradients takes of the margins of some pairs, at eps."""
         some = [values[::every] for values in (self.first, self.second, self.same)]
         left = self.scores(*square(self.model, *some, self.eps, queries)[:2])
-        return self.side[::every] * (self.clean[::every] - left)
+        return [self.side[::every] * (self.clean[::every] - left)]
 
 
 def shares(parts, wholes) -> list[float]:
@@ -107,52 +101,55 @@ def shares(parts, wholes) -> list[float]:
     return [part / whole if whole > 0 else np.inf for part, whole in pairs]
 
 
-def percents(values) -> str:
-    """Shares as they stand in the table."""
-    return ", ".join(f"{100 * value:.3g} %" if np.isfinite(value) else "undefined" for value in values)
+def _share(trial, check, parts, whose, bound, at_most=False, harms=None):
+    """A line about shares of a harm, at each of the radii; undecided where the `harms` that it compares are none."""
+    passed = max(parts) <= bound if at_most else min(parts) > bound and max(parts) < np.inf
+    told = [f"{100 * part:.3g} %" if np.isfinite(part) else "undefined" for part in parts]
+    place = parts.index(max(parts) if at_most else min(parts))
+    worst = f"{told[place]} at {255 * trial.radii[place]:.3g}/255" if np.isfinite(parts[place]) else "PGD does no harm"
+    words = f"{', '.join(told)} of {whose} harm", f"{'<=' if at_most else '>'} {100 * bound:g} %"
+    return check, *words, passed if harms is None or np.any(harms) else None, worst
 
 
 def _nothing_at_zero(trial, attack):
     change = float(np.abs(trial.run(attack, 0.0, steps=2) - trial.clean).max())
     moved = float((trial.made[-2][0] - trial.first).abs().max())
     value = f"pixels {moved:.1e}, scores {change:.1e}"
-    return "eps = 0 changes nothing", value, "0 and <= 1e-05", moved == 0 and change <= 1e-5
+    passed = moved == 0 and change <= 1e-5
+    return "ε = 0 changes nothing", value, "0 and <= 1e-05", passed, f"pixels by {moved:.1g}"
 
 
-def _margin_falls(trial, ours):
+def _margin_falls(trial, attack, ours, steps):
     kept = trial.side * (trial.clean - trial.threshold.value)
     margins = [float((kept - taken).mean()) for taken in (0.0, *ours)]
     value = " > ".join(f"{margin:.3f}" for margin in margins)
-    return "margin falls as eps grows", value, "always", bool(all(np.diff(margins) < 0))
+    least = round(-np.diff(margins).max(), 3) + 0.0
+    return "margin falls as ε grows", value, "always", bool(all(np.diff(margins) < 0)), f"by at least {least:.3f}"
 
 
 def _more_steps_do_no_less(trial, attack, ours, steps):
-    few = max(steps // 4, 2)
-    fewer = [trial.harms(attack, steps=count) for count in (1, few)]
-    courses = [*zip(*(shares(harms, ours) for harms in (*fewer, ours)), strict=True)]  # of each radius
-    value = ", ".join("/".join(f"{100 * part:.0f}" for part in course) for course in courses)
-    grow = all(earlier * 0.98 <= later < np.inf for course in courses for earlier, later in pairwise(course))
-    return "more steps do no less", f"{value} %", "never down by 2 %", grow if np.any([ours, *fewer]) else None
+    once, some = (trial.harms(attack, steps=count) for count in (1, max(steps // 4, 2)))
+    parts = [*map(min, shares(some, once), shares(ours, some))]
+    return _share(trial, "more steps do no less", parts, "fewer steps'", 0.98, harms=[once, some, ours])
 
 
-def _nobody_withstands_much(trial, attack, steps):
+def _nobody_withstands(trial, attack, ours, steps):
     far = min(16 * trial.eps, 1.0)
     left = accuracy(trial.run(attack, far, steps=2 * steps), trial.same.cpu().numpy(), trial.threshold)
-    return f"at {255 * far:.3g}/255 nothing is right", f"accuracy {left:.3f}", "< 0.01", left < 0.01
+    check, worst = f"at {255 * far:.3g}/255 nothing is right", f"{100 * left:.3g} % are"
+    return check, f"accuracy {left:.3f}", "< 0.01", left < 0.01, worst
 
 
-def _no_less_than_fgsm(trial, ours):
-    theirs, harm = trial.harms(fgsm), float(ours[0].mean())
-    strong = [float(((one > 0) & (one >= once - 1e-5)).mean()) for one, once in zip(ours, theirs, strict=True)]
-    passed = min(strong) >= 0.95 if np.any([ours, theirs]) else None
-    return "PGD does no less than FGSM", f"{percents(strong)} of pairs", ">= 95 %", passed, harm
+def _no_less_than_fgsm(trial, attack, ours, steps):
+    theirs = trial.harms(fgsm)
+    strong = [100 * ((one > 0) & (one >= once - 1e-5)).mean() for one, once in zip(ours, theirs, strict=True)]
+    told, passed = [f"{part:.3g} %" for part in strong], min(strong) >= 95 if np.any([ours, theirs]) else None
+    return "PGD does no less than FGSM", ", ".join(told), ">= 95 %", passed, f"{min(strong):.3g} % of pairs"
 
 
 def _converged(trial, attack, ours, steps):
-    most = trial.harms(attack, steps=5 * steps)
-    longer = shares(ours, most)
-    passed = min(longer) >= 0.9 and bool(np.isfinite(longer).all()) if np.any([ours, most]) else None
-    return f"PGD-{steps} does what PGD-{5 * steps} does", f"{percents(longer)} of its harm", ">= 90 %", passed
+    most, check = trial.harms(attack, steps=5 * steps), f"PGD-{steps} does what PGD-{5 * steps} does"
+    return _share(trial, check, shares(ours, most), "its", 0.9, harms=[ours, most])
 
 
 def _gradients_everywhere(trial):
@@ -160,14 +157,17 @@ def _gradients_everywhere(trial):
         leaf = trial.first.detach().clone().requires_grad_()
         slopes = input_gradient(trial.model.score(leaf, trial.second).sum(), leaf).flatten(1).abs().sum(1)
     blind = int((~(slopes > 0) | ~slopes.isfinite()).sum())
-    return "no gradient is zero", f"{blind} of {len(slopes)} pairs", "0", blind == 0
+    value = f"{blind} of {len(slopes)} pairs"
+    return "no gradient is zero", value, "0", blind == 0, value
 
 
 def _both_do_more(trial, attack, ours, steps):
     theirs = trial.harms(attack, steps=steps, which="both")
-    both = shares(theirs, ours)
-    passed = min(both) > 1 and bool(np.isfinite(both).all()) if np.any([ours, theirs]) else None
-    return "both pictures do more", f"{percents(both)} of PGD's harm", "> 100 %", passed
+    return _share(trial, "both pictures do more", shares(theirs, ours), "PGD's", 1, harms=[ours, theirs])
+
+
+def _does_no_more(trial, name, rival, ours):
+    return _share(trial, f"{name} does no more", shares(rival(), ours), "PGD's", 1, at_most=True)
 
 
 def _within_bounds(trial):
@@ -177,4 +177,4 @@ def _within_bounds(trial):
     lowest, highest = min(float(new.min()) for new, *_ in trial.made), max(float(new.max()) for new, *_ in trial.made)
     value = f"eps + {excess:.1e}, [{lowest:.3g}, {highest:.3g}]"
     passed = excess == 0 and lowest >= 0 and highest <= 1
-    return "stays within eps and [0, 1]", value, "exact", passed
+    return "stays within ε and [0, 1]", value, "exact", passed, f"beyond by {excess:.1g}"

@@ -25,14 +25,18 @@ clean = partial(pgd, eps=0.0, steps=0, restarts=1)
 
 def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean) -> np.ndarray:
     """Scores of pairs under attack(model, first, second, same), such as `partial(pgd, eps=4 / 255)`; default: none."""
-    # Batches side by side, on cores that torch's own threads leave idle.
-    model, spare = folded(model), (os.cpu_count() or 1) // torch.get_num_threads()
+    model = folded(model)
 
     def scores(chunk):
         return attack(model, *pair_batch(image_set, chunk, device)).scores.float().cpu()
 
-    with evaluation_mode(model) as device, ThreadPoolExecutor(max(1, spare) if device.type == "cpu" else 1) as pool:
+    with evaluation_mode(model) as device, idle_cores(device) as pool:
         return np.concatenate([*pool.map(scores, np.array_split(pairs, -(-len(pairs) // BATCH)))])
+
+
+def idle_cores(device) -> ThreadPoolExecutor:
+    """A thread for each core that torch's own threads leave idle; one beside a GPU."""
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // torch.get_num_threads()) if device.type == "cpu" else 1)
 
 
 def scores_under_pgd(
