@@ -73,9 +73,10 @@ def encode(figure: Figure, lossless: bool = False) -> tuple[bytes, str, int]:
     figure.savefig(drawn, format=kind, dpi=DOTS, bbox_inches="tight", pil_kwargs=looks)
     plt.close(figure)
     width = Pixels.open(drawn).width * SHOWN // DOTS
-    if not pictures:  # lines and letters need few colors, in half the bytes
-        image, drawn = Pixels.open(drawn).convert("RGB").quantize(256, dither=Pixels.Dither.NONE), io.BytesIO()
-        image.save(drawn, "png", optimize=True)
+    if kind == "png":  # lines and letters need few colors, in half the bytes
+        image, drawn = Pixels.open(drawn).convert("RGB"), io.BytesIO()
+        few = image if pictures else image.quantize(256, dither=Pixels.Dither.NONE)
+        few.save(drawn, "png", optimize=True)
     return drawn.getvalue(), kind, width
 
 
