@@ -10,7 +10,7 @@ from common.attacks.gradient import fgsm, noise, pgd
 from common.attacks.square import square
 from common.evaluation.metrics import Threshold, accuracy
 
-COLUMNS = ["check", "about", "value", "bound", "passed", "worst"]
+COLUMNS = ["check", "value", "bound", "passed", "worst", "about"]
 THRESHOLD = Threshold(-0.09, "validation")
 RADII = (8 / 255, 1 / 255)  # one that changes answers, and one at which no pair changes sides
 LINES = dict(zero="ε = 0 ", eps="margin falls", steps="more steps", large="nothing is right", fgsm="FGSM",
