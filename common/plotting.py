@@ -206,8 +206,8 @@ def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -
 def with_key(figure: Figure) -> Figure:
     """A `contact_sheet` of maps, and below it what their colors say."""
     (axis,), (wide, high) = figure.axes, figure.get_size_inches() + np.array([0, 0.5])
+    axis.set_position((0, 0.5 / high, 1, axis.get_position(original=True).height * (1 - 0.5 / high)))
     figure.set_size_inches(wide, high)
-    axis.set_position((0, 0.5 / high, 1, axis.get_position().height * (1 - 0.5 / high)))
     colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
     place = figure.add_axes((0.5 - 1.8 / wide, 0.3 / high, 3.6 / wide, 0.15 / high), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, orientation="horizontal", ticks=[-1, 0, 1])

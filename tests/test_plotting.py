@@ -489,6 +489,13 @@ def test_rows_of_maps_share_their_pictures():
     assert len(pictures(named)) == 3 and {"strong", "weak"} < {text.get_text() for text in named.axes[0].texts}
 
 
+def test_a_key_stands_below_pictures_that_keep_their_size():
+    plain, keyed = plotting.contact_sheet(WIDE, list("abc"), title=TITLE), FIGURES["with_key"]()
+    before, after = (figure.axes[0].get_window_extent().size / figure.dpi for figure in (plain, keyed))
+    np.testing.assert_allclose(after, before)
+    assert keyed.axes[1].get_position().y1 < keyed.axes[0].get_position().y0
+
+
 def test_maps_stand_beside_the_picture_that_they_lie_over():
     figure = FIGURES["beside"]()
     *shown, shaded = [smaller(picture, 16) for picture in pictures(figure)]
