@@ -38,15 +38,15 @@ def sanity_suite(
     lines = {"its rules": [_nothing_at_zero(trial, attack)], "the gradient": [_gradients_everywhere(trial)]}
     with idle_cores(first.device) as pool:
         ours = [*pool.map(partial(trial.harm, attack, steps=steps), trial.radii)]
-        tries = _margin_falls, _more_steps_do_no_less, _converged, _no_less_than_fgsm, _both_do_more, _nobody_withstands
-        made = [pool.submit(line, trial, attack, ours, steps) for line in tries]
-        rivals = {"noise": (partial(trial.harms, noise), ours)}
+        rivals = {"Square": (partial(trial.searched, queries, every), [ours[0][::every]])}  # the longest begins
         if others:
             rivals["transfer"] = partial(trial.borrowed, others, steps), ours
-        rivals["Square"] = partial(trial.searched, queries, every), [ours[0][::every]]
+        rivals["noise"] = partial(trial.harms, noise), ours
         beaten = [pool.submit(_does_no_more, trial, name, *rival) for name, rival in rivals.items()]
+        tries = _margin_falls, _more_steps_do_no_less, _converged, _no_less_than_fgsm, _both_do_more, _nobody_withstands
+        made = [pool.submit(line, trial, attack, ours, steps) for line in tries]
     lines["what PGD makes of the gradient"] = [line.result() for line in made]
-    lines["rivals without this gradient"] = [line.result() for line in beaten]
+    lines["rivals without this gradient"] = [line.result() for line in reversed(beaten)]
     lines["its rules"].append(_within_bounds(trial))  # of all pictures that were made until now
     told = [(*line, about) for about, some in lines.items() for line in some]
     table = pd.DataFrame(told, columns=["check", "value", "bound", "passed", "worst", "about"])
