@@ -185,7 +185,7 @@ async def _execute(path: Path, copy: Path, config: Config, threads: int, running
             extra_arguments=["--log-level=ERROR"],  # a kernel's own notices would break the progress bar
             on_cell_execute=begin, on_cell_executed=lambda **_: bar.update(),
         )  # fmt: skip
-        client.comm_open_handlers.clear()  # to answer widgets while it waits for a reply can lose that reply for ever
+        client.comm_open_handlers["jupyter.widget"] = lambda _: None  # an answer can lose the cell's own reply for ever
         try:
             await client.async_execute(env=_environment(config, threads))
             bar.set_description(path.stem)

@@ -270,7 +270,7 @@ def intervals(
         axis.errorbar(value, mine, xerr=np.abs([low - value, high - value]), label=name, **looks)
     low, high = table["low"].min(), table["high"].max()
     if 2 * low - high < chance < 2 * high - low:  # among them, or no farther away than they spread
-        axis.axvline(chance, color="black", linestyle="--", zorder=0)
+        axis.axvline(chance, color="black", linestyle="--", zorder=0.6)
     spread = (table["high"] - table["low"]).median()
     digits = int(np.clip(1 - np.floor(np.log10(spread)), 0, 4)) if spread > 0 else 3
     ends = table[["low", "high"]].to_numpy(float)
@@ -372,7 +372,7 @@ def dot_panels(
         axis.locator_params(axis="x", nbins=6)
         axis.tick_params(labelbottom=True)
         if zero:
-            axis.axvline(0, color="black", linestyle="--", linewidth=2, zorder=0)
+            axis.axvline(0, color="black", linestyle="--", linewidth=2, zorder=0.6)
         _rows(axis, rows)
     for axis in axes[:, 1:].flat:
         axis.yaxis.label.set_visible(False)  # the first of the line has said it
