@@ -287,13 +287,13 @@ def intervals(
 
 def strips(
     panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, band: Sequence = (), starts: Sequence = (),
-    zones: Sequence = (),
+    zones: Sequence = (), zero=False,
 ) -> Figure:  # fmt: skip
     """Dots in rows, one panel with its own scale for each entry: its title -> row -> value or values.
 
-    All panels have the same rows. A `band` from one value to another is shaded, with a line where it begins; `zones`
-    are names, above the frame, of what lies before it, in it and behind it. With `starts`, one for each panel, bars
-    lead from there to the means of the rows, whose numbers stand beside them.
+    All panels have the same rows. With `zero` a dashed line stands at 0. A `band` from one value to another is shaded,
+    with a line where it begins; `zones` are names, above the frame, of what lies before it, in it and behind it. With
+    `starts`, one for each panel, bars lead from there to the means of the rows, whose numbers stand beside them.
     """
     across, rows = min(3, len(panels)), max(map(len, panels.values()))
     down = -(-len(panels) // across)
@@ -309,11 +309,12 @@ def strips(
                 axis.annotate(f"{np.mean(row):.2f}", (np.max(row), place), (9, 0), **looks)
         _rows(axis, values.keys())
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
+        axis.tick_params(labelleft=number % across == 0)
+        axis.yaxis.label.set_visible(number % across == 0)  # the first of the line says it
         axis.margins(x=0.1 if start is None else 0.3)
+        if zero:
+            axis.axvline(0, color="black", linestyle="--", linewidth=2, zorder=0.6)
         axis.set_xlim(left=start)
-        if number % across:  # the first of the line has said it
-            axis.tick_params(labelleft=False)
-            axis.yaxis.label.set_visible(False)
         if len(band):
             axis.axvspan(*band, color="tab:orange", alpha=0.25, zorder=0)
             axis.axvline(band[0], color="tab:green", linewidth=3, zorder=0)

@@ -53,12 +53,12 @@ def test_the_pull_gathers_what_was_only_separated():
     assert own > 1.5 * other, "a nearest neighbor that is wrong at a glance"
 
 
-def test_a_path_has_a_name_a_point_and_leads_back_to_the_one_that_is_kept():
-    axis = diagrams.path({0: "start", 0.5: "half", 1: "middle", 2: "end"}, ["head", "all"], kept=0.5).axes[0]
+def test_a_path_has_a_name_a_point_and_asks_at_each():
+    axis = diagrams.path({0: "start", 0.5: "half", 1: "middle", 2: "end"}, ["head", "all"]).axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["start", "half", "middle", "end"]
     assert axis.lines[0].get_xdata().tolist() == [0, 0.5, 1, 2]
-    back = axis.texts[-1]
-    assert back.xy[0] == 0.5 and back.xyann[0] == 2 and {"head", "all"} <= {text.get_text() for text in axis.texts}
+    assert axis.lines[1].get_xdata().tolist() == [0, 0.5, 1, 2] and axis.lines[1].get_marker() == "$?$"
+    assert [text.get_text() for text in axis.texts] == ["head", "all"]
 
 
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
