@@ -9,6 +9,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle, Rectangle
 
+from common.plotting import tint
+
 BLUE, ORANGE = "#0173b2", "#de8f05"
 WHITE = dict(facecolor="white", edgecolor="none", alpha=0.85, pad=1)  # behind words that lie on lines
 
@@ -519,21 +521,22 @@ def ranked_hits(rankings: Mapping) -> Figure:
     return figure
 
 
-def pair_map(first, second, channels, shaded, score: float) -> Figure:
+def pair_map(first, second, channels, alpha, score: float) -> Figure:
     """How a pair, or a name if there is no `second`, gets a map: to the score, slopes back to channels, weighted sum.
 
-    `first`, `second` and `shaded`, the map over the first picture, are uint8 (3, H, W); three of `channels` (K, h, w)
-    are drawn. A pair's embeddings are arrows at the right, and the slope one at right angles to the first.
+    `first` and `second` are uint8 (3, H, W). Of `channels` (K, h, w), with weights `alpha` (K, 1, 1), the three that
+    add most are drawn, the first in front. A pair's embeddings are arrows, the slope at right angles to the first.
     """
-    pair = second is not None
+    pair, added = second is not None, np.asarray(alpha * channels)
+    shaded, most = tint(first, added.sum(0)), np.abs(added).sum((1, 2)).argsort()[-3:]
     figure, (axis, plane) = plt.subplots(1, 2, figsize=(10.2, 4.4), width_ratios=(2.9, 1), layout="constrained")
     figure.suptitle(f"How a {'pair' if pair else 'name'} gets its map", fontsize=15, x=0.37)
     for image, x, y, words in ((first, 0, 3, "$x$"), (shaded, 3.4, 0, ""), (second, 7.3, 0, "$x'$"))[: 2 + pair]:
         axis.imshow(np.moveaxis(image, 0, -1), extent=(x, x + 2, y, y + 2))
         axis.text(x + 1, y - 0.05, words, fontsize=15, ha="center", va="top")
-    for step, channel in enumerate(channels[:3]):
+    for step, channel in enumerate(most.tolist()):
         left, low = 3.1 + 0.35 * step, 3.45 - 0.3 * step
-        axis.imshow(channel, extent=(left, left + 1.8, low, low + 1.8), cmap="viridis", zorder=step + 1)
+        axis.imshow(channels[channel], extent=(left, left + 1.8, low, low + 1.8), cmap="viridis", zorder=step + 1)
         axis.add_patch(Rectangle((left, low), 1.8, 1.8, fill=False, edgecolor="white", linewidth=2, zorder=step + 1))
     box, gray = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray"), dict(color="dimgray")
     axis.text(6.4, 4, "$z$", fontsize=17, ha="center", va="center", bbox=box)

@@ -98,7 +98,7 @@ def describe(figure: Figure, most: int = 8) -> str:
         return ", ".join(words[:most]) + f" and {len(words) - most} more" * (len(words) > most)
 
     up, across = few(axis.get_ylabel() for axis in panels), few(axis.get_xlabel() for axis in panels)
-    shown = few(image.get_label().replace("_image", "picture ") for axis in panels for image in axis.images)
+    shown = few(re.sub(r"^_\w+$", "", image.get_label()) for axis in panels for image in axis.images)
     said = [figure.get_suptitle(), shown, few(axis.get_title() for axis in panels)]
     said += [f"{up} against {across}" if up and across else up or across]
     return (". ".join(one for one in [*said, few(names)] if one) + ".").replace("?.", "?")
@@ -228,11 +228,11 @@ def overlays(images, maps: Mapping, title: str) -> Figure:
     return figure
 
 
-def beside(pictures: Mapping, maps: Mapping, title: str, columns: int, cell: float) -> Figure:
-    """A `contact_sheet` of pictures by their words, then of maps (h, w) by theirs, over the first, and their key."""
-    first = next(iter(pictures.values()))
-    shown = [*pictures.values(), *(tint(first, one) for one in maps.values())]
-    return with_key(contact_sheet(shown, [*pictures, *maps], columns, title, cell))
+def beside(tiles: Mapping, title: str, columns: int, cell: float) -> Figure:
+    """A `contact_sheet` of pictures (3, H, W) by their words, and of maps (h, w) over the first of them, with a key."""
+    first = next(iter(tiles.values()))
+    shown = [one if np.ndim(one) == 3 else tint(first, one) for one in tiles.values()]
+    return with_key(contact_sheet(shown, [*tiles], columns, title, cell))
 
 
 def tint(image, one, strongest: float | None = None) -> np.ndarray:

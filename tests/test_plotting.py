@@ -63,7 +63,7 @@ FIGURES = {
     "overlay": lambda: plotting.overlay(WIDE, MAPS, ["a", "b", "c"], TITLE, columns=2),
     "overlays": lambda: plotting.overlays(WIDE[:2], {"one": MAPS[:2], "other": -MAPS[:2]}, TITLE),
     "with_key": lambda: plotting.with_key(plotting.contact_sheet(WIDE, list("abc"), title=TITLE)),
-    "beside": lambda: plotting.beside({"it": WIDE[0], "other": WIDE[1]}, {"map": MAPS[1]}, TITLE, 3, 2.0),
+    "beside": lambda: plotting.beside({"it": WIDE[0], "other": WIDE[1], "map": MAPS[1]}, TITLE, 3, 2.0),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
     "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),

@@ -21,7 +21,7 @@ from common.evaluation.metrics import interval
 from common.evaluation.reports import named
 from common.explanations.concepts import SEEDS, raised
 from common.explanations.faithfulness import area, curve, untrained
-from common.explanations.localization import controls, difference, relevance_mass
+from common.explanations.localization import controls, difference, leads, relevance_mass
 from common.explanations.maps import PairScore, activations, enlarge, integrated_gradients, pair_integrated_gradients
 from common.flowers.painting import rgb
 from common.flowers.rendering import render
@@ -32,8 +32,9 @@ from common.training import fit, one_cycle
 UNCHANGED = "as it is"
 SHORT = 8  # epochs of a training to cheat
 WORDS = {  # for names of tests and approaches
-    "insertion_gain": "insertion", "deletion_gain": "deletion", "relevance_mass_gain": "red on the flower",
-    "intervention_agreement_gain": "agrees with interventions", "center_loss": "center loss",
+    "insertion_gain": "insertion", "deletion_gain": "deletion", "center_loss": "center loss",
+    "relevance_mass": "red on the flower", "relevance_mass_gain": "red on the flower",
+    "intervention_agreement": "order of the parts", "intervention_agreement_gain": "order of the parts",
 }  # fmt: skip
 
 
@@ -45,13 +46,11 @@ def flowers_of(image_set: ImageSet, indices, seed: int = 0) -> list[tuple[Specie
 
 @lru_cache(maxsize=64)  # drawing takes longer than asking one more model
 def interventions(species: Species, instance: int, size: int) -> dict[str, tuple[str, np.ndarray]]:
-    """One flower as it is, and again, each time with one thing changed.
+    """One flower as it is, and with one thing changed: name -> (part in PARTS touched, picture uint8 (3, size, size)).
 
-    Returns:
-        Name -> (the part in PARTS that was touched, the picture uint8 (3, size, size)): UNCHANGED (no part); without
-        petals, center or leaves; petals in the color farthest round the list; the sky behind it, or what is darkest
-        where the sky is: of all backgrounds those farthest in color. What changes no pixel (leaves that are not seen)
-        is left out.
+    UNCHANGED (no part); without petals, center or leaves; petals in the color farthest round the list; the sky behind
+    it, or what is darkest where the sky is: of all backgrounds those farthest in color. What changes no pixel (leaves
+    that are not seen) is left out.
     """
     picture = render(species, instance, size)
     behind = "dark" if picture.factors["background"] == "sky" else "sky"
@@ -98,9 +97,9 @@ def claimed(effects: pd.DataFrame, maps, parts) -> np.ndarray:
 def rank_agreement(effects: pd.DataFrame, claims) -> Callable:
     """Whether the parts a map names are those the score hangs on: Spearman's correlation of fall with claim.
 
-    Of `intervention_effects` and what a map has `claimed`. The changes of each picture are ranked among themselves, so
-    that easy pictures do not vouch for hard ones, and the correlations are averaged over pictures; one whose falls or
-    claims are all equal has none. Returns the mean as a measure of `weights` (R, N), how often each picture counts.
+    Of `intervention_effects` and what a map has `claimed`: the changes of each picture are ranked among themselves, and
+    the correlations averaged over pictures; one whose falls or claims are all equal has none. Returns the mean as a
+    measure of `weights` (R, N), how often each picture counts.
     """
     ranks = effects.assign(claim=claims).groupby("picture")[["fall", "claim"]].rank()
     alike = {picture: one["fall"].corr(one["claim"]) for picture, one in ranks.groupby(effects["picture"])}
@@ -117,10 +116,9 @@ def rank_agreement(effects: pd.DataFrame, claims) -> Callable:
 def graded(model: nn.Module, first: Tensor, second: Tensor, parts=None, flowers=(), maps=None) -> dict[str, Callable]:
     """Rate maps (N, H, W) of the first pictures (default: integrated gradients) by all that is known of these.
 
-    Returns:
-        Metric -> measure of how often each picture counts, whole numbers (R, N): "insertion_area" and
-        "deletion_area"; "relevance_mass" on the flower, if part masks (N, H, W) of the first pictures are given; and
-        "intervention_agreement", if also their `flowers` are, as of `flowers_of`.
+    Returns metric -> measure of how often each picture counts, whole numbers (R, N): "insertion_area", "deletion_area";
+    "relevance_mass" on the flower, if part masks (N, H, W) of the first pictures are given; and
+    "intervention_agreement", if also their `flowers` are, as of `flowers_of`.
     """
     score = PairScore(model, second)
     maps = enlarge(integrated_gradients(score, first), first.shape[2:]) if maps is None else maps
@@ -148,8 +146,7 @@ def beside_controls(model, methods: dict, first, second, wrong, flower=None, see
     """Maps of the first pictures and of all that these must beat: name -> maps (N, H, W), in a list.
 
     `methods` are name -> (`PairScore`, images) -> maps. The network before training, at three random weights, and a
-    wrong partner, pictures of another species, are a method's own controls; all others hold one list of maps for all
-    methods. `flower`, bool (N, H, W), is the mask of the flower, where it is known.
+    wrong partner, of another species, are a method's own controls. `flower`, bool (N, H, W), is its mask, where known.
     """
     blank = [(untrained(model, seed + more), second) for more in (10, 11, 12)]
     asked, found = {"": [(model, second)], ", random weights": blank, ", wrong partner": [(model, wrong)]}, {}
@@ -164,8 +161,7 @@ def beside_controls(model, methods: dict, first, second, wrong, flower=None, see
 def gains(one: dict, control: dict) -> dict[str, Callable]:
     """How much better a map does than a control in the same model: metric, such as "deletion_gain" -> measure.
 
-    Both are as of `graded`; a smaller deletion area is the better one, so its sign is turned. Areas of two models may
-    not be compared, for their scores bend differently under any blur; gains over their own controls may.
+    Both are as of `graded`; a smaller deletion area is the better one, so its sign is turned.
     """
     sides = {metric: (control, one) if metric == "deletion_area" else (one, control) for metric in one}
     return {f"{metric.removesuffix('_area')}_gain": partial(difference, better[metric], worse[metric])
@@ -181,12 +177,23 @@ def gained(measures: dict, maps: Sequence[str], rivals: Sequence[str], pictures:
                       for name, rival in product(maps, rivals) if name != rival], ignore_index=True)  # fmt: skip
 
 
+def marked(measures: dict, pictures: int) -> tuple[dict, pd.DataFrame]:
+    """What maps get in the tests that know the flower, as name -> words, and a table of their `leads`; see `gained`."""
+    words, tables = dict.fromkeys(measures, ""), [pd.DataFrame()]
+    for metric in [metric for metric in next(iter(measures.values())) if metric in WORDS]:
+        one = {name: known[metric] for name, known in measures.items()}
+        for name, measure in one.items():
+            words[name] += f"\n{WORDS[metric].split()[-1]} {measure(np.ones((1, pictures)))[0]:.2f}"
+        tables.append(leads(one, pictures).assign(panel=WORDS[metric]))
+    return words, pd.concat(tables)
+
+
 def robust_less_standard(models: dict, first, second, parts=None, flowers=(), control=None, rounds: int = 1000):
     """Grade the integrated gradients of models, and compare robust with standard ones in pairs (protocol rule 20).
 
     `models` are variant ("standard", "robust") -> approach -> model; `control` are maps (N, H, W) that know of none,
-    such as a blob, and are graded in each model too, for areas of two models may not be compared. Returns two tables as
-    of `grades`: what the ledger keeps, of an area only the gain; and by how much robust models gain more than standard.
+    such as a blob, graded in each model too: areas of two may not be compared. Returns two tables as of `grades`: what
+    the ledger keeps, of an area only the gain; and by how much robust models gain more than standard.
     """
     kept, gaps = [], []
     for approach in models["standard"]:
@@ -305,8 +312,8 @@ class Shortcut(NamedTuple):
 def shortcut(config: Config, image_set: ImageSet, backbone: str, share: float = 0.33, kinds: int = 8) -> Shortcut:
     """Train a model to cheat by a planted square whose color gives the species away, and its twin, that cannot.
 
-    The twin sees the same squares in random colors; all else is equal. `share` is the square's side in those of the
-    picture; every other picture of the first `kinds` species is trained on.
+    The twin sees the same squares in random colors. `share` is the square's side in those of the picture; every other
+    picture of the first `kinds` species is trained on.
     """
     kinds, dice = min(kinds, len(image_set.class_names)), np.random.default_rng(config.seed)
     rows = np.flatnonzero(image_set.labels < kinds)
@@ -372,10 +379,7 @@ def other_partners(labels) -> list[int]:
 
 
 def drawn_again(pairs: Pairs, place: int, effects: pd.DataFrame, size: int = 192) -> dict:
-    """A pair's first flower for the eye, as it is and with each thing changed but leaves: words -> picture in large.
-
-    The words say the score, or how far each of the `effects` made it fall.
-    """
+    """A pair's first flower in large, as it is, and changed: words, with its score or fall in `effects` -> picture."""
     versions, mine = interventions(*pairs.flowers[place], size), effects[effects["picture"] == place]
     falls = mine[mine["part"] != "leaf"].set_index("intervention")["fall"]
     shown = {f"{UNCHANGED}\nscore {pairs.scores[place]:.2f}": versions[UNCHANGED][1]}

@@ -25,12 +25,11 @@ def relevance_mass(maps, masks) -> np.ndarray:
 
 
 def controls(images) -> dict[str, np.ndarray]:
-    """Maps that know nothing of a model (protocol rule 16); the fourth control is the model's map at random weights.
+    """Maps that know nothing of a model (protocol rule 16): names in CONTROLS, but random weights -> float32 (N, H, W).
 
-    Returns:
-        Names in CONTROLS -> float32 (N, H, W): the same everywhere, whose relevance mass is the mask's area; a blob, a
-        Gaussian around the middle, a quarter of the picture wide; and the distance of each pixel's color, smoothed,
-        from the picture's mean color in CIELAB (Achanta et al. 2009, "Frequency-tuned Salient Region Detection").
+    The same everywhere, whose relevance mass is the mask's area; a blob, a Gaussian around the middle, a quarter of the
+    picture wide; and the distance of each pixel's color, smoothed, from the picture's mean color in CIELAB (Achanta et
+    al. 2009, "Frequency-tuned Salient Region Detection").
     """
     count, _, high, wide = np.shape(images)
     y, x = (np.linspace(-0.5, 0.5, side) for side in (high, wide))
@@ -47,13 +46,9 @@ def controls(images) -> dict[str, np.ndarray]:
 def leads(measures: Mapping[str, Callable], pictures: int, rounds: int = 1000) -> pd.DataFrame:
     """By how much maps do better than their controls, on the same resampled pictures (protocol rule 16).
 
-    `measures` take weights (R, N), one for each map by its name, CONTROLS and perhaps RIVALS among them; one named
-    "pair CAM, random weights" is the control of that map alone. `pictures` says of how many. ValueError without one of
-    CONTROLS.
-
-    Returns:
-        Rows as `plotting.dot_panels` draws them: group (the map), row (the control), value, low, high, n, text. A map
-        is shown to beat a control where low is above 0.
+    `measures` take weights (R, N), one for each map by its name, CONTROLS (else ValueError) and perhaps RIVALS among
+    them; one named "pair CAM, random weights" is the control of that map alone. `pictures` says of how many. Returns
+    rows as `plotting.dot_panels` draws them: group (the map), row (the control), value, low, high, n, text.
     """
     rows = []
     for name in [name for name in measures if not name.endswith(CONTROLS + RIVALS)]:

@@ -36,12 +36,9 @@ class PairScore(nn.Module):
 def pair_cam(model, first: Tensor, second: Tensor, layer: str | None = None):
     """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2, without the ReLU) of each pair's score, in both directions.
 
-    Args:
-        layer: a stage of the backbone; default: `target_layer`.
-
-    Returns:
-        Maps of the first pictures given the second, and the reverse: two float32 arrays (B, h, w), signed and unscaled,
-        positive where a location raises the score. ValueError where a map is zero everywhere or not finite.
+    `layer` is a stage of the backbone, by default `target_layer`. Returns maps of the first pictures given the second,
+    and the reverse: two float32 (B, h, w), signed and unscaled, positive where a location raises the score. ValueError
+    where a map is zero everywhere or not finite.
     """
     layer = layer or target_layer(model, first)
     return both_directions(lambda score, images: cam(score, images, layer), model, first, second)
