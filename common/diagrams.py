@@ -457,7 +457,7 @@ def min_max(eps: float = 0.45) -> Figure:
         axis.plot(tilt * ends, ends, color="black", linewidth=3)
         axis.set(xlim=(-1.5, 1.5), ylim=ends, xticks=[], yticks=[], aspect="equal")
         axis.set_title(title, fontsize=14)
-    axes[0].text(0.1, -0.48, "boundary", fontsize=13, ha="center", va="center")
+    axes[0].text(-0.11, 0.05, "boundary", fontsize=13, ha="center", va="center", rotation=61)
     axes[1].plot(0.55 * ends, ends, "--", color="gray", linewidth=2)
     curve = dict(arrowstyle="-|>", linewidth=3, color="black", mutation_scale=22, connectionstyle="arc3,rad=0.25")
     axes[1].annotate("", (0.12, 1.6), (0.8, 1.55), arrowprops=curve)

@@ -30,8 +30,8 @@ def sanity_suite(
         steps: of the attack, 2 or more; one check takes five times as many.
         queries: of the gradient-free attack, at eps, on the pairs whose number `every` divides.
 
-    Returns one row a check: about, check, value, bound, passed ("PASS" or "FAIL", or "NO HARM" where it compares two
-    attacks that did none), and worst, what decided it, in short. Rows that are about the same stand together: the
+    Returns one row a check: about, check, value, bound, passed ("PASS" or "FAIL", or "NO HARM" where none of the
+    attacks that it compares does any), and worst, what decided it, in short. Rows about the same stand together: the
     rules, the gradient, what PGD makes of it (none of which passes where it is zero), and rivals that do not need it.
     """
     trial, attack = _Trial(folded(model), first, second, same, threshold, eps), partial(attack, restarts=1)
@@ -93,20 +93,19 @@ class _Trial:
         return [self.side[::every] * (self.clean[::every] - left)]
 
 
-def shares(parts, wholes) -> list[float]:
-    """Each mean harm as a share of another; infinite where that does none, so that nothing passes for want of harm."""
-    pairs = ((float(part.mean()), float(whole.mean())) for part, whole in zip(parts, wholes, strict=True))
-    return [part / whole if whole > 0 else np.inf for part, whole in pairs]
-
-
-def _share(trial, check, parts, whose, bound, at_most=False, harms=None):
-    """A line about shares of a harm, at each of the radii; undecided where the `harms` that it compares are none."""
-    passed = max(parts) <= bound if at_most else min(parts) > bound and max(parts) < np.inf
-    told = [f"{100 * part:.3g} %" if np.isfinite(part) else "undefined" for part in parts]
-    place = parts.index(max(parts) if at_most else min(parts))
-    worst = f"{told[place]} at {255 * trial.radii[place]:.3g}/255" if np.isfinite(parts[place]) else "PGD does no harm"
-    words = f"{', '.join(told)} of {whose} harm", f"{'<=' if at_most else '>'} {100 * bound:g} %"
-    return check, *words, passed if harms is None or np.any(harms) else None, worst
+def _share(trial, check, parts, wholes, whose, bound, at_most=False):
+    """A line about mean harms as shares of others, which are infinite where those are none; undecided if all are."""
+    harms = [(float(part.mean()), float(whole.mean())) for part, whole in zip(parts, wholes, strict=True)]
+    shares = [part / whole if whole > 0 else np.inf for part, whole in harms]
+    passed = max(shares) <= bound if at_most else min(shares) > bound and max(shares) < np.inf
+    told = [f"{100 * share:.3g} %" if share < np.inf else "undefined" for share in shares]
+    sign = 1 if at_most or np.inf in shares else -1  # a share of no harm fails: nothing passes for want of harm
+    place = max(range(len(harms)), key=lambda at: (sign * shares[at], harms[at]))
+    worst = f"{told[place]} at {255 * trial.radii[place % len(trial.radii)]:.3g}/255"
+    if shares[place] == np.inf:
+        worst = "harm {:.2g} against {:.2g}".format(*harms[place])
+    value, bound = f"{', '.join(told)} of {whose} harm", f"{'≤' if at_most else '>'} {100 * bound:g} %"
+    return check.format(bound), value, bound, passed if np.max(harms) > 0 else None, worst
 
 
 def _nothing_at_zero(trial, attack):
@@ -121,20 +120,20 @@ def _margin_falls(trial, attack, ours, steps):
     kept = trial.side * (trial.clean - trial.threshold.value)
     margins = [float((kept - taken).mean()) for taken in (0.0, *ours)]
     value = " > ".join(f"{margin:.3f}" for margin in margins)
-    least = round(-np.diff(margins).max(), 3) + 0.0
-    return "margin falls as ε grows", value, "always", bool(all(np.diff(margins) < 0)), f"by at least {least:.3f}"
+    least = -np.diff(margins).max()
+    worst = f"by at least {least:.3f}" if least > 0 else "it does not fall"
+    return "margin falls as ε grows", value, "always", bool(least > 0), worst
 
 
 def _more_steps_do_no_less(trial, attack, ours, steps):
     once, some = (trial.harms(attack, steps=count) for count in (1, max(steps // 4, 2)))
-    parts = [*map(min, shares(some, once), shares(ours, some))]
-    return _share(trial, "more steps do no less", parts, "fewer steps'", 0.98, harms=[once, some, ours])
+    return _share(trial, "more steps do {}", [*some, *ours], [*once, *some], "fewer steps'", 0.98)
 
 
 def _nobody_withstands(trial, attack, ours, steps):
     far = min(16 * trial.eps, 1.0)
     left = accuracy(trial.run(attack, far, steps=2 * steps), trial.same.cpu().numpy(), trial.threshold)
-    check, worst = f"at {255 * far:.3g}/255 nothing is right", f"{100 * left:.3g} % are"
+    check, worst = f"at {255 * far:.3g}/255 < 1 % are right", f"{100 * left:.3g} % are"
     return check, f"accuracy {left:.3f}", "< 0.01", left < 0.01, worst
 
 
@@ -142,12 +141,12 @@ def _no_less_than_fgsm(trial, attack, ours, steps):
     theirs = trial.harms(fgsm)
     strong = [100 * ((one > 0) & (one >= once - 1e-5)).mean() for one, once in zip(ours, theirs, strict=True)]
     told, passed = [f"{part:.3g} % of pairs" for part in strong], min(strong) >= 95 if np.any([ours, theirs]) else None
-    return "PGD does no less than FGSM", ", ".join(told), ">= 95 %", passed, told[np.argmin(strong)]
+    return "PGD ≥ FGSM on 95 % of pairs", ", ".join(told), ">= 95 %", passed, told[np.argmin(strong)]
 
 
 def _converged(trial, attack, ours, steps):
-    most, check = trial.harms(attack, steps=5 * steps), f"PGD-{steps} does what PGD-{5 * steps} does"
-    return _share(trial, check, shares(ours, most), "its", 0.9, harms=[ours, most])
+    most = trial.harms(attack, steps=5 * steps)
+    return _share(trial, f"PGD-{steps} does {{}} of PGD-{5 * steps}", ours, most, "its", 0.9)
 
 
 def _gradients_everywhere(trial):
@@ -161,11 +160,11 @@ def _gradients_everywhere(trial):
 
 def _both_do_more(trial, attack, ours, steps):
     theirs = trial.harms(attack, steps=steps, which="both")
-    return _share(trial, "both pictures do more", shares(theirs, ours), "PGD's", 1, harms=[ours, theirs])
+    return _share(trial, "both pictures do {}", theirs, ours, "PGD's", 1)
 
 
 def _does_no_more(trial, name, rival, ours):
-    return _share(trial, f"{name} does no more", shares(rival(), ours), "PGD's", 1, at_most=True)
+    return _share(trial, f"{name} does {{}}", rival(), ours, "PGD's", 1, at_most=True)
 
 
 def _within_bounds(trial):

@@ -13,8 +13,8 @@ from common.evaluation.metrics import Threshold, accuracy
 COLUMNS = ["check", "value", "bound", "passed", "worst", "about"]
 THRESHOLD = Threshold(-0.09, "validation")
 RADII = (8 / 255, 1 / 255)  # one that changes answers, and one at which no pair changes sides
-LINES = dict(zero="ε = 0 ", eps="margin falls", steps="more steps", large="nothing is right", fgsm="FGSM",
-             converged="does what", noise="noise", search="Square", transfer="transfer", gradient="no gradient",
+LINES = dict(zero="ε = 0 ", eps="margin falls", steps="more steps", large="are right", fgsm="FGSM",
+             converged="of PGD", noise="noise", search="Square", transfer="transfer", gradient="no gradient",
              both="both pictures", bounds="stays within")  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_values_are_those_of_attacks_made_one_by_one():
         assert shown == ", ".join(f"{share:.3g} %" for share in shares) + " of PGD's harm"
         if word == "noise":
             share, radius = max(zip(shares, radii))
-            assert table.worst["noise does no more"] == f"{share:.3g} % at {255 * radius:.3g}/255"
+            assert table.worst["noise does ≤ 100 %"] == f"{share:.3g} % at {255 * radius:.3g}/255"
     assert table.worst["no gradient is zero"] == "0 of 20 pairs" and table.worst.str.contains(r"\d").all()
 
 
@@ -104,7 +104,7 @@ def test_the_search_may_take_fewer_pairs_and_transfer_may_be_left_out():
     moved = model.score(*some[:2]) - square(model, *some, RADII[0], 60).scores
     ours = model.score(*some[:2]) - pgd(model, *some, RADII[0], 8, 1).scores
     share = 100 * ((2 * some[2] - 1) * moved).mean() / ((2 * some[2] - 1) * ours).mean()
-    assert table.worst["Square does no more"] == f"{share:.3g} % at 8/255"
+    assert table.worst["Square does ≤ 100 %"] == f"{share:.3g} % at 8/255"
 
 
 def test_the_suite_disturbs_nothing():
@@ -129,15 +129,16 @@ def test_models_that_only_seem_robust_fail(name):
 
 
 def test_where_neither_attack_does_harm_there_is_nothing_to_compare():
-    """A constant model: PGD and all it is held against do nothing; a rival that does harm is a failure."""
+    """A constant model: PGD and all it is held against do nothing; a rival that does harm is a failure, and told."""
     constant = suite(model=SEEMING["constant"][0])
     idle = constant.index[constant.passed == "NO HARM"]
     assert {word for word, text in LINES.items() if any(text in check for check in idle)} == {
-        *("steps", "converged", "fgsm", "both")
+        *("steps", "converged", "fgsm", "both", "noise", "search", "transfer")
     }
     masked = suite(model=SEEMING["rounding"][0])
     rivals = masked[masked.index.str.contains("noise|Square|transfer")]
-    assert (rivals.passed == "FAIL").all() and (rivals.worst == "PGD does no harm").all()
+    assert (rivals.passed == "FAIL").all() and rivals.worst.str.fullmatch(r"harm 0\.0*[1-9]\d* against 0").all()
+    assert masked.worst["margin falls as ε grows"] == "it does not fall"
 
 
 def helpful(model, first, second, same, eps, **options):
