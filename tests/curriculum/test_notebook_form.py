@@ -169,8 +169,10 @@ def frame(path, notebook):
     address = re.compile(r"https://github\.com/[\w./-]+")
     if address.sub("", cells[0].source) != address.sub("", SETUP) or cells[0].cell_type != "code":
         yield "the second cell is not the set-up cell that all notebooks share"
-    if "nbval-ignore-output" not in cells[0].metadata.get("tags", []):
-        yield "the set-up cell lacks the tag nbval-ignore-output"
+    for cell in cells:
+        ignored = "nbval-ignore-output" in cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and ignored == cell.source.startswith("# NBVAL_CHECK_OUTPUT"):
+            yield f"a cell is neither checked nor tagged nbval-ignore-output, or both: {cell.source[:40]!r}"
     if "config = setup(" not in cells[1].source:
         yield "the third cell does not say `config = setup()`"
 
@@ -269,7 +271,8 @@ if answer is not None:
     print("Right.")"""
 
 
-def executed(source, count, *shown, **metadata):
+def executed(source, count, *shown):
+    metadata = {} if source.startswith("# NBVAL_CHECK_OUTPUT") else {"tags": ["nbval-ignore-output"]}
     return new_code_cell(source, execution_count=count, outputs=list(shown), metadata=metadata)
 
 
@@ -296,7 +299,7 @@ def good_notebook():
         new_markdown_cell("# R0: title\n[![Colab](badge)](https://colab.research.google.com/github/x)\n\n"
                           "**What you will learn**\n- one\n- two\n- three\n\n**Time**: a minute.\n\n- not one\n\n"
                           "**Needs** nothing. **Passes on** nothing. [Words](docs/glossary.md)"),
-        executed(SETUP, 1, tags=["nbval-ignore-output"]),
+        executed(SETUP, 1),
         executed("# NBVAL_CHECK_OUTPUT\nconfig = setup()\n1 + 1", 2, new_output("execute_result", {"text/plain": "2"})),
         new_markdown_cell("## 1. Lines\n" + "word " * 100 + "\n\n**Predict.** Does it rise?"),
         executed("%time show()", 3, figure(), caption(), said("see https://x.org/home/page 1/tmp/3")),
@@ -351,7 +354,7 @@ FAULTS = {
     "hands nothing on": (drop("**Passes on**", ""), "no **Passes on"),
     "no glossary": (drop("(docs/glossary.md)"), "no (docs/glossary.md"),
     "other set-up": (drop("%pip install -q", "%pip install"), "not the set-up cell"),
-    "untagged set-up": (cell_1(metadata={}), "lacks the tag"),
+    "an untagged cell": (cell_1(metadata={}), "neither checked nor tagged"),
     "no configuration": (drop("setup()", "set_up()"), "does not say `config = setup()`"),
     "riddle": (drop("## 1. Lines", "## Lines"), "not numbered"),
     "wrong number": (drop("## 2. More", "## 3. More"), "not numbered"),
