@@ -175,7 +175,7 @@ def _means(measured: dict[str, np.ndarray]) -> pd.DataFrame:
     for metric, values in measured.items():
         if not np.isfinite(values).any():
             raise ValueError(f"{metric} cannot be measured: no picture has another of its class to be found")
-    rows = [dict(metric=metric, **metrics.mean_interval(values, 1000)) for metric, values in measured.items()]
+    rows = [dict(metric=metric, **metrics.mean_interval(values)) for metric, values in measured.items()]
     return pd.DataFrame(rows).assign(threshold_from="")
 
 
