@@ -101,9 +101,8 @@ def _share(trial, check, parts, wholes, whose, bound, at_most=False):
     told = [f"{100 * share:.3g} %" if share < np.inf else "undefined" for share in shares]
     sign = 1 if at_most or np.inf in shares else -1  # a share of no harm fails: nothing passes for want of harm
     place = max(range(len(harms)), key=lambda at: (sign * shares[at], harms[at]))
-    worst = f"{told[place]} at {255 * trial.radii[place % len(trial.radii)]:.3g}/255"
-    if shares[place] == np.inf:
-        worst = "harm {:.2g} against {:.2g}".format(*harms[place])
+    what = f"harm {harms[place][0]:.2g}" if shares[place] == np.inf else told[place]  # the others' is 0
+    worst = f"{what} at {255 * trial.radii[place % len(trial.radii)]:.3g}/255"
     value, bound = f"{', '.join(told)} of {whose} harm", f"{'≤' if at_most else '>'} {100 * bound:g} %"
     return check.format(bound), value, bound, passed if np.max(harms) > 0 else None, worst
 
