@@ -485,7 +485,7 @@ def line_panels(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, chanc
 
 def _line(axis: Axes, x, y, name: str, place: int):
     """A line in the color and with the marker of its name or place; a level one has one marker."""
-    looks = dict(label=name, markevery=[0] if len({*y}) == 1 else max(1, len(x) // 12), markersize=6)
+    looks = dict(label=name, markevery=[-1] if len({*y}) == 1 else max(1, len(x) // 12), markersize=6)
     return axis.plot(x, y, **looks, **_looks(name, place))
 
 
@@ -633,7 +633,7 @@ def reliability(probabilities, same, title: str) -> Figure:
     return figure
 
 
-def examination(tables: Mapping[str, pd.DataFrame], title: str, of: str = "attacked model") -> Figure:
+def examination(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Tables of `sanity_suite` side by side: a row for each check, a green, red or gray cell for each table.
 
     Rows that ask about the same stand together, named at the right; a cell holds the verdict and what decided it.
@@ -641,7 +641,7 @@ def examination(tables: Mapping[str, pd.DataFrame], title: str, of: str = "attac
     first, looks_of = next(iter(tables.values())), {"FAIL": WRONG, "NO HARM": "gray", "PASS": RIGHT}
     passed = np.stack([table["passed"].map([*looks_of].index) for table in tables.values()], 1)
     worst = np.stack([table["worst"] for table in tables.values()], 1)
-    figure, axis = _axis(title, of, "check", WIDEST, 0.42 * len(passed) + 1.5)
+    figure, axis = _axis(title, "attacked model", "check", WIDEST, 0.42 * len(passed) + 1.5)
     letters = LETTERS + 1
     axis.pcolormesh(passed, cmap=ListedColormap([*looks_of.values()]), vmin=0, vmax=2, edgecolors="white", linewidth=3)
     for (row, column), verdict in np.ndenumerate(passed):

@@ -305,7 +305,7 @@ def test_an_approach_looks_the_same_in_every_figure():
 
 def test_a_level_line_has_one_marker():
     level, falling = plotting.lines(LINES.assign(standard=0.5), TITLE, "x", "y").axes[0].lines
-    assert level.get_markevery() == [0] and falling.get_markevery() == 1
+    assert level.get_markevery() == [-1] and falling.get_markevery() == 1
 
 
 def test_scatters_color_by_label_and_name_it():
