@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.io import savemat
 from torch import nn
 
-from common.backbones import EmbeddingNet
+from common.attacks import gradient
+from common.backbones import EmbeddingNet, evaluation_mode
 from common.config import setup
 from common.datasets.images import ImageSet
 from common.flowers.rendering import render
@@ -150,6 +151,14 @@ def pairs_of_pictures(count=6, seed=0, margin=0.0, size=SIZE, dtype=torch.float3
     generator = torch.Generator().manual_seed(seed)
     first, second = torch.rand(2, count, 3, size, size, generator=generator).to(dtype) * (1 - 2 * margin) + margin
     return first, second, 1 - torch.arange(count) % 2
+
+
+def pgd_path(model, first, second, same, eps, steps):
+    """What `pgd` passes through from its first start: the clean pictures, then each step."""
+    with evaluation_mode(model, gradients=True):
+        harm, images = gradient.pair_harm(model, first, second, same, eps)
+        path = list(gradient.ascend(harm, images, eps, steps, images))
+    return [gradient.attacked(*found, second, same) for found in path]
 
 
 def state_of(model):

@@ -45,14 +45,6 @@ def fgsm(model, first: Tensor, second: Tensor, same: Tensor, eps: float) -> Atta
     return pgd(model, first, second, same, eps, steps=1, restarts=1)
 
 
-def pgd_path(model, first: Tensor, second: Tensor, same: Tensor, eps: float, steps: int = 20) -> list[Attacked]:
-    """What `pgd` passes through from its first start: the clean pictures, then each step."""
-    with evaluation_mode(model, gradients=True):
-        harm, images = pair_harm(model, first, second, same, eps)
-        path = list(ascend(harm, images, eps, steps, images))
-    return [attacked(*found, second, same) for found in path]
-
-
 def noise(model, first: Tensor, second: Tensor, same: Tensor, eps: float, draws: int = 10, seed: int = 0) -> Attacked:
     """The control: uniform noise of up to eps, of some draws the worst."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import direction, optimum
-from toys import Bilinear, Network, awkward, pairs_of_pictures, same_state, state_of
+from toys import Bilinear, Network, awkward, pairs_of_pictures, pgd_path, same_state, state_of
 
 from common.attacks import gradient
-from common.attacks.gradient import fgsm, noise, pgd, pgd_path, retrieval_attack, transfer
+from common.attacks.gradient import fgsm, noise, pgd, retrieval_attack, transfer
 from common.attacks.square import square
 from common.backbones import evaluation_mode
 

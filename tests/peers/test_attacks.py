@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from toys import Network, pairs_of_pictures
+from toys import Network, pairs_of_pictures, pgd_path
 
 from benchmarks.attacks import TwoLogits, apgd, foolbox_pgd, full_square, step_ratios, torchattacks_pgd
-from common.attacks.gradient import fgsm, pgd, pgd_path
+from common.attacks.gradient import fgsm, pgd
 from common.attacks.square import square
 from common.backbones import evaluation_mode
 
