@@ -5,8 +5,8 @@
 R4 trains them, on Oxford's flowers (profile `standard`) the embedding head alone, on the backbone as it comes. Of its
 training half is kept (0.5), as `train_arm` keeps it for new species, or all (1). For each data set, protocol, arm and
 metric pair_grid.csv has a row for each arm it is held against: the mean of the test over seeds, which chooses nothing,
-and the paired difference. Held against: "all", the same loss with all negatives; "cross_entropy", that loss with all;
-"start", the network before training.
+and the paired difference. Held against: "all", the same loss with all negatives; "pair_cross_entropy", that loss with
+all; "start", the network before training.
 """
 
 import sys
@@ -33,7 +33,7 @@ from common.losses import PairJudgment
 from common.training import between, train_arm, train_head
 
 NEGATIVES, BACKBONE = ("all", "random", "hard"), "mobilenetv2_100"
-ARMS = [("cross_entropy", 1.0, name) for name in NEGATIVES] + [("contrastive", 1.0, name) for name in NEGATIVES]
+ARMS = [("pair_cross_entropy", 1.0, name) for name in NEGATIVES] + [("contrastive", 1.0, name) for name in NEGATIVES]
 ARMS += [("contrastive", margin, "hard") for margin in (0.5, 1.4)]
 START = "start", 1.0, "none"
 
@@ -88,7 +88,7 @@ def rows_of(found: dict, pairs) -> list[dict]:
         scores, hits = zip(*mine, strict=True)
         means = np.mean([roc_auc(one, pairs[:, 2]) for one in scores]), np.nanmean(hits)
         arm = dict(loss=loss, margin=margin, negatives=negatives, kept=kept)
-        others = {"all": (loss, margin, "all", kept), "cross_entropy": ("cross_entropy", 1.0, "all", kept)}
+        others = {"all": (loss, margin, "all", kept), "pair_cross_entropy": ("pair_cross_entropy", 1.0, "all", kept)}
         for against, other in (others | {"start": (*START, kept)}).items():
             if other in found:
                 theirs, misses = zip(*found[other], strict=True)

@@ -64,8 +64,8 @@ def triplet_steps(points: Mapping[str, Sequence[float]], steps: Sequence) -> Fig
 def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     """A siamese network: two pictures uint8 (3, H, W), one network, a pair head, a probability.
 
-    `numbers` may give "z1" and "z2", whose first two stand below their symbols, "gap" and "product", of which the
-    sums do, "s" and "P", and "w1" and "w2", which stand beside their arrows.
+    `numbers` may give "gap" and "product", whose sums stand below their symbols, "s" and "P", and "w1" and "w2", which
+    stand beside their arrows.
     """
     figure, axis = plt.subplots(figsize=(10.3, 3.8), layout="constrained")
     for name, picture, y in (("first picture", first, 3.5), ("second picture", second, 1.1)):
@@ -81,8 +81,7 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     for name, (x, y, words) in boxes.items():
         if numbers and name in numbers:
             value = np.asarray(numbers[name])
-            start = "({:.2f}, {:.2f}, ...)".format(*value[:2]) if name in ("z1", "z2") else ""
-            words += "\n" + (start or f"sum {value.sum():.3f}" if value.ndim else f"{value:.3f}")
+            words += "\n" + (f"sum {value.sum():.3f}" if value.ndim else f"{value:.3f}")
         drawn[name] = axis.text(x, y, words, fontsize=size, ha="center", va="center", zorder=3, bbox=look)
     ends = "f1 z1, f2 z2, z1 gap, z1 product, z2 gap, z2 product, gap s, product s, s P"
     for start, end in map(str.split, ends.split(",")):
@@ -490,14 +489,14 @@ def straight_through(levels: int, change: int) -> Figure:
 
 
 def forces(d, curves: Mapping) -> Figure:
-    """The force along the sphere on a same and a different pair, over their distance: minus the slope over the angle.
+    """What pulls (below 0) or pushes (above) a same and a different pair, over their distance d (N,).
 
-    Each entry of `curves` is a panel: its title -> both losses (N,), a distance to mark, and the words for it.
+    Each entry of `curves` is a panel: its title -> both forces (N,), a distance to mark, and the words for it.
     """
     figure, axes = plt.subplots(1, len(curves), figsize=(10, 4.4), squeeze=False, layout="constrained")
-    for axis, (title, (*losses, mark, words)) in zip(axes.flat, curves.items(), strict=True):
-        for loss, kind, color in zip(losses, ("same pair", "different pair"), (BLUE, ORANGE), strict=True):
-            axis.plot(d, -np.gradient(loss, d) * np.asarray(1 - d**2 / 4) ** 0.5, color=color, linewidth=3, label=kind)
+    for axis, (title, (*pulls, mark, words)) in zip(axes.flat, curves.items(), strict=True):
+        for force, kind, color in zip(pulls, ("same pair", "different pair"), (BLUE, ORANGE), strict=True):
+            axis.plot(d, force, color=color, linewidth=3, label=kind)
         axis.axhline(0, color="black", linewidth=1)
         axis.axvline(mark, color="black", linestyle="--")
         looks = dict(textcoords="offset points", xycoords=("data", "axes fraction"), fontsize=12, va="top")

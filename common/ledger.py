@@ -29,7 +29,8 @@ ALLOWED = {
 LEADERBOARD = ["roc_auc", "eer", "accuracy", "precision_at_1", "map_at_r", "cmc_at_1", "map", "class_accuracy"]
 WORDS = {"chance": "random numbers", "color_histogram": "color", "cross_entropy": "cross-entropy"}  # for a reader
 WORDS |= {"roc_auc": "ROC-AUC", "precision_at_1": "P@1", "map_at_r": "MAP@R"}
-READABLE = WORDS | {"cross_entropy": "pair cross-entropy", "closed_set": "known species", "open_set": "new species"}
+WORDS["pair_cross_entropy"] = "pair cross-entropy"
+READABLE = WORDS | {"closed_set": "known species", "open_set": "new species"}
 READABLE |= {"rendered": "drawn flowers", "flowers102": "photographs"}
 HEADLINE = 4  # radius of the attack in the scoreboard, in 255ths (protocol rule 11)
 SCOREBOARD = {  # metric -> column
@@ -106,13 +107,13 @@ def stored(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd
 def differences(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd.DataFrame:
     """The paired differences of approaches to one of them that `benchmarks` holds, over seeds: value, low and high.
 
-    Columns metric, protocol, approach, value, low and high; a difference stored the other way around is turned.
+    Columns dataset, metric, protocol, approach, value, low, high; a difference stored the other way around is turned.
     """
     gaps = pd.read_csv(folder / "differences.csv")
     turned = gaps.assign(approach=gaps["against"], against=gaps["approach"])
     turned = turned.assign(value=-gaps["value"], low=-gaps["high"], high=-gaps["low"])
     gaps = pd.concat([gaps, turned]).query("dataset == @dataset and against == @against")
-    return gaps[["metric", "protocol", "approach", "value", "low", "high"]].reset_index(drop=True)
+    return gaps[["dataset", "metric", "protocol", "approach", "value", "low", "high"]].reset_index(drop=True)
 
 
 def readable(gaps: pd.DataFrame, **words: str) -> pd.DataFrame:

@@ -126,16 +126,16 @@ class PairJudgment(nn.Module):
     """
 
     def __init__(
-        self, score: Callable, classes: int, embedding_size: int, loss: str = "cross_entropy", negatives: str = "all",
-        center_weight: float = 0.0, margin: float = 1.0,
+        self, score: Callable, classes: int, embedding_size: int, loss: str = "pair_cross_entropy",
+        negatives: str = "all", center_weight: float = 0.0, margin: float = 1.0,
     ):  # fmt: skip
         """
         Args:
             score: two embeddings (..., D) -> scores (...), such as `model.score_embeddings`.
             classes: number of species, each with a center.
             embedding_size: length of an embedding.
-            loss: "cross_entropy" of the score, taken as the logit of "same" (Koch et al. 2015), or "contrastive" on
-                the distance between unit-length embeddings (Hadsell et al. 2006).
+            loss: "pair_cross_entropy" of the score, as the logit of "same" (Koch et al. 2015), or "contrastive" on the
+                distance between unit-length embeddings (Hadsell et al. 2006).
             negatives: which different pairs: "all"; or of each anchor as many as it has same pairs, "random" ones or
                 those that score highest, "hard".
             center_weight: weight of center loss, 0 or more; at 0 there is none.
@@ -145,7 +145,7 @@ class PairJudgment(nn.Module):
             ValueError: an unknown loss or kind of negatives, or a weight or margin out of range.
         """
         super().__init__()
-        _check_choice("loss", loss, ("cross_entropy", "contrastive"))
+        _check_choice("loss", loss, ("pair_cross_entropy", "contrastive"))
         _check_choice("negatives", negatives, ("all", "random", "hard"))
         _check_weight(center_weight)
         if not 0 < margin <= 2:
@@ -153,7 +153,7 @@ class PairJudgment(nn.Module):
         self.score, self.loss, self.negatives = score, loss, negatives
         self.center_weight, self.margin = center_weight, margin
         self.center_loss = CenterLoss(classes, embedding_size)
-        self.stuck_at = {"pairs": math.log(2)} if loss == "cross_entropy" else {}
+        self.stuck_at = {"pairs": math.log(2)} if loss == "pair_cross_entropy" else {}
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The term "pairs" and, at a weight above 0, "center"."""

@@ -221,7 +221,7 @@ def test_only_differences_that_were_seen_get_a_number():
     shown = ledger.readable(gaps, cross_entropy="names")
     assert shown["text"].tolist() == ["+0.020", "", "-0.020"]
     assert shown.loc[0, ["metric", "protocol", "approach"]].tolist() == ["MAP@R", "new species", "names"]
-    assert ledger.readable(gaps)["approach"][0] == "pair cross-entropy"
+    assert ledger.readable(gaps.assign(approach="pair_cross_entropy"))["approach"][0] == "pair cross-entropy"
 
 
 def test_stored_differences_are_turned_around_and_begin_with_their_reference(tmp_path):
@@ -237,5 +237,5 @@ def test_stored_differences_are_turned_around_and_begin_with_their_reference(tmp
     assert first["value"] == pytest.approx(0.85) and second["value"] == 0.6
     (turned,) = ledger.differences("photos", "center_loss", tmp_path).to_dict("records")
     gap = dict(approach="frozen_backbone", value=-0.25, low=-0.4, high=-0.1)
-    assert turned == dict(metric="roc_auc", protocol="closed_set") | gap
+    assert turned == dict(dataset="photos", metric="roc_auc", protocol="closed_set") | gap
     assert ledger.differences("others", "center_loss", tmp_path).empty

@@ -29,7 +29,7 @@ from common.mining import all_pairs, all_triplets, balanced_pairs, random_triple
 
 LABELS = torch.tensor([0, 2, 0, 1, 0, 2, 1, 3])  # class 3 has one picture
 MINED = [mining for mining in TripletJudgment.MINING if mining != "given"]  # from a batch of any labels
-PAIR_LOSSES, NEGATIVES = ("cross_entropy", "contrastive"), ("all", "random", "hard")
+PAIR_LOSSES, NEGATIVES = ("pair_cross_entropy", "contrastive"), ("all", "random", "hard")
 PAIR_OPTIONS = [dict(loss=loss, negatives=negatives) for loss in PAIR_LOSSES for negatives in NEGATIVES]
 MARGINS = [dict(margin=0.2, squared=False), dict(margin=None, squared=False), dict(margin=0.5, squared=True)]
 TRIPLET_OPTIONS = [dict(mining=mining, **margin) for mining in MINED for margin in MARGINS]
@@ -303,7 +303,7 @@ def slow_pairs(labels, loss, margin=1.0):
     for i, j in combinations(range(len(labels)), 2):
         alike, distance = labels[i].item() == labels[j].item(), distances[i, j].item()
         logit = score(embeddings[i], embeddings[j]).item()
-        if loss == "cross_entropy":
+        if loss == "pair_cross_entropy":
             value = -math.log(1 / (1 + math.exp(-logit if alike else logit)))
         else:
             value = distance**2 / 2 if alike else max(0.0, margin - distance) ** 2 / 2
@@ -316,7 +316,7 @@ def half_each(pairs, loss):
 
     Different pairs of the contrastive loss count only where they cost anything.
     """
-    active = [pair for pair in pairs[False] if loss == "cross_entropy" or pair[1] > 0]
+    active = [pair for pair in pairs[False] if loss == "pair_cross_entropy" or pair[1] > 0]
     means = [sum(value for _, value, *_ in kind) / max(len(kind), 1) for kind in (pairs[True], active)]
     return sum(means) / 2
 
@@ -330,7 +330,7 @@ def hardest_of_each_anchor(pairs, labels):
     return chosen
 
 
-@pytest.mark.parametrize("loss, margin", [("cross_entropy", 1.0), ("contrastive", 1.0), ("contrastive", 0.9)])
+@pytest.mark.parametrize("loss, margin", [("pair_cross_entropy", 1.0), ("contrastive", 1.0), ("contrastive", 0.9)])
 def test_same_and_different_pairs_count_half_each_be_it_all_or_the_hardest_of_each_anchor(loss, margin):
     found, hard = (
         pair_judgment(loss=loss, margin=margin, negatives=negatives)(embedded(), LABELS)["pairs"].item()
@@ -352,10 +352,10 @@ def test_random_negatives_are_as_many_as_there_are_same_pairs():
     chosen = rows(balanced_pairs(LABELS))
     torch.manual_seed(7)
     found = objective(embedded(), LABELS)["pairs"].item()
-    by_pair = {pair[2:]: pair for kind in slow_pairs(LABELS, "cross_entropy").values() for pair in kind}
+    by_pair = {pair[2:]: pair for kind in slow_pairs(LABELS, "pair_cross_entropy").values() for pair in kind}
     pairs = {kind: [by_pair[min(i, j), max(i, j)] for i, j, same in chosen if same == kind] for kind in (True, False)}
     assert len(pairs[True]) == len(pairs[False]) == 10
-    assert found == pytest.approx(half_each(pairs, "cross_entropy"))
+    assert found == pytest.approx(half_each(pairs, "pair_cross_entropy"))
     assert found != pytest.approx(objective(embedded(), LABELS)["pairs"].item()), "others the next time"
 
 
@@ -369,7 +369,7 @@ def test_extreme_logits_give_a_finite_loss(logit):
 
 
 @pytest.mark.parametrize("labels, sign", [([0, 0], 1), ([0, 1], -1)])
-@pytest.mark.parametrize("loss", ["cross_entropy", "contrastive"])
+@pytest.mark.parametrize("loss", ["pair_cross_entropy", "contrastive"])
 def test_same_pairs_shall_score_high_and_different_ones_low(loss, labels, sign):
     embeddings = doubles([[1, 0, 0, 0], [1, 1, 0, 0]]).requires_grad_()  # nearer than the margin
     pair_judgment(loss=loss)(embeddings, torch.tensor(labels))["pairs"].backward()
@@ -499,7 +499,7 @@ def test_center_loss_joins_only_where_it_is_asked_to():
 @pytest.mark.parametrize("make, options, message", [
     (classification, dict(center_weight=-0.1), r"center_weight is -0\.1; use 0"),
     (pair_judgment, dict(center_weight=-1), "center_weight is -1; use 0"),
-    (pair_judgment, dict(loss="hinge"), "'hinge'; choose cross_entropy, contrastive"),
+    (pair_judgment, dict(loss="hinge"), "'hinge'; choose pair_cross_entropy, contrastive"),
     (pair_judgment, dict(negatives="easy"), "'easy'; choose all, random, hard"),
     (pair_judgment, dict(margin=0), "margin is 0; .* 0 to 2"),
     (pair_judgment, dict(margin=2.1), "margin is 2.1; .* 0 to 2"),

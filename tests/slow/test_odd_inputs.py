@@ -272,7 +272,7 @@ def test_losses_and_their_gradients_are_finite(data, labels):
     kinds, classes = torch.from_numpy(labels), int(labels.max()) + 1
     score = torch.nn.functional.cosine_similarity
     made = [losses.PairJudgment(lambda a, b: score(a, b, dim=-1), classes, 3, loss, negatives)
-            for loss in ("cross_entropy", "contrastive") for negatives in ("all", "random", "hard")]
+            for loss in ("pair_cross_entropy", "contrastive") for negatives in ("all", "random", "hard")]
     made += [losses.TripletJudgment(mining, margin, squared) for mining in losses.TripletJudgment.MINING[:-1]
              for margin in (0.2, None) for squared in (True, False)]
     objective = data.draw(st.sampled_from(made))
