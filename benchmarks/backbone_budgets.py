@@ -4,8 +4,8 @@ R2's candidates are trained as R2 trains them, on its drawn flowers (profile `qu
 weights: not at all (the pooled features as they come); for the same pictures as in R2; then each as long as the
 arithmetic of the dearest allows; then all as long as that allows the cheapest; and at R2's length with other learning
 rates. backbone_budgets.csv has a row for each training with its validation ROC-AUC, and for each budget and network a
-row of the seed "all": the mean, and the ends of its paired difference, over seeds and pictures, to the dearest on the
-same budget. The test stays closed.
+row of the seed "all": the mean, its gap to the dearest on the same budget, and the ends of that paired difference, over
+seeds and pictures. The test stays closed.
 """
 
 from dataclasses import replace
@@ -58,7 +58,8 @@ def main() -> None:
         rows += [{**about, "seed": seed, "value": area} for seed, area in zip(SEEDS, areas, strict=True)]
         first = next(run for run in runs if run[0] == budget)[1:]
         gap = difference(scores(name, epochs, rate), scores(*first), pairs) if name != names[0] else {}
-        rows.append({**about, "seed": "all", **gap, "value": np.mean(areas)})
+        ends = {"gap": gap.pop("value", np.nan), **gap}
+        rows.append({**about, "seed": "all", "value": np.mean(areas), **ends})
         print(*rows[-1].values(), flush=True)
     table = pd.DataFrame(rows).round(5)
     write_whole(ROOT / "benchmarks" / "backbone_budgets.csv", partial(table.to_csv, index=False))

@@ -36,7 +36,9 @@ ROUNDS = 1000  # of resampled pictures (protocol rule 8)
 # DATA's file of MobileNetV1 is not timm's: the steps of its 8-bit first layer stand to each other as ImageNet's
 # deviations do. So it learned from pictures normalized by them, and not by the .5 of timm's own weights.
 MEAN_AND_STD = {"mobilenetv1_100": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
-COLUMNS = ["dataset", "protocol", "split", "approach", "against", "metric", "value", "low", "high", "n"]
+KINDS = {"att_faces": "faces", "flowers102": "flowers", "caltech101": "objects", "reid": "persons"}
+COLUMNS = ["dataset", "protocol", "split", "pictures", "network", "features", "against"]
+COLUMNS += ["metric", "value", "low", "high", "n"]
 
 
 def scaled(head: np.ndarray, features: np.ndarray, power: int) -> np.ndarray:
@@ -88,7 +90,10 @@ def measure(data: Path, dataset: str, place: Path, names: list[str], **settings)
 
 
 def differences(described, questions, image_set, splits, protocol: str, split: str) -> pd.DataFrame:
-    """The paired differences in ROC-AUC, P@1 and MAP@R that `questions`, (approach, against), ask for."""
+    """The paired differences in ROC-AUC, P@1 and MAP@R that `questions`, (approach, against), ask for.
+
+    "pictures" says in a reader's words which they are, in brackets how many classes validation and test have.
+    """
     part, pairs, names = splits.parts[protocol][split], splits.pairs[protocol][split], [*described]
     first, second = np.array([[names.index(name) for name in question] for question in questions]).T
     scores = [cosine_scores(values, pairs) for values in described.values()]
@@ -103,9 +108,13 @@ def differences(described, questions, image_set, splits, protocol: str, split: s
         hits = np.stack([one[metric] for one in searched])
         asked = [search_difference(hits[[one]], hits[[two]], ROUNDS) for one, two in zip(first, second, strict=True)]
         found[metric] = pd.DataFrame(asked).assign(n=len(part))
-    tables = [pd.DataFrame(questions, columns=["approach", "against"]).assign(metric=metric, **gap)
-              for metric, gap in found.items()]  # fmt: skip
-    return pd.concat(tables).assign(dataset=image_set.name, protocol=protocol, split=split)[COLUMNS].round(5)
+    asked = pd.DataFrame([(*first.split(", ", 1), second) for first, second in questions])
+    asked = asked.set_axis(["network", "features", "against"], axis=1)
+    table = pd.concat(asked.assign(metric=metric, **gap) for metric, gap in found.items())
+    counts = [len(np.unique(image_set.labels[splits.parts[protocol][one]])) for one in ("validation", "test")]
+    word, counts = ("new", counts) if protocol == "open_set" else ("known", counts[:1])
+    table["pictures"] = f"{word} {KINDS[image_set.name]} ({' / '.join(map(str, counts))})"
+    return table.assign(dataset=image_set.name, protocol=protocol, split=split)[COLUMNS].round(5)
 
 
 if __name__ == "__main__":
@@ -119,5 +128,5 @@ if __name__ == "__main__":
             table, gaps = measure(chosen.data, dataset, place, names, **settings)
             folder = ROOT / "benchmarks"
             replace_rows(folder / "backbones.csv", table, ["dataset", "backbone"])
-            replace_rows(folder / "backbone_differences.csv", gaps, ["dataset", "approach", "against"])
+            replace_rows(folder / "backbone_differences.csv", gaps, ["dataset", "network", "features", "against"])
             print(table.pivot(index=["backbone", "protocol", "embedding"], columns="metric", values="value").round(3))
