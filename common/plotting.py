@@ -536,11 +536,13 @@ def pareto(table: pd.DataFrame, x: str, y: str, title: str, xlabel: str, ylabel:
     return figure
 
 
-def scatter(panels: dict, labels, title: str, names: Sequence = (), alike=False, words=(), equal=False) -> Figure:
+def scatter(
+    panels: dict, labels, title: str, names: Sequence = (), alike=False, words=(), equal=False, rays=False
+) -> Figure:
     """Points in the color and with the marker of their label, one panel for each entry: its title -> points (N, 2).
 
     One label may be that of all points. `names` of the labels make a legend below; `alike` gives all panels the same
-    axes, named by two `words`; where both are `equal` there is a dashed line.
+    axes, named by two `words`; where both are `equal` there is a dashed line. `rays` go from the origin to the points.
     """
     kinds = np.unique(labels)
     legend = len(names) and len(kinds) <= 30
@@ -555,6 +557,8 @@ def scatter(panels: dict, labels, title: str, names: Sequence = (), alike=False,
             turn, color = divmod(place, len(COLORS))  # after a turn of the colors their marks move on by one
             looks = dict(color=COLORS[color], marker=MARKERS[(color + turn) % len(MARKERS)])
             axis.scatter(*np.asarray(points)[mine].T, s=40, linewidth=0, label=label, **looks)
+        if rays:
+            axis.plot(*np.stack([np.zeros_like(points), points]).transpose(2, 0, 1), color="silver", zorder=0)
         if equal:
             axis.axline((0, 0), slope=1, color="black", linestyle="--")
     for axis in axes.flat[len(panels) :]:

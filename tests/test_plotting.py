@@ -325,6 +325,8 @@ def test_scatters_color_by_label_and_name_it():
     (axis,) = plotting.scatter({"claims": np.eye(3, 2)}, 0, TITLE, words=("claim", "fall"), equal=True).axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("claim", "fall") and len(axis.lines) == 1
     np.testing.assert_allclose(axis.collections[0].get_offsets(), np.eye(3, 2))
+    (axis,) = plotting.scatter({"points": np.eye(3, 2) + 1}, 0, TITLE, rays=True).axes
+    assert [line.get_xydata().tolist() for line in axis.lines] == [[[0, 0], [2, 1]], [[0, 0], [1, 2]], [[0, 0], [1, 1]]]
 
 
 def test_histories_leave_out_what_a_run_lacks():
