@@ -177,19 +177,6 @@ def pull_to_centers(pull: float = 0.7) -> Figure:
     return figure
 
 
-def path(points: Mapping[float, str], legs: Sequence[str]) -> Figure:
-    """A training's path: its points with their names, what learns on each leg, and the question where to stop."""
-    figure, axis = plt.subplots(figsize=(9, 2.2), layout="constrained")
-    axis.plot([*points], np.zeros(len(points)), "o-", color="dimgray", linewidth=3, markersize=10)
-    for number, words in enumerate(legs):
-        axis.text(number + 0.5, -0.12, words, ha="center", va="top", fontsize=12)
-    axis.plot([*points], np.full(len(points), 0.2), linestyle="", marker="$?$", color=ORANGE, markersize=12)
-    axis.set(ylim=(-0.35, 0.5), yticks=[], frame_on=False, title="Where on the path to stop?")
-    axis.grid(False)
-    axis.set_xticks([*points], points.values(), fontsize=12)
-    return figure
-
-
 def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Figure:
     """Which picture is in which part: each class a row, each picture a cell, one panel a protocol.
 

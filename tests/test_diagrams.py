@@ -53,14 +53,6 @@ def test_the_pull_gathers_what_was_only_separated():
     assert own > 1.5 * other, "a nearest neighbor that is wrong at a glance"
 
 
-def test_a_path_has_a_name_a_point_and_asks_at_each():
-    axis = diagrams.path({0: "start", 0.5: "half", 1: "middle", 2: "end"}, ["head", "all"]).axes[0]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["start", "half", "middle", "end"]
-    assert axis.lines[0].get_xdata().tolist() == [0, 0.5, 1, 2]
-    assert axis.lines[1].get_xdata().tolist() == [0, 0.5, 1, 2] and axis.lines[1].get_marker() == "$?$"
-    assert [text.get_text() for text in axis.texts] == ["head", "all"]
-
-
 def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
     parts = {"closed_set": {"train": [0, 3], "validation": [1, 4], "test": [5]}}
     figure = diagrams.split_map(parts, [0, 0, 0, 1, 1, 1], ["rose", "iris"])
