@@ -179,7 +179,7 @@ def paint_parts(parts) -> np.ndarray:
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red raises the score that is explained, blue lowers it.
+    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red counts for the score that is explained, blue against.
 
     A map is the more opaque the stronger it is, over its picture in pale gray, so that no color of a flower is taken
     for one of the map; the pictures themselves stand above, once where rows of maps share them. The maps of a row share
@@ -211,7 +211,7 @@ def with_key(figure: Figure) -> Figure:
     colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
     place = figure.add_axes((0.5 - 1.8 / wide, 0.3 / high, 3.6 / wide, 0.15 / high), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, orientation="horizontal", ticks=[-1, 0, 1])
-    bar.ax.set_xticklabels(["lowers the score", "nothing", "raises the score"], fontsize=LETTERS)
+    bar.ax.set_xticklabels(["counts against", "nothing", "counts for"], fontsize=LETTERS)
     return figure
 
 

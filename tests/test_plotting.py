@@ -475,7 +475,7 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
     bare = other[:, :, 8:]
     assert np.ptp(bare) == 0 and bare.min() > plotting.PALE, "where a map says nothing its picture is pale gray"
     assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
-    assert words(figure.axes[1].get_xticklabels()) == ["lowers the score", "nothing", "raises the score"]
+    assert words(figure.axes[1].get_xticklabels()) == ["counts against", "nothing", "counts for"]
     twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
     assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
     assert len(pictures(FIGURES["overlay"]())) == 8, "a short row is filled up with white"
