@@ -511,12 +511,12 @@ def pair_map(first, second, channels, alpha, score: float) -> Figure:
     """How a pair, or a name if there is no `second`, gets a map: to the score, slopes back to channels, weighted sum.
 
     `first` and `second` are uint8 (3, H, W). Of `channels` (K, h, w), with weights `alpha` (K, 1, 1), the three that
-    add most are drawn, the first in front. A pair's embeddings are arrows, the slope at right angles to the first.
+    add most are drawn, the first in front.
     """
     pair, added = second is not None, np.asarray(alpha * channels)
     shaded, most = tint(first, added.sum(0)), np.abs(added).sum((1, 2)).argsort()[-3:]
-    figure, (axis, plane) = plt.subplots(1, 2, figsize=(10.2, 4.4), width_ratios=(2.9, 1), layout="constrained")
-    figure.suptitle(f"How a {'pair' if pair else 'name'} gets its map", fontsize=15, x=0.37)
+    figure, axis = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
+    figure.suptitle(f"How a {'pair' if pair else 'name'} gets its map", fontsize=15)
     for image, x, y, words in ((first, 0, 3, "$x$"), (shaded, 3.4, 0, ""), (second, 7.3, 0, "$x'$"))[: 2 + pair]:
         axis.imshow(np.moveaxis(image, 0, -1), extent=(x, x + 2, y, y + 2))
         axis.text(x + 1, y - 0.05, words, fontsize=15, ha="center", va="top")
@@ -538,14 +538,5 @@ def pair_map(first, second, channels, alpha, score: float) -> Figure:
     for x, y, words, color in [*notes, (7.1, 2.7, "$z'$, held fixed", "dimgray")][: 3 + pair]:
         axis.text(x, y, words, fontsize=13, ha="center", va="center", color=color)
     axis.set(xlim=(-0.1, 9.7), ylim=(-0.5, 6.5), aspect="equal")
-    for end, words, color in (((0.94, 0.34), "$z$", BLUE), ((0.34, 0.94), "$z'$", "dimgray")):
-        plane.annotate("", end, (0, 0), arrowprops=dict(arrowstyle="-|>", linewidth=3, color=color, shrinkB=0))
-        plane.text(1.12 * end[0], 1.1 * end[1], words, fontsize=16, ha="center", va="center", color=color)
-    plane.annotate("", (0.77, 0.81), (0.94, 0.34), arrowprops=dict(arrowstyle="-|>", linewidth=3, color="tab:red"))
-    plane.text(0.98, 0.66, "slope", fontsize=14, color="tab:red")
-    plane.add_patch(Arc((0, 0), 2, 2, theta1=0, theta2=90, linestyle=":", linewidth=2, color="gray"))
-    plane.set(xlim=(-0.05, 1.35), ylim=(-0.35, 1.25), aspect="equal")
-    plane.text(0.65, -0.18, "longer or shorter $z$:\n$s$ stays", fontsize=13, ha="center", va="center")
     axis.axis("off")
-    plane.axis("off") if pair else plane.remove()
     return figure

@@ -20,7 +20,7 @@ from common.datasets.splits import make_pairs
 from common.evaluation.metrics import interval
 from common.evaluation.reports import named
 from common.explanations.concepts import SEEDS, raised
-from common.explanations.faithfulness import area, curve, untrained
+from common.explanations.faithfulness import area, blurred, curve, untrained
 from common.explanations.localization import controls, difference, leads, relevance_mass
 from common.explanations.maps import PairScore, activations, enlarge, integrated_gradients, pair_integrated_gradients
 from common.flowers.painting import rgb
@@ -177,15 +177,11 @@ def gained(measures: dict, maps: Sequence[str], rivals: Sequence[str], pictures:
                       for name, rival in product(maps, rivals) if name != rival], ignore_index=True)  # fmt: skip
 
 
-def marked(measures: dict, pictures: int) -> tuple[dict, pd.DataFrame]:
-    """What maps get in the tests that know the flower, as name -> words, and a table of their `leads`; see `gained`."""
-    words, tables = dict.fromkeys(measures, ""), [pd.DataFrame()]
-    for metric in [metric for metric in next(iter(measures.values())) if metric in WORDS]:
-        one = {name: known[metric] for name, known in measures.items()}
-        for name, measure in one.items():
-            words[name] += f"\n{WORDS[metric].split()[-1]} {measure(np.ones((1, pictures)))[0]:.2f}"
-        tables.append(leads(one, pictures).assign(panel=WORDS[metric]))
-    return words, pd.concat(tables)
+def over_controls(measures: dict, pictures: int) -> pd.DataFrame:
+    """By how much maps beat their controls in the tests that know the flower: a panel of `leads` each; see `gained`."""
+    tables = [leads({name: known[metric] for name, known in measures.items()}, pictures).assign(panel=WORDS[metric])
+              for metric in next(iter(measures.values())) if metric in WORDS]  # fmt: skip
+    return pd.concat([pd.DataFrame(), *tables])
 
 
 def robust_less_standard(models: dict, first, second, parts=None, flowers=(), control=None, rounds: int = 1000):
@@ -353,6 +349,15 @@ class Pairs(NamedTuple):
         return {metric: lambda weights, metric=metric: np.mean([one[metric](weights) for one in rated], axis=0)
                 for metric in rated[0]}  # fmt: skip
 
+    def petals_lost(self) -> dict[str, Tensor]:
+        """The first pictures as they are, and without what is seen of their petals in three ways: name -> pictures."""
+        petals = torch.from_numpy(self.masks == PETAL).to(self.first.device)[:, None]
+        over = {"blurred": blurred(self.first), "covered": self.first.mean((2, 3), keepdim=True)}
+        lost = {way: torch.where(petals, instead, self.first) for way, instead in over.items()}
+        drawn = [interventions(*flower, self.first.shape[-1]) for flower in self.flowers]
+        bare = np.stack([made.get("no petals", made[UNCHANGED])[1] for made in drawn])
+        return {UNCHANGED: self.first, **lost, "not drawn": as_float(torch.from_numpy(bare)).to(self.first)}
+
 
 def pairs_to_explain(config: Config, image_set: ImageSet, pairs, model: nn.Module, count: int = 32) -> Pairs:
     """So many pairs of one species, by chance; known masks show the first picture's flower, not it alone."""
@@ -378,9 +383,10 @@ def other_partners(labels) -> list[int]:
     return [int(places[np.argmax(np.asarray(labels)[places] != labels[places[0]])]) for places in ahead]
 
 
-def drawn_again(pairs: Pairs, place: int, effects: pd.DataFrame, size: int = 192) -> dict:
-    """A pair's first flower in large, as it is, and changed: words, with its score or fall in `effects` -> picture."""
+def drawn_again(image_set: ImageSet, pairs: Pairs, place: int, effects: pd.DataFrame, size: int = 192) -> dict:
+    """A pair's first flower in large, as it is, and changed, and its partner: words, with score or fall -> picture."""
     versions, mine = interventions(*pairs.flowers[place], size), effects[effects["picture"] == place]
     falls = mine[mine["part"] != "leaf"].set_index("intervention")["fall"]
     shown = {f"{UNCHANGED}\nscore {pairs.scores[place]:.2f}": versions[UNCHANGED][1]}
-    return shown | {f"{name}\nfall {fall:.2f}": versions[name][1] for name, fall in falls.items() if name in versions}
+    shown |= {f"{name}\nfall {fall:.2f}": versions[name][1] for name, fall in falls.items() if name in versions}
+    return shown | {"compared\nwith": images_to_show(image_set, pairs.rows[place], size)[1]}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from toys import config, cosine_model, pair_model
 
-from common.datasets import load_images
+from common.datasets import images_to_show, load_images
 from common.datasets.batches import as_float
 from common.evaluation.metrics import interval
 from common.explanations import ground_truth as truth
@@ -233,20 +233,23 @@ def test_robust_models_are_held_against_standard_ones_over_a_control_in_each(pai
     assert truth.robust_less_standard({"standard": {"triplet": one}}, first, second, control=blob, rounds=5)[1].empty
 
 
-def test_a_flower_is_drawn_again_in_large_with_the_scores_it_has():
-    rows = [(1, "no petals", "petal", 0.5), (1, "other color", "petal", -0.1), (1, "no leaves", "leaf", 0.2)]
-    rows += [(0, "no center", "center", 0.3)]
-    effects = pd.DataFrame(rows, columns=["picture", "intervention", "part", "fall"])
-    pairs = truth.Pairs(*[None] * 4, [0.1, 0.8], None, [None, (TABLE[0], 3)])
-    shown = truth.drawn_again(pairs, 1, effects, 48)
-    assert [*shown] == ["as it is\nscore 0.80", "no petals\nfall 0.50", "other color\nfall -0.10"], "without leaves"
-    np.testing.assert_array_equal(shown["no petals\nfall 0.50"], render(TABLE[0], 3, 48, without="petals").image)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     made = config(tmp_path_factory.mktemp("shortcut"))
     return replace(made, species=3, pictures_per_species=12, image_size=SIZE, pretrained=False)
+
+
+def test_a_flower_is_drawn_again_in_large_with_the_scores_it_has(run):
+    rows = [(1, "no petals", "petal", 0.5), (1, "other color", "petal", -0.1), (1, "no leaves", "leaf", 0.2)]
+    rows += [(0, "no center", "center", 0.3)]
+    effects = pd.DataFrame(rows, columns=["picture", "intervention", "part", "fall"])
+    images, rows = load_images(run), np.array([[0, 1, 13], [3, 4, 14]])
+    pairs = truth.Pairs(rows, *[None] * 3, [0.1, 0.8], None, [None, (TABLE[0], 3)])
+    shown = truth.drawn_again(images, pairs, 1, effects, 48)
+    words = ["as it is\nscore 0.80", "no petals\nfall 0.50", "other color\nfall -0.10", "compared\nwith"]
+    assert [*shown] == words, "without leaves"
+    np.testing.assert_array_equal(shown["compared\nwith"], images_to_show(images, [4], 48)[0])
+    np.testing.assert_array_equal(shown["no petals\nfall 0.50"], render(TABLE[0], 3, 48, without="petals").image)
 
 
 def test_pairs_to_explain_are_of_one_species_the_most_alike_first_and_show_the_flower(run):
@@ -265,6 +268,12 @@ def test_pairs_to_explain_are_of_one_species_the_most_alike_first_and_show_the_f
     assert (images.labels[pairs.rows[:, 0]] != images.labels[pairs.rows[:, 2]]).all(), "a wrong partner"
     np.testing.assert_array_equal(pairs.masks, parts[pairs.rows[:, 0]])
     np.testing.assert_array_equal(render(*pairs.flowers[0], SIZE).image, images.images[pairs.rows[0, 0]])
+    ways, petals = pairs.petals_lost(), (pairs.masks == PARTS.index("petal"))[:, None]
+    for way in ("blurred", "covered"):
+        np.testing.assert_array_equal(np.where(petals, first, ways[way]), ways["as it is"], "petals only")
+        assert (ways[way] != first).any()
+    bare = floats(render(*one, SIZE, without="petals").image for one in pairs.flowers)
+    np.testing.assert_array_equal(ways["not drawn"], bare)
     plain = truth.pairs_to_explain(run, replace(images, parts=None, name="photographs"), rows, model, count=2)
     assert len(plain.rows) == 2 and plain.masks is None and plain.flowers == []
     maps = [np.ones((3, SIZE, SIZE)), np.array(pairs.masks, float)]
