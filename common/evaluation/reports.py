@@ -250,6 +250,23 @@ def evaluate_all(trained: dict, seeds, image_set: ImageSet, splits: Splits) -> t
     return tested, pd.concat(rows, ignore_index=True)
 
 
+def feature_report(features: dict[str, np.ndarray], labels, splits: Splits, seed: int) -> pd.DataFrame:
+    """The ledger's rows of features that need no training, name -> (N, D), by cosine: the reports of each test.
+
+    As in `evaluate`, the threshold is fitted on validation.
+    """
+    rows = []
+    for protocol, pairs in splits.pairs.items():
+        test = splits.parts[protocol]["test"]
+        for name, vectors in features.items():
+            scores = {part: metrics.cosine_scores(vectors, pairs[part]) for part in ("validation", "test")}
+            threshold = metrics.fit_threshold(scores["validation"], pairs["validation"][:, 2], "validation")
+            decided = verification_report(scores["test"], pairs["test"], threshold)
+            both = [decided, retrieval_report(vectors[test], labels[test])]
+            rows.append(pd.concat(both).assign(protocol=protocol, approach=name))
+    return pd.concat(rows, ignore_index=True).assign(variant="standard", split="test", seed=seed, train_seconds=0.0)
+
+
 def frozen_report(config: Config, backbone: str, image_set: ImageSet, splits: Splits) -> pd.DataFrame:
     """The backbone as it comes, untrained on these pictures: the rows every training has to beat.
 

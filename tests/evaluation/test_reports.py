@@ -272,6 +272,19 @@ def test_the_frozen_backbone_is_judged_by_its_pooled_features(run, pictures, spl
     assert "class_accuracy" not in set(reports.frozen_report(run, TINY, pictures, open_only)["metric"])
 
 
+def test_features_are_judged_as_a_model_of_the_same_embeddings(pictures, splits):
+    net, labels = model().eval(), pictures.labels
+    features = {"raw pixels": embed(net, pictures.images), "color": np.eye(len(labels))[labels] + 0.1}
+    report = reports.feature_report(features, labels, splits, 7)
+    for protocol in splits.protocols:
+        of_one = report.query("protocol == @protocol and approach == 'raw pixels'").reset_index(drop=True)
+        expected = reports.evaluate(net, pictures, splits, protocol).report
+        pd.testing.assert_frame_equal(of_one[COLUMNS], expected[COLUMNS], atol=1e-5)
+    assert (report.query("approach == 'color' and metric in ['roc_auc', 'map_at_r']")["value"] == 1).all()
+    same = dict(variant="standard", split="test", seed=7, train_seconds=0)
+    assert (report[list(same)] == pd.Series(same)).all(axis=None)
+
+
 def test_what_training_is_watched_by_is_asked_of_the_model(pictures, monkeypatch):
     net, pairs = model().eval(), all_pairs(pictures.labels, np.arange(0, 80, 4))
     scores, same = metrics.cosine_scores(embed(net, pictures.images), pairs), pairs[:, 2]
