@@ -243,21 +243,6 @@ def two_hills(scores, same, threshold: float, title: str, xlabel: str) -> Figure
     return figure
 
 
-def roc(curves: Mapping[str, tuple]) -> Figure:
-    """ROC curves: name -> the shares of different and same pairs accepted (T,), and a color; a dot at equal error."""
-    figure, axis = plt.subplots(figsize=(6.8, 5.5), layout="constrained")
-    figure.suptitle("All thresholds at once: the ROC curve")
-    for name, (accepts, hits, color) in curves.items():
-        axis.plot(accepts, hits, linewidth=2.5, color=color, label=name)
-        equal = np.argmin(np.abs(accepts - (1 - hits)))
-        axis.plot(accepts[equal], hits[equal], "o", color=color, markersize=9)
-    for way in ([0, 1], [1, 0]):  # chance, and equal errors
-        axis.plot([0, 1], way, ":", color="gray")
-    axis.legend(loc="lower right", labelcolor="linecolor", fontsize=13, reverse=True, framealpha=1)
-    axis.set(xlabel="share of different pairs that are accepted", ylabel="share of same pairs that are accepted")
-    return figure
-
-
 def staircase(scores, same) -> Figure:
     """A ROC curve over squares, a same and a different pair each, no score twice: shaded where the same pair wins."""
     s, d = (np.sort(scores[same == kind])[::-1] for kind in (1, 0))

@@ -48,7 +48,6 @@ MEASURES = {  # columns of a history, and what an axis says
     "validation": "validation ROC-AUC", "f1": "validation F1", "map_at_r": "MAP@R", "cross_entropy": "cross-entropy",
 }  # fmt: skip
 GRAY, PALE = np.array([0.299, 0.587, 0.114]), 160  # how bright a color is, and black where a map lies over
-PART_COLORS = np.array([[70, 70, 70], [70, 160, 70], [220, 90, 160], [250, 210, 70]], np.uint8)  # by mask value
 
 
 def show(figure: Figure, caption: str, alt: str | None = None, lossless: bool = False) -> None:
@@ -171,11 +170,6 @@ def retrieval_gallery(queries, found, right, titles: Sequence[Sequence[str]], ti
     figure = contact_sheet(np.concatenate(images), np.ravel(titles), images.shape[1], title, right=judged)
     figure.axes[0].images[0].set_label(f"{len(images)} queries, each with {images.shape[1] - 1} pictures found for it")
     return figure
-
-
-def paint_parts(parts) -> np.ndarray:
-    """Color part masks uint8 (..., H, W) for the eye: uint8 (..., 3, H, W), in PART_COLORS."""
-    return np.moveaxis(PART_COLORS[parts], -1, -3)
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:

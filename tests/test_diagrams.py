@@ -69,13 +69,6 @@ def test_two_hills_say_what_a_threshold_does_wrong():
     assert "rejects: 67%" in words(diagrams.two_hills(scores, same, 0.9, "hills", "cosine"))
 
 
-def test_roc_marks_equal_errors():
-    curve = np.array([0, 0.25, 1]), np.array([0, 0.75, 1]), "black"
-    axis = diagrams.roc({"color": curve}).axes[0]
-    assert axis.lines[1].get_xydata().tolist() == [[0.25, 0.75]]
-    assert axis.get_legend_handles_labels()[1] == ["color"]
-
-
 def test_a_staircase_shades_the_squares_below_the_curve():
     figure = diagrams.staircase(np.array([0.2, 0.9, 0.3, 0.4, 0.7, 0.8]), np.array([0, 1, 0, 1, 0, 1]))
     (axis,) = figure.axes

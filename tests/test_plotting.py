@@ -15,7 +15,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from common import plotting
-from common.flowers.species import PARTS
 
 matplotlib.use("Agg")
 RANDOM = np.random.default_rng(0)
@@ -188,15 +187,6 @@ def test_long_titles_are_broken_before_they_meet():
     figure.savefig(io.BytesIO(), format="png", dpi=30)
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert boxes[0].x1 < boxes[1].x0 and boxes[1].x1 < boxes[2].x0
-
-
-def test_masks_are_painted_in_one_color_a_part():
-    parts = np.arange(4, dtype=np.uint8).reshape(1, 2, 2)
-    painted = plotting.paint_parts(parts)
-    assert painted.shape == (1, 3, 2, 2) and painted.dtype == np.uint8 and len(plotting.PART_COLORS) == len(PARTS)
-    background, leaf, petal, center = painted[0].reshape(3, 4).T.astype(int)
-    assert np.ptp(background) == 0 and leaf.argmax() == 1 and petal.argmin() == 1 and center.argmin() == 2
-    np.testing.assert_array_equal(plotting.paint_parts(parts[0]), painted[0])
 
 
 def test_intervals_show_their_numbers():
