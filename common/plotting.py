@@ -9,7 +9,6 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -280,14 +279,12 @@ def intervals(
 
 
 def strips(
-    panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, band: Sequence = (), starts: Sequence = (),
-    zones: Sequence = (), zero=False,
-) -> Figure:  # fmt: skip
+    panels: dict[str, Mapping], title: str, xlabel: str, ylabel: str, starts: Sequence = (), zero=False
+) -> Figure:
     """Dots in rows, one panel with its own scale for each entry: its title -> row -> value or values.
 
-    All panels have the same rows. With `zero` a dashed line stands at 0. A `band` from one value to another is shaded,
-    with a line where it begins; `zones` are names, above the frame, of what lies before it, in it and behind it. With
-    `starts`, one for each panel, bars lead from there to the means of the rows, whose numbers stand beside them.
+    All panels have the same rows. With `zero` a dashed line stands at 0. With `starts`, one for each panel, bars lead
+    from there to the means of the rows, whose numbers stand beside them.
     """
     across, rows = min(3, len(panels)), max(map(len, panels.values()))
     down = -(-len(panels) // across)
@@ -309,12 +306,6 @@ def strips(
         if zero:
             axis.axvline(0, color="black", linestyle="--", linewidth=2, zorder=0.6)
         axis.set_xlim(left=start)
-        if len(band):
-            axis.axvspan(*band, color="tab:orange", alpha=0.25, zorder=0)
-            axis.axvline(band[0], color="tab:green", linewidth=3, zorder=0)
-            (left, right), looks = axis.get_xlim(), dict(ha="center", va="bottom", fontsize=13)
-            for zone, ends in zip(zones, pairwise((left, *band, right)), strict=False):
-                axis.text(sum(ends) / 2, 1.02, zone, transform=axis.get_xaxis_transform(), **looks)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     return figure

@@ -64,7 +64,7 @@ FIGURES = {
     "with_key": lambda: plotting.with_key(plotting.contact_sheet(WIDE, list("abc"), title=TITLE)),
     "beside": lambda: plotting.beside({"it": WIDE[0], "other": WIDE[1], "map": MAPS[1]}, TITLE, 3, 2.0),
     "intervals": lambda: plotting.intervals(RANGES, TITLE, "ROC-AUC", "approach"),
-    "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss", band=(0.3, 0.5)),
+    "strips": lambda: plotting.strips(STRIPS, TITLE, "MAP@R", "loss"),
     "lines": lambda: plotting.lines(LINES, TITLE, "eps (1/255)", "accuracy", LINES - 0.1, LINES + 0.05),
     "dot_panels": lambda: plotting.dot_panels(DOTS.set_axis([7] * 4), TITLE, "ROC-AUC", "approach"),
     "compared": lambda: plotting.compared(COMPARED, TITLE, "ROC-AUC", "negatives"),
@@ -215,14 +215,9 @@ def test_strips_show_every_value_in_its_row_and_panel():
     axes = FIGURES["strips"]().axes
     assert [axis.get_title() for axis in axes[:4]] == [*STRIPS] and not axes[4].axison
     for axis in axes[:4]:
-        one, other, none, start = axis.lines
+        one, other, none = axis.lines
         assert one.get_xydata().tolist() == [[0.1, 0], [0.2, 0]] and other.get_xydata().tolist() == [[0.6, 1]]
-        assert not len(none.get_xydata()) and set(start.get_xdata()) == {0.3}
-        assert axis.patches[0].get_extents().transformed(axis.transData.inverted()).x1 == pytest.approx(0.5)
-    zones = plotting.strips(STRIPS, TITLE, "x", "y", (0.3, 0.5), zones=("near", "inside", "far")).axes[0]
-    assert words(zones.texts) == ["near", "inside", "far"]
-    near, inside, far = (text.get_position()[0] for text in zones.texts)
-    assert near < 0.3 < inside < 0.5 < far, "each stands above its zone"
+        assert not len(none.get_xydata())
     left, right = plotting.strips(STRIPS, TITLE, "x", "y", zero=True).axes[0].get_xlim()
     assert left < 0 < right, "0 is in sight"
     shown = [axis.yaxis.get_tick_params()["labelleft"] for axis in axes[:4]]
