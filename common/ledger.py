@@ -31,7 +31,8 @@ WORDS = {"chance": "random numbers", "color_histogram": "color", "cross_entropy"
 WORDS |= {"roc_auc": "ROC-AUC", "precision_at_1": "P@1", "map_at_r": "MAP@R"}
 WORDS["pair_cross_entropy"] = "pair cross-entropy"
 READABLE = WORDS | {"closed_set": "known species", "open_set": "new species"}
-READABLE |= {"rendered": "drawn flowers", "flowers102": "photographs"}
+READABLE |= {"rendered": "drawn flowers", "flowers102": "photographs", "caltech101": "objects"}
+READABLE |= {"att_faces": "faces", "reid": "persons"}
 HEADLINE = 4  # radius of the attack in the scoreboard, in 255ths (protocol rule 11)
 SCOREBOARD = {  # metric -> column
     "roc_auc": "verification: ROC-AUC",
