@@ -21,10 +21,16 @@ def store(address: Path | str, name: str, batches: Iterable[np.ndarray]):
     ImportError, saying what to install, where Milvus is missing.
     """
     client, count = connect(address), 0
+    from pymilvus import DataType
+
+    kind = "AUTOINDEX" if "://" in str(address) else "FLAT"  # of a million, a file's own index takes ten minutes
     client.drop_collection(name)
     for batch in batches:
         if not count:
-            client.create_collection(name, dimension=batch.shape[1], metric_type="COSINE", consistency_level="Strong")
+            schema = client.create_schema().add_field("id", DataType.INT64, is_primary=True)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=batch.shape[1])
+            index = client.prepare_index_params("vector", index_type=kind, metric_type="COSINE")
+            client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
         unit = normalize(batch).astype(np.float32)
         for start in range(0, len(unit), BATCH):
             part = unit[start : start + BATCH]
