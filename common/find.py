@@ -73,7 +73,8 @@ class Collection:
 def collect(folder: Path | str, model: nn.Module, content: dict | None = None, cache: Path | None = None) -> Collection:
     """Embed all pictures of a folder, at any depth, or of an archive, and keep that in a file.
 
-    Later only new and changed files (by size or time) are embedded; for another model, all. Damaged ones are named.
+    Later only new and changed files (by size or time) are embedded; for another model, all. Damaged ones are named;
+    what cannot be read now too, and is tried again next time.
 
     Args:
         content: of the model's checkpoint, see `checkpoints.load`: it says how pictures are prepared. Without it, they
@@ -94,11 +95,13 @@ def collect(folder: Path | str, model: nn.Module, content: dict | None = None, c
     stamps = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
     rows = {file: row for file, row in _read(kept).items() if row[0] == stamps.get(file)}  # of stamp, result
     if new := [file for file in stamps if file not in rows]:
-        rows |= {file: (stamps[file], result) for file, result in _embedded(model, root, new, framing)}
+        for picture, result in _embedded(model, root, new, framing):  # without a stamp it is tried again
+            rows[picture.path] = [] if picture.passing else stamps[picture.path], result
         write_whole(kept, lambda temporary: _write(temporary, rows))
     damaged = {file: result for file, (_, result) in sorted(rows.items()) if isinstance(result, str)}
     for file in list(damaged)[:NAMED]:
-        print(f"Damaged and left out: {printable(file)} ({damaged[file]})", file=sys.stderr)
+        told = "Damaged" if rows[file][0] else "Cannot be read now"
+        print(f"{told} and left out: {printable(file)} ({damaged[file]})", file=sys.stderr)
     if len(damaged) > NAMED:
         print(f"... and {len(damaged) - NAMED} more damaged files, {len(damaged)} in all", file=sys.stderr)
     files = [file for file in sorted(rows) if file not in damaged]
@@ -267,8 +270,8 @@ def _digest(model: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
-def _embedded(model: nn.Module, root: Path, files: list[str], framing: dict) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Each file and its embedding (D,), or the reason why it has none."""
+def _embedded(model: nn.Module, root: Path, files: list[str], framing: dict) -> Iterator[tuple]:
+    """Each file's `Picture` and its embedding (D,), or the reason why it has none."""
     with tqdm(total=len(files), desc="embedding", leave=False, unit="picture") as progress:
         for start in range(0, len(files), BATCH):
             entries = [Entry(file, -1) for file in files[start : start + BATCH]]
@@ -277,7 +280,7 @@ def _embedded(model: nn.Module, root: Path, files: list[str], framing: dict) -> 
             images = list(map(in_gray, images)) if framing["grayscale"] else images
             vectors = iter(embed(model, np.stack(images)) if images else ())
             for picture in pictures:
-                yield picture.path, picture.problem or next(vectors)
+                yield picture, picture.problem or next(vectors)
             progress.update(len(pictures))
 
 

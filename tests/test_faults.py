@@ -8,8 +8,10 @@ import json
 import os
 import pwd
 import re
+import sys
 import tarfile
 import zipfile
+from contextlib import contextmanager, redirect_stderr
 from itertools import count
 from pathlib import Path
 
@@ -617,6 +619,38 @@ def disk_full_at_a_checkpoint(world):
     with pytest.raises(OSError, match="No space left on device") as raised:
         world.save(net=model(3, seed=1))
     print(raised.value)
+
+
+@contextmanager
+def failing(world, name):
+    """A drive that cannot read the files of one name, while it lasts."""
+    def fails(path, read=Path.read_bytes):
+        if path.name == name:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    with world.patch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        yield
+
+
+@fault
+def drive_fails_while_decoding(world):
+    world.folder()
+    yield
+    with failing(world, "1.jpg"), pytest.raises(OSError, match="cannot be read now") as raised:
+        world.load()
+    print(raised.value)
+    world.load()
+
+
+@fault
+def drive_fails_in_a_search(world):
+    root, net = world.folder(), ColorAndLayout()
+    yield
+    with failing(world, "1.jpg"), redirect_stderr(sys.stdout):
+        assert len(collect(root, net)) == 4
+    world.pictures = collect(root, net)
 
 
 @fault

@@ -51,6 +51,7 @@ class Picture:
     mode: str = "RGB"  # Pillow's mode of the file
     bytes: int = 0  # size of the file
     problem: str = ""
+    passing: bool = False  # whether the problem is the drive's or the memory's, not the file's
     split: str | None = None
     parts: np.ndarray | None = None  # uint8, H x W, values index PARTS
     factors: dict | None = None  # what the picture was generated from
@@ -67,12 +68,14 @@ def read_picture(file: Path, size: int, squeeze: bool = False, segmentation: Pat
     With `squeeze` all of it is resized, out of proportion, so that nothing is cropped. Transparency is laid over
     white; deeper samples become 8 bits. `segmentation` is a second file of the same picture, NOT_FLOWER but for the
     flower; it becomes `parts`, background and petal. Returns a `Picture` with label -1. Raises `DamagedPicture` with
-    the file and the reason, and ValueError for a segmentation that is damaged or of another size.
+    the file and the reason, ValueError for a segmentation that is damaged or of another size, and OSError or
+    MemoryError where the file cannot be read now, which says nothing about the picture.
     """
+    length = Path(file).stat().st_size
+    data = Path(file).read_bytes() if length <= LARGEST else b""
     try:
-        if (length := Path(file).stat().st_size) > LARGEST:
+        if length > LARGEST:
             raise ValueError(f"the file has {length >> 20} MB, more than a picture's {LARGEST >> 20}")
-        data = Path(file).read_bytes()
         if not data:
             raise ValueError("the file is empty")
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
@@ -81,6 +84,8 @@ def read_picture(file: Path, size: int, squeeze: bool = False, segmentation: Pat
             picture.load()
             orientation = _orientation(picture)
             image = _framed(_to_rgb(picture), orientation, size, squeeze, Image.Resampling.BICUBIC)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files raise nearly anything, from struct.error to SyntaxError
         raise DamagedPicture(f"{file}: {_reason(error)}") from error
     parts = None
@@ -150,7 +155,7 @@ def in_gray(image: np.ndarray) -> np.ndarray:
 def read_pictures(root: Path, entries: list[Entry], **framing) -> Iterator[Picture]:
     """Decode files below `root` with a few threads, in order, with only a few pictures in memory at a time.
 
-    `framing` is the size and squeeze of `read_picture`. A damaged file has a `problem` in the place of an image.
+    `framing` is the size and squeeze of `read_picture`. A damaged or unreadable file has a `problem`, no image.
     """
     def read(entry):
         file = root / entry.path
@@ -159,6 +164,8 @@ def read_pictures(root: Path, entries: list[Entry], **framing) -> Iterator[Pictu
         except DamagedPicture as error:
             size = file.stat().st_size if file.exists() else 0
             picture = Picture(None, -1, "", mode="", bytes=size, problem=str(error).removeprefix(f"{file}: "))
+        except (OSError, MemoryError) as error:
+            picture = Picture(None, -1, "", mode="", problem=reason(error), passing=True)
         return replace(picture, label=entry.label, path=entry.path, split=entry.split)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside Python's global lock

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from common.config import Config
 from common.datasets.decoding import Entry, Picture, in_gray, read_pictures
-from common.datasets.files import digest, sweep, whole
+from common.datasets.files import digest, printable, sweep, whole
 
 CACHE_VERSION = 2  # raise it whenever the same file would give other bytes: caches made before are then left alone
 COLUMNS = ["path", "label", "width", "height", "mode", "bytes", "problem"]
@@ -64,7 +64,8 @@ def cached(config: Config, key: dict, class_names: list[str], pictures: Iterable
 
     `key` (JSON types) must hold all that changes the bytes. `pictures`, best a generator, are of one size and not
     gathered in memory; their labels index `class_names`. Damaged ones stay out of the arrays but in `files`; a class
-    left without a picture is dropped and the labels close up. Raises ValueError for fewer than two classes.
+    left without a picture is dropped and the labels close up. Raises ValueError for fewer than two classes, and OSError
+    for a file that cannot be read now: a cache without it would stay too small after the fault has passed.
     """
     name = config.dataset_name
     identity = digest([CACHE_VERSION, name, {**key, "grayscale": config.grayscale}, class_names])
@@ -90,6 +91,9 @@ def _write(folder: Path, name: str, class_names: list[str], pictures: Iterable[P
     rows, hashes, splits, factors, shape, masks = [], [], [], [], None, 0
     with open(folder / "images.bin", "wb") as images, open(folder / "parts.bin", "wb") as parts:
         for picture in pictures:
+            if picture.passing:
+                raise OSError(f"{printable(picture.path)} cannot be read now ({picture.problem}): nothing is kept; "
+                              "make it readable or take it away, and run again")
             rows.append([getattr(picture, column) for column in COLUMNS])
             if picture.image is None:
                 continue

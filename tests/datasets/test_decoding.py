@@ -111,12 +111,10 @@ def test_a_truncated_picture_is_named(tmp_path, form, share, options):
 
 
 @pytest.mark.parametrize("content, reason", [
-    (b"", "empty"), (bytes(5000), "not a picture"), (huge_png(), "exceeds limit"), (None, "No such file"),
+    (b"", "empty"), (bytes(5000), "not a picture"), (huge_png(), "exceeds limit"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture")])  # starts Ghostscript
 def test_what_is_not_a_picture_says_why(tmp_path, content, reason):
-    path = tmp_path / "odd name.jpg"
-    if content is not None:
-        write(path, content)
+    path = write(tmp_path / "odd name.jpg", content)
     with pytest.raises(DamagedPicture, match=reason) as caught:
         read_picture(path, 16)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
@@ -131,6 +129,19 @@ def test_any_corruption_gives_a_picture_or_the_one_error(form, random, count):
         content[random.randrange(len(content))] = random.randrange(256)
     with suppress(DamagedPicture):
         assert decoded(bytes(content)).shape == (32, 32, 3)
+
+
+def test_what_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="gone"):
+        read_picture(tmp_path / "gone.jpg", 16)
+    write(tmp_path / "0.png", encoded(smooth(0), "PNG"))
+    (tmp_path / "1.png").symlink_to("/proc/self/mem" if Path("/proc/self/mem").exists() else "gone")  # a real EIO
+    zero, one = read_pictures(tmp_path, [Entry("0.png", 3), Entry("1.png", 4)], size=16)
+    assert zero.image is not None and not zero.passing
+    assert one.image is None and one.passing and "Errno" in one.problem and (one.label, one.path) == (4, "1.png")
+    monkeypatch.setattr(decoding, "_to_rgb", lambda _: bytes(2**62))
+    (full,) = read_pictures(tmp_path, [Entry("0.png", 3)], size=16)
+    assert full.passing and full.problem
 
 
 def flower_in(width: int, height: int) -> np.ndarray:
