@@ -95,9 +95,11 @@ def collect(folder: Path | str, model: nn.Module, content: dict | None = None, c
     stamps = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
     rows = {file: row for file, row in _read(kept).items() if row[0] == stamps.get(file)}  # of stamp, result
     if new := [file for file in stamps if file not in rows]:
-        for picture, result in _embedded(model, root, new, framing):  # without a stamp it is tried again
-            rows[picture.path] = [] if picture.passing else stamps[picture.path], result
-        write_whole(kept, lambda temporary: _write(temporary, rows))
+        try:
+            for picture, result in _embedded(model, root, new, framing):  # without a stamp it is tried again
+                rows[picture.path] = [] if picture.passing else stamps[picture.path], result
+        finally:  # who interrupts an hour's work keeps what is done
+            write_whole(kept, lambda temporary: _write(temporary, rows))
     damaged = {file: result for file, (_, result) in sorted(rows.items()) if isinstance(result, str)}
     for file in list(damaged)[:NAMED]:
         told = "Damaged" if rows[file][0] else "Cannot be read now"

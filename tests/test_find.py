@@ -83,6 +83,25 @@ def test_only_what_changed_is_embedded_again(folder, net, tmp_path, embedded):
     np.testing.assert_allclose(rows["empty.png"], rows[second], atol=1e-5)
 
 
+def test_what_was_embedded_before_an_interruption_is_kept(folder, net, tmp_path, monkeypatch, embedded):
+    monkeypatch.setattr(module, "BATCH", 5)
+    counted = module.embed
+
+    def interrupted(*given):
+        if len(embedded) == 2:
+            raise KeyboardInterrupt
+        return counted(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "embed", interrupted)
+        collect(folder, net, cache=tmp_path)
+    done = sum(embedded)
+    assert 0 < done < 12 and not [*tmp_path.rglob("*.part")]
+    resumed = collect(folder, net, cache=tmp_path)
+    assert sum(embedded) == 12 and len(resumed) == 12
+    np.testing.assert_allclose(resumed.embeddings, collect(folder, net, cache=tmp_path / "new").embeddings, atol=1e-5)
+
+
 def test_each_model_has_its_own_and_a_damaged_file_is_made_again(folder, net, tmp_path, embedded, capsys):
     collect(folder, net, cache=tmp_path)
     collect(folder, model(embedding_size=8, seed=1), cache=tmp_path)
