@@ -8,7 +8,7 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from common.backbones import EmbeddingNet, embed, evaluation_mode
 from common.checkpoints import load
-from common.config import CACHE, Config, setup
+from common.config import CACHE, ROOT, Config, setup
 from common.datasets.batches import as_float
 from common.datasets.decoding import Entry, in_gray, is_picture, read_picture, read_pictures
 from common.datasets.files import digest, files_below, printable, unpack, write_whole
@@ -34,6 +34,7 @@ BACKBONE = "mobilenetv2_100"  # 14 MB to fetch, once; it embeds 10 to 50 picture
 BATCH = 64  # pictures in memory at a time
 SHOWN = 224  # pixels of a side in the sheets
 NAMED = 10  # so many damaged files are named one by one
+SHEETS = ("found.png", "why.png")
 VERSION = 1  # raise it whenever the same file and model would give another embedding
 
 
@@ -150,6 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     which.add_argument("--backbone", metavar="NAME", help=f"a timm model with ImageNet weights (default: {BACKBONE})")
     parser.add_argument("--number", type=int, default=10, help="how many to find (default: 10)")
     parser.add_argument("--why", action="store_true", help="also draw what made each of them similar, as why.png")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/found", help="where to draw (default: %(default)s)")
     given = parser.parse_args(arguments)
     try:
         _answer(given, setup(profile="standard"))
@@ -164,7 +166,10 @@ def _answer(given: argparse.Namespace, config: Config) -> None:
         raise ValueError(f"--number is {given.number}: ask for 1 picture or more")
     model, content = _chosen(given, config)
     model.to(config.device).eval()
-    collection = collect(given.folder, model, content, config.cache)
+    every = collect(given.folder, model, content, config.cache)
+    sheets = [given.output.resolve() / name for name in SHEETS]  # of an earlier search, which are no answer
+    rows = [row for row, file in enumerate(every.files) if every.folder / file not in sheets]
+    collection = replace(every, files=[every.files[row] for row in rows], embeddings=every.embeddings[rows])
     table = find(given.query, collection, model, given.number)
     print(f"The {len(table)} of {len(collection)} pictures in {given.folder} most like {given.query.name}:")
     shown = table.assign(file=table["file"].map(printable), score=table["score"].map("{:.3f}".format))
@@ -206,7 +211,7 @@ def _online() -> bool:
 
 
 def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame, model: nn.Module) -> None:
-    """Write found.png and, if asked, why.png to the working folder."""
+    """Write found.png and, if asked, why.png to the folder given as output."""
     from common import plotting  # here, since it takes seconds to import
 
     files = [given.query, *(collection.folder / file for file in table["file"])]
@@ -214,7 +219,7 @@ def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame
     names = [_short(name) for name in (given.query.name, *table["file"])]
     titles = [f"query\n{names[0]}", *(f"{n}: {score:.3f}\n{names[n]}" for n, score in enumerate(table["score"], 1))]
     title = f"Most like {names[0]}, the most similar first"
-    _save(plotting.contact_sheet(larger, titles, 4, title, cell=2.2), "found.png")
+    _save(plotting.contact_sheet(larger, titles, 4, title, cell=2.2), given.output / SHEETS[0])
     if not given.why:
         return
     if isinstance(model, ColorAndLayout):
@@ -234,12 +239,13 @@ def _draw(given: argparse.Namespace, collection: Collection, table: pd.DataFrame
         titles += [f"query\nbeside {number}", f"{number}\n{score:.3f}"]
     if maps:
         title = "Why: red speaks for the similarity of a pair, blue against it"
-        _save(plotting.overlay(pictures, maps, titles, title, columns=4), "why.png")
+        _save(plotting.overlay(pictures, maps, titles, title, columns=4), given.output / SHEETS[1])
 
 
-def _save(figure, name: str) -> None:
-    figure.savefig(name, dpi=110, bbox_inches="tight")
-    print(f"Drawn: {Path(name).resolve()}")
+def _save(figure, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110, bbox_inches="tight")
+    print(f"Drawn: {file.resolve()}")
 
 
 def _short(file: str, most: int = 26) -> str:

@@ -172,7 +172,8 @@ def test_folders_without_pictures_say_what_to_do(tmp_path, net, folder):
 
 
 def test_the_command_prints_a_table_and_draws_sheets(folder, net, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    drawn = tmp_path / "runs" / "found"
     shutil.copy(folder / "0 0.png", folder / "a" / "copy $x$\n.png")
     checkpoint = trained(tmp_path, net)
     main([str(folder / "0 0.png"), str(folder), "--model", str(checkpoint), "--number", "3", "--why"])
@@ -180,12 +181,29 @@ def test_the_command_prints_a_table_and_draws_sheets(folder, net, tmp_path, monk
     assert "trained on made-up, where 0.250 and above is 'same'" in said and "The 3 of 13 pictures" in said
     assert "1  a/copy $x$\\n.png  1.000" in said and "Why number 1? It is the query's copy" in said
     for name in ("found.png", "why.png"):
-        with Image.open(tmp_path / name) as sheet:
-            assert min(sheet.size) > 200 and str(tmp_path / name) in said
+        with Image.open(drawn / name) as sheet:
+            assert min(sheet.size) > 200 and str(drawn / name) in said
+
+
+@pytest.mark.parametrize("options", [[], ["--output", "."], ["--output", "a/sheets"]])
+def test_a_search_finds_no_sheet_of_another_search_and_overwrites_no_picture(folder, monkeypatch, capsys, options):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(module, "ROOT", folder)
+    monkeypatch.setattr(module, "_chosen", fallback(module._chosen))
+    if not options:
+        shutil.copy("0 0.png", "found.png")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for _ in range(2):
+        main(["0 0.png", ".", "--number", "99", *options])
+    assert {path: path.read_bytes() for path in before} == before
+    said = capsys.readouterr().out.split("Model: ")[-1]
+    sheet = Path(options[1] if options else "runs/found") / "found.png"
+    assert sheet.exists() and f"Drawn: {sheet.resolve()}" in said
+    assert f" {sheet} " not in said and (options or " found.png " in said), "a picture of the user's own is found"
 
 
 def test_without_weights_it_says_so_and_compares_colors_and_layout(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "_online", lambda: False)
     monkeypatch.setattr(module.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))

@@ -89,10 +89,13 @@ def test_every_command_of_the_readme_is_one(line, tmp_path):
         for number, image in enumerate(np.moveaxis(pictures, 1, -1)):
             Image.fromarray(image).save(tmp_path / "my_pictures" / f"{number}.png")
         shutil.copy(tmp_path / "my_pictures" / "1.png", tmp_path / "query.jpg")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "SIMILARITY_CACHE": str(tmp_path)}
+        package = tmp_path / "installed"  # a copy, so that the sheets land in `tmp_path`
+        shutil.copytree(ROOT / "common", package / "common")
+        changes = {"PYTHONPATH": str(package), "HF_HUB_OFFLINE": "1", "SIMILARITY_CACHE": str(tmp_path)}
+        environment = os.environ | changes
         command = [sys.executable, *words[1:]]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0 and (tmp_path / "found.png").exists(), done.stderr
+        assert done.returncode == 0 and (tmp_path / "runs" / "found" / "found.png").exists(), done.stderr
     elif words[0] == "source":
         assert words[1:] == [".venv/bin/activate"] and "$(CURDIR)/.venv)" in (ROOT / "Makefile").read_text()
     else:
