@@ -300,9 +300,9 @@ class Shortcut(NamedTuple):
     def to_show(self, image_set: ImageSet, places) -> np.ndarray:
         """Pictures for the eye, with their squares: drawn flowers are drawn again in large."""
         large, small = images_to_show(image_set, self.rows[places]), next(iter(self.pictures.values()))[places]
-        times = large.shape[-1] // small.shape[-1]
-        square = self.where[places, None].repeat(times, 2).repeat(times, 3)
-        return np.where(square, small.repeat(times, 2).repeat(times, 3), large)
+        at = np.arange(large.shape[-1]) * small.shape[-1] // large.shape[-1]  # the small pixel under each large one
+        square, small = (one[..., at[:, None], at] for one in (self.where[places, None], small))
+        return np.where(square, small, large)
 
 
 def shortcut(config: Config, image_set: ImageSet, backbone: str, share: float = 0.33, kinds: int = 8) -> Shortcut:

@@ -287,6 +287,21 @@ def test_other_partners_are_the_next_of_another_species():
     assert truth.other_partners(np.array([1, 1])) == [0, 1], "there is no other"
 
 
+@pytest.mark.parametrize("size", [20, 64, 80, 128, 192, 200])
+def test_squares_are_shown_in_large_at_every_size(run, size):
+    images = load_images(replace(run, image_size=size, species=2, pictures_per_species=3))
+    telling, where = truth.plant_square(images.images, images.labels)
+    given = dict(suspects={}, truth={}, learned=[], new=[], pictures={"telling": telling}, where=where)
+    large = truth.Shortcut(**given, rows=np.arange(6), labels=images.labels).to_show(images, [0, 5])
+    drawn = truth.images_to_show(images, [0, 5])
+    assert large.shape == drawn.shape == (2, 3, max(size, 192), max(size, 192))
+    for place, shown, flower in zip([0, 5], large, drawn, strict=True):
+        color = telling[place][:, where[place]][:, :1, None]
+        square = (shown == color).all(0)
+        assert abs(square.mean() - where[place].mean()) < 0.02, "it covers the share that it has in the small picture"
+        np.testing.assert_array_equal(shown, np.where(square, color, flower))
+
+
 def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     learned, fit = [], truth.fit
     monkeypatch.setattr(truth, "SHORT", 1)
