@@ -65,6 +65,8 @@ def interventions(species: Species, instance: int, size: int) -> dict[str, tuple
     }
     made = {name: (part, render(species, instance, size, **change).image) for name, (part, change) in changes.items()}
     seen = {name: (part, image) for name, (part, image) in made.items() if (image != picture.image).any()}
+    for image in (picture.image, *(image for _, image in seen.values())):
+        image.setflags(write=False)  # who asks again gets the same ones
     return {UNCHANGED: ("", picture.image), **seen}
 
 

@@ -54,6 +54,14 @@ def test_each_intervention_touches_the_part_it_names():
     assert "no leaves" not in truth.interventions(TABLE[0], bare, SIZE)
 
 
+def test_what_is_drawn_once_cannot_be_painted_over():
+    made = truth.interventions(TABLE[1], 7, SIZE)
+    assert made is truth.interventions(TABLE[1], 7, SIZE) and len(made) > 3
+    for _, image in made.values():
+        with pytest.raises(ValueError, match="read-only"):
+            image[:] = 0
+
+
 def test_another_background_is_the_farthest_in_color():
     """Of all others, by the mean distance in CIELAB over the background's pixels; and far enough to be seen."""
     for species, instance in product(species_table(6), range(2)):
