@@ -380,7 +380,10 @@ def pairs_to_explain(config: Config, image_set: ImageSet, pairs, model: nn.Modul
 
 
 def other_partners(labels) -> list[int]:
-    """For each label the place of the next one, round the list, that is another; its own if there is none."""
+    """For each label the place of the next one, round the list, that is another. Raises ValueError if there is none."""
+    if (kinds := len(set(np.asarray(labels).tolist()))) < 2:
+        raise ValueError(f"the pairs show {kinds} species: give pairs of two or more, whose flowers do not fill the "
+                         "picture, so that each can be held against a wrong partner")
     ahead = [(place + np.arange(len(labels))) % len(labels) for place in range(len(labels))]
     return [int(places[np.argmax(np.asarray(labels)[places] != labels[places[0]])]) for places in ahead]
 

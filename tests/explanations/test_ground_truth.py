@@ -282,6 +282,8 @@ def test_pairs_to_explain_are_of_one_species_the_most_alike_first_and_show_the_f
         assert (ways[way] != first).any()
     bare = floats(render(*one, SIZE, without="petals").image for one in pairs.flowers)
     np.testing.assert_array_equal(ways["not drawn"], bare)
+    with pytest.raises(ValueError, match="the pairs show 0 species"):
+        truth.pairs_to_explain(run, replace(images, parts=np.zeros_like(images.parts)), rows, model)
     plain = truth.pairs_to_explain(run, replace(images, parts=None, name="photographs"), rows, model, count=2)
     assert len(plain.rows) == 2 and plain.masks is None and plain.flowers == []
     maps = [np.ones((3, SIZE, SIZE)), np.array(pairs.masks, float)]
@@ -292,7 +294,9 @@ def test_pairs_to_explain_are_of_one_species_the_most_alike_first_and_show_the_f
 
 def test_other_partners_are_the_next_of_another_species():
     assert truth.other_partners([4, 4, 7, 7, 4]) == [2, 2, 4, 4, 2]
-    assert truth.other_partners(np.array([1, 1])) == [0, 1], "there is no other"
+    for labels in ([], np.array([1, 1])):
+        with pytest.raises(ValueError, match=f"the pairs show {len(set(labels))} species: give pairs of two"):
+            truth.other_partners(labels)
 
 
 @pytest.mark.parametrize("size", [20, 64, 80, 128, 192, 200])
