@@ -17,6 +17,8 @@ from common.evaluation.metrics import average_precision, map_at_r, precision_at_
 
 SPARE = 16  # candidates that may be compared exactly beyond four for each neighbor asked for, which bounds memory
 CHUNK = 256  # queries, and gallery rows, compared at a time, which bounds memory
+CACHED = 2**11  # candidates compared at a time, which stay in a processor's cache
+LARGEST = 2**26  # rough cosines kept at a time, 256 MiB
 RANKS = (1, 5, 10)  # the k of CMC@k
 
 
@@ -139,28 +141,78 @@ def _rankings(queries, gallery, k, similarity, excluded) -> Iterator[tuple[np.nd
         raise ValueError("some embeddings are not finite: look for NaN or infinity in them")
     if similarity is None and gallery.device.type == "mps":  # Apple's has no float64
         queries, gallery = queries.cpu(), gallery.cpu()
-    count = len(gallery)
-    shortened = similarity is None and 4 * k < count  # a long ranking is as quick to compute exactly
-    if shortened:
-        asked, known, steps = _unit(queries), _unit(gallery), int((count / k) ** 0.5)
-        # Used again for each chunk, as new memory costs as much as a product; filled up to a whole grid.
-        grid = known.new_full((min(CHUNK, len(queries)), steps, -(-count // steps)), -torch.inf)
-    elif similarity is None:
+    if similarity is None and gallery.device.type == "cpu" and 4 * k < len(gallery):  # else all is as quick exactly
+        yield from _shortlisted(queries, gallery, k, excluded)
+        return
+    if similarity is None:
         queries, gallery = _exactly_unit(queries), _exactly_unit(gallery)
     for start in range(0, len(queries), CHUNK):
-        part = queries[start : start + CHUNK]
-        rows = np.arange(start, start + len(part))
-        if shortened:
-            values = grid[: len(part)].flatten(1)[:, :count]
-            torch.mm(asked[start : start + CHUNK], known.T, out=values)
-        else:
-            values = _similarities(part, gallery, similarity).float()
+        values = _similarities(queries[start : start + CHUNK], gallery, similarity).float()
+        rows = np.arange(start, start + len(values))
         if similarity is not None and not values.isfinite().all():
             raise ValueError("some similarities are not finite: look for NaN or infinity in the similarity")
         if excluded is not None:
             values.masked_fill_(torch.as_tensor(excluded(rows), device=values.device), -torch.inf)
-        ranked, order = _shortlisted(part, gallery, grid[: len(part)], k) if shortened else _best(values, k)
+        ranked, order = _best(values, k)
         yield rows, order.cpu().numpy(), ranked.cpu().numpy()
+
+
+def _shortlisted(queries, gallery, k, excluded) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`_rankings` by exact cosines, computed only for what rough ones say may be among the k best.
+
+    In NumPy, whose products and gathers are quicker than PyTorch's on a processor. The rough cosines of a query are a
+    grid, (S, T): its k best are no worse than the k best maxima of columns.
+    """
+    size = min(4 * CHUNK, max(128, LARGEST // len(gallery)), len(queries))
+    steps = int((len(gallery) / (2 * k)) ** 0.5)
+    # Used again for each chunk, as new memory costs as much as a product; filled up to a whole grid.
+    memory = np.full((size, steps, -(-len(gallery) // steps)), -np.inf, np.float32)
+    asked, known = _unit(queries).numpy(), _unit(gallery).numpy()
+    unit = _exactly_unit(queries).numpy()
+    stored = (gallery if gallery.dtype == torch.float32 else exact(gallery)).numpy()
+    for start in range(0, len(queries), size):
+        rows = np.arange(start, min(start + size, len(queries)))
+        grid = memory[: len(rows)]
+        values = grid.reshape(len(rows), -1)[:, : len(gallery)]
+        np.matmul(asked[rows], known.T, out=values)
+        if excluded is not None:
+            np.copyto(values, -np.inf, where=excluded(rows))
+        columns, listed = _candidates(grid, k)
+        if columns is None:  # many are alike, or too few are left
+            cosines = torch.from_numpy(unit[rows]) @ _exactly_unit(gallery).T
+            ranked, order = _best(cosines.float().where(torch.from_numpy(values > -np.inf), -torch.inf), k)
+            yield rows, order.numpy(), ranked.numpy()
+            continue
+        cosines, few = np.empty(columns.shape), max(1, CACHED // columns.shape[1])
+        for piece in (slice(first, first + few) for first in range(0, len(rows), few)):
+            near = stored.take(columns[piece], axis=0).astype(float, copy=False)
+            lengths = np.sqrt(np.einsum("cmd,cmd->cm", near, near))
+            cosines[piece] = np.einsum("cd,cmd->cm", unit[rows[piece]], near) / lengths.clip(1e-12)
+        cosines = np.where(listed, cosines, -np.inf).astype(np.float32)
+        order = (-cosines).argsort(axis=1, kind="stable")[:, :k]
+        yield rows, np.take_along_axis(columns, order, 1), np.take_along_axis(cosines, order, 1)
+
+
+def _candidates(grid: np.ndarray, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Columns that hold each query's k best, (C, M) as they lie in the gallery, and which of them count, bool (C, M).
+
+    None where a query has many.
+    """
+    maxima, most = grid.max(1), 4 * k + SPARE
+    least = np.partition(maxima, -k, axis=1)[:, -k] - 1e-5  # more than single precision rounds off
+    close = maxima >= least[:, None]
+    if close.sum(1).max() > most or not np.isfinite(least).all():
+        return None, None
+    row, column = close.nonzero()
+    found, step = (grid[row, :, column] >= least[row, None]).nonzero()
+    row, column = row[found], step * grid.shape[2] + column[found]
+    counts = np.bincount(row, minlength=len(grid))
+    if counts.max() > most:
+        return None, None
+    listed = np.arange(counts.max()) < counts[:, None]
+    columns = np.zeros(listed.shape, np.int64)
+    columns[listed] = np.sort(row * grid[0].size + column) % grid[0].size
+    return columns, listed
 
 
 def _exactly_unit(embeddings: Tensor) -> Tensor:
@@ -172,34 +224,6 @@ def _unit(embeddings: Tensor) -> Tensor:
     """The same in single precision, unless that cannot hold a row's length."""
     lengths = torch.linalg.vector_norm(embeddings.float(), dim=1, keepdim=True)
     return (embeddings / lengths.clamp(min=1e-12) if lengths.isfinite().all() else _exactly_unit(embeddings)).float()
-
-
-def _shortlisted(queries: Tensor, gallery: Tensor, grid: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`_best` of exact cosines, computed only for those whose rough values say that they may be among them.
-
-    The rough values of a query are a grid, (C, S, T): its k best are no worse than the k best maxima of columns.
-    """
-    maxima, most = grid.amax(1), 4 * k + SPARE
-    least = maxima.topk(k, sorted=False).values.amin(1) - 1e-5  # more than single precision rounds off
-    close = maxima >= least[:, None]
-    few = close.sum(1).max() <= most and least.isfinite().all()  # else many are alike, or too few are left
-    if few:
-        row, column = close.nonzero(as_tuple=True)
-        found, step = (grid[row, :, column] >= least[row, None]).nonzero(as_tuple=True)
-        row, place = row[found], step * grid.shape[2] + column[found]
-        counts = row.bincount(minlength=len(queries))
-        few = counts.max() <= most
-    if not few:
-        cosines = (_exactly_unit(queries) @ _exactly_unit(gallery).T).float()
-        return _best(cosines.where(grid.flatten(1)[:, : len(gallery)] > -torch.inf, -torch.inf), k)
-    place = (row * len(gallery) + place).sort().values % len(gallery)  # row by row, as they lie in the gallery
-    listed = torch.arange(int(counts.max()), device=row.device) < counts[:, None]
-    columns = torch.zeros_like(listed, dtype=torch.int64)
-    columns[listed] = place
-    near = exact(gallery[columns])
-    cosines = torch.einsum("cd,cmd->cm", _exactly_unit(queries), near) / near.norm(dim=2).clamp(min=1e-12)
-    ranked, order = _best(cosines.float().where(listed, -torch.inf), k)
-    return ranked, columns.gather(1, order)
 
 
 def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -215,7 +239,7 @@ def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _tensor(embeddings) -> Tensor:
-    return embeddings if isinstance(embeddings, Tensor) else torch.tensor(np.asarray(embeddings))
+    return torch.as_tensor(embeddings if isinstance(embeddings, Tensor) else np.asarray(embeddings))
 
 
 def _similarities(queries: Tensor, gallery: Tensor, similarity) -> Tensor:
