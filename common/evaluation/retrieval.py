@@ -27,7 +27,7 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar rows of a gallery for each query, the most similar first; ties keep the gallery's order.
 
-    All similarities are computed, a chunk at a time, on the device the gallery lies on.
+    Exact search, a chunk at a time, on the device the gallery lies on.
 
     Args:
         queries, gallery: float (Q, D) and (G, D), arrays or tensors.
