@@ -91,20 +91,6 @@ def in_words(rows):
     return rows.replace(WORDS).replace("_", " ", regex=True)
 
 
-def stored(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd.DataFrame:
-    """What `benchmarks` holds of a data set: each approach's mean over seeds, and its paired difference to one of them.
-
-    Columns metric, protocol, approach, value, low and high (the ends of the difference, NaN where none was measured);
-    of each metric and protocol the approach it is held `against` comes first.
-    """
-    keys, gaps = ["metric", "protocol", "approach"], differences(dataset, against, folder)
-    rows = pd.read_csv(folder / "results.csv").query("dataset == @dataset and profile == 'standard'")
-    rows = rows[rows["attack"].isna() & (rows["variant"] == "standard")].groupby(keys, as_index=False)["value"].mean()
-    table = rows.merge(gaps[[*keys, "low", "high"]], "left", keys)
-    table["later"] = table["approach"] != against
-    return table.sort_values(["metric", "protocol", "later"], kind="stable", ignore_index=True).drop(columns="later")
-
-
 def differences(dataset: str, against: str, folder: Path = ROOT / "benchmarks") -> pd.DataFrame:
     """The paired differences of approaches to one of them that `benchmarks` holds, over seeds: value, low and high.
 

@@ -429,16 +429,11 @@ def _rows(axis: Axes, names) -> None:
     axis.grid(False, axis="y")
 
 
-def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, low=None, high=None) -> Figure:
-    """One line a column over the table's index, named at its end or in a legend.
-
-    `low` and `high`, tables of the same form, make bands around them.
-    """
+def lines(table: pd.DataFrame, title: str, xlabel: str, ylabel: str) -> Figure:
+    """One line a column over the table's index, named at its end or in a legend."""
     figure, axis = _axis(title, xlabel, ylabel, 8.5)
     for place, (name, values) in enumerate(table.items()):
-        (line,) = _line(axis, table.index, values, name, place)
-        if low is not None:
-            axis.fill_between(table.index, low[name], high[name], color=line.get_color(), alpha=0.2, linewidth=0)
+        _line(axis, table.index, values, name, place)
     if pd.api.types.is_integer_dtype(table.index):
         axis.xaxis.get_major_locator().set_params(integer=True)
     _name_lines(axis)
