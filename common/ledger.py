@@ -1,6 +1,6 @@
-"""The ledger: every measured row of a run in one CSV, and the tables and the page read from it."""
+"""The ledger: every measured row of a run in one CSV, and the tables read from it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -183,16 +183,6 @@ def _check_rows(rows: pd.DataFrame) -> None:
     if wrong.any():
         first = rows.loc[wrong, ["approach", "metric", "value"]].head(3).to_dict("records")
         raise ValueError(f"a value is not finite, or no metric's: {first}")
-
-
-def write_page(path: Path, title: str, notes: Sequence[str], tables: dict[str, pd.DataFrame]) -> Path:
-    """Write the report of the run that lies in the folder of `path`: one page that needs nothing beside it.
-
-    `notes` are its first lines, `tables` of `scoreboard` the leaderboards, by protocol; see `report.write_report`.
-    """
-    from common.report import write_report  # here, since what draws takes seconds to import
-
-    return write_report(path, title, notes, tables, SCOREBOARD)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from nbconvert.filters import strip_ansi
 from tqdm.auto import tqdm
 
 from common.config import ROOT, Config, setup
-from common.datasets.files import lock, write_whole
+from common.datasets.files import lock, write_text
 from common.pages import LANDING, land, notebook_page
 
 NOTEBOOKS = (
@@ -140,12 +140,12 @@ async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: 
         notebook = await _execute(path, output / path.name, config, threads, running)
         try:
             page = notebook_page(notebook, path.stem, {"All pages of this run": LANDING})
-            _write(output / f"{path.stem}.html", page)
+            write_text(output / f"{path.stem}.html", page)
             land(output, config.directory / "report.html")
         except Exception as fault:  # who needs what the notebook made needs no page
             print(f"{path.stem} ran, but its page could not be made ({fault!r})", file=sys.stderr)
         if in_place:
-            _write(path, nbformat.writes(clean(notebook)) + "\n")
+            write_text(path, nbformat.writes(clean(notebook)) + "\n")
 
     for names in STAGES:
         stage = [path for path in paths if path.stem[:2] in names]
@@ -197,7 +197,7 @@ async def _execute(path: Path, copy: Path, config: Config, threads: int, running
                 f"kept in {copy}"
             ) from None
         finally:
-            _write(copy, nbformat.writes(notebook) + "\n")
+            write_text(copy, nbformat.writes(notebook) + "\n")
     return notebook
 
 
@@ -213,10 +213,6 @@ def _environment(config: Config, threads: int) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger notice from each kernel that starts
     }
     return inherited | quiet | config.environment()
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 from common.config import ROOT
-from common.datasets.files import write_whole
+from common.datasets.files import write_text
 
 LANDING = "report.html"  # what one opens first among the pages of a run
 PAGES_HERE = "<!-- pages of the run -->"  # where a report says which others lie beside it
@@ -159,7 +159,7 @@ def land(folder: Path, report: Path | None = None) -> Path:
     """
     for file in sorted((ROOT / "docs").glob("*.md")):
         text = markdown_page(file.read_text(encoding="utf-8"), {"All pages": f"../{LANDING}"})
-        _write(folder / "docs" / f"{file.stem}.html", text)
+        write_text(folder / "docs" / f"{file.stem}.html", text)
     links = {file.stem.replace("_", " "): file.name for file in sorted(folder.glob("R[1-7]_*.html"))}
     links |= {file.stem.capitalize(): f"docs/{file.name}" for file in sorted((folder / "docs").glob("*.html"))}
     if report and report.exists():
@@ -167,12 +167,7 @@ def land(folder: Path, report: Path | None = None) -> Path:
     else:
         body = "<h1>Image similarity</h1>\n<p>The pages above are all there is so far; R7 adds a report of the run.</p>"
         text = page("Image similarity", body, links)
-    return _write(folder / LANDING, text)
-
-
-def _write(path: Path, text: str) -> Path:
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return path
+    return write_text(folder / LANDING, text)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -184,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     for path in given.notebooks:
         text = notebook_page(nbformat.read(path, as_version=4), path.stem, {"All pages": LANDING})
-        _write(given.output / f"{path.stem}.html", text)
+        write_text(given.output / f"{path.stem}.html", text)
     print(f"Pages: {land(given.output, given.report)}")
 
 

@@ -3,7 +3,7 @@
 import base64
 import html
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from common import plotting
 from common.backbones import embed
 from common.checkpoints import load
 from common.config import Config
-from common.datasets import images_to_show, load_images
-from common.datasets.files import reason, write_whole
+from common.datasets import images_to_show
+from common.datasets.files import write_text
 from common.datasets.images import ImageSet
-from common.datasets.splits import read_splits
+from common.datasets.splits import Splits
 from common.evaluation.reports import similarity_of
 from common.evaluation.retrieval import nearest, queries_and_gallery
+from common.ledger import SCOREBOARD
 from common.pages import PAGES_HERE, page, picture
 
 MODELS = {  # approach in the ledger -> the end of its files' names, and what it learns from
@@ -50,28 +51,24 @@ CLASSES, QUERIES, NEIGHBORS = 16, 4, 5
 
 
 def write_report(
-    path: Path, title: str, notes: Sequence[str], tables: dict[str, pd.DataFrame], columns: Mapping
-) -> Path:
-    """Write the page of the run whose checkpoints lie beside `path`; what is not there is left out, and said.
+    config: Config, image_set: ImageSet, splits: Splits, title: str, notes: Sequence[str],
+    tables: dict[str, pd.DataFrame],
+) -> Path:  # fmt: skip
+    """Write report.html into the folder of a run; models and measures that are not there are left out, and said.
 
-    Args:
-        notes: its first lines.
-        tables: protocol -> approach x variant, of words "mean [low, high]", as `ledger.scoreboard` makes them.
-        columns: metric -> the name of its column in the tables.
+    `notes` are its first lines; `tables` are `ledger.scoreboard`'s by protocol, of words "mean [low, high]".
     """
-    models = _models(path.parent)
+    models = _models(config.directory)
     content = next((one for _, _, one in models.values()), None)
     parts = [f"<h1>{html.escape(title)}</h1>", PAGES_HERE, *(f"<p>{html.escape(note)}</p>" for note in notes)]
     parts += [_settings(content), "<h2>What was asked</h2>", _list(ASKED, "ol")]
-    parts += _pictures(path.parent, models)
+    parts += _pictures(image_set, splits, models)
     parts += [part for name, table in tables.items() for part in _leaderboard(name, table)]
     if models:
-        parts += ["<h2>The models</h2>", _model_table(models, next(iter(tables.values()), pd.DataFrame()), columns)]
-    held = [_verdicts(name, table, columns) for name, table in tables.items()]
+        parts += ["<h2>The models</h2>", _model_table(models, next(iter(tables.values()), pd.DataFrame()))]
+    held = [_verdicts(name, table) for name, table in tables.items()]
     parts += ["<h2>What held, and what did not</h2>", *held] if any(held) else []
-    text = page(title, "\n".join(filter(None, parts)))
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return path
+    return write_text(config.directory / "report.html", page(title, "\n".join(filter(None, parts))))
 
 
 def _models(folder: Path) -> dict:
@@ -109,19 +106,11 @@ def _figure(figure) -> str:
     return picture(base64.b64encode(content).decode(), f"image/{kind}", plotting.describe(figure), width)
 
 
-def _pictures(folder: Path, models: dict) -> list[str]:
+def _pictures(pictures: ImageSet, splits: Splits, models: dict) -> list[str]:
     """One picture of each class, and a strip of neighbors by the first model that finds best."""
     if not models:
         return []
     name = ("triplet", "standard") if ("triplet", "standard") in models else next(iter(models))
-    model, _, content = models[name]
-    try:
-        settings = {name: Path(value) if name in ("data", "weights", "checkpoints", "cache") and value else value
-                    for name, value in content["config"].items()}  # fmt: skip
-        pictures = load_images(Config(**settings))
-        splits = read_splits(folder / "splits.json", pictures)
-    except Exception as error:  # moved, changed, or of an older version: the numbers still stand
-        return [f"<p>The pictures are not at hand any more: {html.escape(reason(error))}.</p>"]
     first = np.unique(pictures.labels, return_index=True)[1][:CLASSES]
     names = [pictures.class_names[label] for label in pictures.labels[first]]
     title = (
@@ -133,7 +122,7 @@ def _pictures(folder: Path, models: dict) -> list[str]:
         "<h2>The pictures</h2>",
         _figure(sheet),
         "<h2>What is found</h2>",
-        _neighbors(pictures, test, model, name[0]),
+        _neighbors(pictures, test, models[name][0], name[0]),
     ]
 
 
@@ -190,7 +179,7 @@ def _leaderboard(name: str, table: pd.DataFrame) -> list[str]:
     return [*parts, "</div>", f"<details><summary>The numbers</summary>{lines}</details>"]
 
 
-def _model_table(models: dict, table: pd.DataFrame, columns: Mapping) -> str:
+def _model_table(models: dict, table: pd.DataFrame) -> str:
     """The models that are there: what each learned from, how long, where it says "same", and what it scored."""
     rows = {}
     for (approach, variant), (_, threshold, content) in models.items():
@@ -200,7 +189,7 @@ def _model_table(models: dict, table: pd.DataFrame, columns: Mapping) -> str:
             "same from": f"{threshold.value:.3f}",
         }
         for word, metric in (("ROC-AUC", "roc_auc"), ("MAP@R", "map_at_r"), ("ROC-AUC attacked", "attacked roc_auc")):
-            found = numbers(table, columns[metric])
+            found = numbers(table, SCOREBOARD[metric])
             there = (approach, variant) in found.index
             row[word] = f"{found.loc[(approach, variant), 'value']:.3f}" if there else MISSING
         rows[f"{approach.replace('_', ' ')}, {variant}"] = row
@@ -209,11 +198,11 @@ def _model_table(models: dict, table: pd.DataFrame, columns: Mapping) -> str:
     return pd.DataFrame(rows).T.rename_axis(columns="model").to_html(border=0, escape=False, classes="words") + note
 
 
-def _verdicts(name: str, table: pd.DataFrame, columns: Mapping) -> str:
+def _verdicts(name: str, table: pd.DataFrame) -> str:
     """Each claim and whether the figures of this run say so, by their signs alone."""
     lines = []
     for claim, metric, higher, lower in CLAIMS:
-        rows, told, gaps = numbers(table, columns[metric]), [], []
+        rows, told, gaps = numbers(table, SCOREBOARD[metric]), [], []
         for approach in TRAINED:
             one = (approach, higher)
             other = (lower, "standard") if lower not in ("standard", "robust") else (approach, lower)

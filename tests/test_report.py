@@ -10,11 +10,11 @@ from toys import TINY, class_folder, config, ready
 from common.backbones import EmbeddingNet, SiameseNet
 from common.checkpoints import save
 from common.datasets import load_images
-from common.datasets.splits import make_splits, save_splits
+from common.datasets.splits import make_splits
 from common.evaluation.metrics import Threshold
-from common.ledger import SCOREBOARD, write_page
+from common.ledger import SCOREBOARD
 from common.pages import PAGES_HERE
-from common.report import ASKED, MODELS
+from common.report import ASKED, MODELS, write_report
 
 COLUMNS = [SCOREBOARD[metric] for metric in ("roc_auc", "map_at_r", "attacked roc_auc")]
 
@@ -34,14 +34,18 @@ TABLE = board(
 )  # fmt: skip
 
 
+def text(place, *content) -> str:
+    """The page of a run without models."""
+    return write_report(config(place), None, None, *content).read_text(encoding="utf-8")
+
+
 def verdicts(page: str) -> dict[str, str]:
     return {claim: verdict for verdict, claim in re.findall(r'verdict">([^<]+)</span>: ([^(]+) \(', page)}
 
 
 def test_a_page_without_a_run_has_its_tables_and_is_escaped(tmp_path):
     odd = pd.DataFrame({"ROC-AUC <i>": ["0.9 <b>", ""]}, index=["siamese & co", "x"])
-    path = write_page(tmp_path / "new" / "report.html", "A < B", ["One.", "5 > 4"], {"closed set": TABLE, "odd": odd})
-    page = path.read_text(encoding="utf-8")
+    page = text(tmp_path, "A < B", ["One.", "5 > 4"], {"closed set": TABLE, "odd": odd})
     assert page.startswith("<!doctype html>") and "<title>A &lt; B</title>" in page and PAGES_HERE in page
     assert "<p>5 &gt; 4</p>" in page and all(question in page for question in ASKED)
     assert "siamese &amp; co" in page and "0.9 &lt;b&gt;" in page and "<b>" not in page and "<i>" not in page
@@ -52,7 +56,7 @@ def test_a_page_without_a_run_has_its_tables_and_is_escaped(tmp_path):
 
 
 def test_what_held_is_told_by_the_signs_of_the_run(tmp_path):
-    page = write_page(tmp_path / "report.html", "T", [], {"closed set": TABLE}).read_text()
+    page = text(tmp_path, "T", [], {"closed set": TABLE})
     assert verdicts(page) == {
         "Training tells classes apart better than the frozen backbone": "so it is here",
         "Training finds more of the query's class than the frozen backbone": "mixed",
@@ -60,7 +64,7 @@ def test_what_held_is_told_by_the_signs_of_the_run(tmp_path):
         "Robust training costs ROC-AUC on clean pictures": "so it is here",
     }
     table = board(triplet=(0.5, 0.4, None), frozen_backbone=(0.8, 0.42, None))
-    found = verdicts(write_page(tmp_path / "report.html", "T", [], {"open set": table}).read_text())
+    found = verdicts(text(tmp_path, "T", [], {"open set": table}))
     assert [*found.values()] == ["not so here"] * 2
 
 
@@ -69,17 +73,14 @@ def test_the_page_of_a_run_shows_pictures_neighbors_and_models(tmp_path, own):
     photos = f"folder:{class_folder(tmp_path / 'photos <b>', each=12)}"
     run = config(tmp_path, image_size=32, **(dict(dataset=photos) if own else dict(species=6)))
     pictures = load_images(run)
-    save_splits(make_splits(pictures, run), run.directory / "splits.json")
+    splits = make_splits(pictures, run)
     for name, _ in MODELS.values():
         torch.manual_seed(0)
         network = SiameseNet if name == "siamese_network" else EmbeddingNet
         net, history = ready(network(TINY, 8, image_size=32), 32), pd.DataFrame({"epoch": [1, 2]})
         save(run, pictures, f"best_model_{name}.pth", net, Threshold(0.5, "validation"), history)
-    page = write_page(run.directory / "report.html", "T", [], {"closed set": TABLE}).read_text()
+    page = write_report(run, pictures, splits, "T", [], {"closed set": TABLE}).read_text()
     assert "The pictures" in page and "What is found" in page and page.count("<figure>") == 5
     assert "queries, each with" in page and "3 of the six were not made in this run" in page
     assert f"Backbone: {TINY}, from scratch" in page and "image size 32" in page
     assert page.count("<td>2</td>") == 3 and "<td>0.950</td>" in page and "<b>" not in page
-    (run.directory / "splits.json").unlink()
-    page = write_page(run.directory / "report.html", "T", [], {"closed set": TABLE}).read_text()
-    assert "The pictures are not at hand any more" in page and "The models" in page

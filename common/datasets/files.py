@@ -90,9 +90,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text in UTF-8, whole or not at all; returns the path."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
 def save_json(path: Path, content) -> None:
     """Write JSON types, and arrays as lists, to a file."""
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, default=np.ndarray.tolist)))
+    write_text(path, json.dumps(content, default=np.ndarray.tolist))
 
 
 def digest(value) -> str:
