@@ -47,7 +47,7 @@ check_version = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { 
 .PHONY: help run lab test test-slow notebooks results bench address lint clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\): ## /  make \1	/p' Makefile
 	@echo
 	@echo '  Settings:  NOTEBOOKS="R1 R3"  $(patsubst %,%=,$(wordlist 1,8,$(SETTINGS)))'
 	@echo '             $(patsubst %,%=,$(wordlist 9,99,$(SETTINGS)))'

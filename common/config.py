@@ -132,8 +132,7 @@ def setup(
         device: a torch device (default: "cuda" where there is one, else Apple's "mps", else "cpu").
         grayscale: whether pictures become gray, in three equal channels: True or False, 1 or 0.
         image_size, epochs, seeds, embedding_size: pixels of a side (16 to 1024), passes over the training pictures,
-            seeds a claim is measured over, length of an embedding (2 can be drawn as it is); the defaults are the
-            profile's own.
+            seeds a claim is measured over, length of an embedding; the defaults are the profile's own.
 
     Raises:
         ValueError: an unknown profile, data set or backbone, a number or device that is none, or a `SIMILARITY_*`
