@@ -90,7 +90,8 @@ class _Distances(torch.autograd.Function):
     def backward(ctx, slopes: Tensor) -> Tensor:
         rows, distances = ctx.saved_tensors
         pulls = ((slopes + slopes.T) / distances).masked_fill_(distances == 0, 0)
-        with torch.autocast(rows.device.type, enabled=False):  # an attack may ask for gradients inside
+        kind = "cuda" if rows.is_cuda else "cpu"  # of others, such as "mps", torch before 2.5 knows no autocast
+        with torch.autocast(kind, enabled=False):  # an attack may ask for gradients inside
             return pulls.sum(1, keepdim=True) * rows - pulls @ rows  # sums of pulls[i, j] (rows[i] - rows[j])
 
 

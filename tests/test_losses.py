@@ -206,6 +206,15 @@ def test_gradients_of_distances_in_single_precision(gap, half):
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().mean().item())
 
 
+def test_distances_have_gradients_on_devices_without_autocast():
+    """As on "mps" before torch 2.5; "meta", which computes nothing, has none in any version."""
+    with pytest.raises(RuntimeError):
+        torch.autocast("meta")
+    embeddings = torch.randn(6, 4, device="meta", requires_grad=True)
+    (gradient,) = torch.autograd.grad(pairwise_distances(embeddings).sum(), embeddings)
+    assert gradient.shape == (6, 4) and gradient.is_meta
+
+
 def test_contrastive_loss_agrees_with_pytorch_metric_learning():
     """Theirs is neither squared nor halved, and is averaged over what is above 0, same and different apart."""
     embeddings, labels = embedded(12), labelled(12, 4)
