@@ -231,7 +231,7 @@ def fit(
         validate: measures the model after each epoch, higher is better; of a dict "validation" is what counts, and
             "spread", which is taken from the last batch otherwise, tells a collapse.
         seed: of augmentation.
-        device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where it is a GPU.
+        device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where a GPU computes in it.
         keep: "best" or "last"; the last trusts the schedule, for where validation is too small to choose by.
         augmentation: strength of `augment`.
         terms: `terms(model, objective, images, labels)`, for trainings that change the pictures first.
@@ -246,7 +246,9 @@ def fit(
         torch.cuda.set_device(device)
     if not dist.is_initialized():  # else accelerate keeps the device and precision of the first training in a process
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if device.startswith("cuda") else "no")
+    # GPUs before Ampere (8.0) call bfloat16 supported, but only emulate it, and lack convolutions in it.
+    fast = device.startswith("cuda") and torch.cuda.get_device_capability(device)[0] >= 8
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if fast else "no")
     model.to(accelerator.device, memory_format=torch.channels_last)
     objective.to(accelerator.device)
     generator, together = torch.Generator().manual_seed(seed), accelerator.num_processes > 1

@@ -277,6 +277,22 @@ def test_the_very_gpu_that_is_asked_for_is_taken(pictures, monkeypatch):
         fit(**arranged(pictures), validate=lambda model: 0.5, device="cuda:1")
 
 
+@pytest.mark.parametrize("capability, precision", [((7, 5), "no"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_bfloat16_is_for_gpus_that_compute_in_it(pictures, monkeypatch, capability, precision):
+    """Without a GPU: the T4 says that it supports bfloat16, but emulates it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    asked = []
+
+    def refuse(cpu, mixed_precision):
+        asked.append((cpu, mixed_precision))
+        raise LookupError
+
+    monkeypatch.setattr(training, "Accelerator", refuse)
+    with pytest.raises(LookupError):
+        fit(**arranged(pictures), validate=lambda model: 0.5, device="cuda")
+    assert asked == [(False, precision)]
+
+
 def test_the_device_and_precision_of_one_training_bind_no_later_one(pictures):
     """A process has one state of accelerate, which refuses any other: as left by a training on a GPU, then one here."""
     AcceleratorState._reset_state(reset_partial_state=True)
