@@ -254,6 +254,7 @@ def _device(value) -> str:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = value or next(name for name in there if there[name])
     try:
+        _one_of("device", torch.device(name).type, there)  # "meta" is one, too, but computes nothing
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used here ({error}); try device='cpu'") from None

@@ -214,7 +214,7 @@ def embed_together(model: nn.Module, images: Tensor) -> Tensor:
 def fit(
     model: nn.Module, objective: nn.Module, loader: DataLoader, optimizers: Sequence[torch.optim.Optimizer],
     epochs: int, validate: Callable[[nn.Module], float | dict],
-    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (), seed: int = 0, device: str = "cpu",
+    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (), seed: int = 0, device: str | None = None,
     keep: str = "best", augmentation: float = 1.0, terms: Callable[..., dict[str, Tensor]] = clean_terms,
 ) -> pd.DataFrame:  # fmt: skip
     """Train a model and leave it, in evaluation mode, with the weights of its best validated epoch, or its last.
@@ -231,7 +231,7 @@ def fit(
         validate: measures the model after each epoch, higher is better; of a dict "validation" is what counts, and
             "spread", which is taken from the last batch otherwise, tells a collapse.
         seed: of augmentation.
-        device: "cpu", or anything else to use the accelerators at hand, in bfloat16 where a GPU computes in it.
+        device: the model's own by default; but for the CPU, the accelerators at hand, in bfloat16 if made for it.
         keep: "best" or "last"; the last trusts the schedule, for where validation is too small to choose by.
         augmentation: strength of `augment`.
         terms: `terms(model, objective, images, labels)`, for trainings that change the pictures first.
@@ -242,13 +242,13 @@ def fit(
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep is {keep!r}; choose 'best' or 'last'")
-    if ":" in device:  # accelerate takes the current one
+    device = torch.device(device or next(model.parameters()).device)
+    if device.type == "cuda" and device.index is not None:  # accelerate takes the current one
         torch.cuda.set_device(device)
     if not dist.is_initialized():  # else accelerate keeps the device and precision of the first training in a process
         AcceleratorState._reset_state(reset_partial_state=True)
-    # GPUs before Ampere (8.0) call bfloat16 supported, but only emulate it, and lack convolutions in it.
-    fast = device.startswith("cuda") and torch.cuda.get_device_capability(device)[0] >= 8
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if fast else "no")
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8  # older ones emulate bfloat16
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if fast else "no")
     model.to(accelerator.device, memory_format=torch.channels_last)
     objective.to(accelerator.device)
     generator, together = torch.Generator().manual_seed(seed), accelerator.num_processes > 1

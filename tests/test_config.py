@@ -51,7 +51,7 @@ def settings_in(folder):
     """A value for each setting, different from every default."""
     return dict(
         profile="standard", dataset="flowers102", data=str(folder), backbone="resnet50", weights=str(folder),
-        checkpoints=str(folder / "kept"), cache=str(folder / "decoded"), seed="3", device="meta",
+        checkpoints=str(folder / "kept"), cache=str(folder / "decoded"), seed="3", device="cpu:0",
         grayscale="True", image_size="96", epochs="2", seeds="5", embedding_size="64",
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_the_environment_makes_the_same_configuration_again(tmp_path, variable):
         ("epochs", ["-2", 2.0], "1, 2, 3"),
         ("seeds", ["0", True], "1, 2, 3"),
         ("grayscale", ["maybe", "2"], "yes, true, 1, no, false, 0"),
-        ("device", ["toaster", *([] if torch.cuda.is_available() else ["cuda"])], "device='cpu'"),
+        ("device", ["toaster", "meta", *([] if torch.cuda.is_available() else ["cuda"])], "cpu"),
         ("data", ["no/such/folder"], "give a folder or archive"),
         ("weights", ["no/such/folder"], "give a folder or archive"),
     ],

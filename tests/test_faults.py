@@ -94,6 +94,7 @@ SETTINGS = {
     "embedding_0": dict(embedding_size=0), "picture_of_1_pixel": dict(image_size=1),
     "picture_of_4096_pixels": dict(image_size=4096), "size_with_unit": dict(image_size="64px"),
     "grayscale_perhaps": dict(grayscale="perhaps"), "device_unknown": dict(device="toaster"),
+    "device_meta": dict(device="meta"),
     "backbone_misspelt": dict(backbone="resnet5O"), "backbone_empty_of_sense": dict(backbone="???"),
 }  # fmt: skip
 

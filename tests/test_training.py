@@ -277,6 +277,26 @@ def test_the_very_gpu_that_is_asked_for_is_taken(pictures, monkeypatch):
         fit(**arranged(pictures), validate=lambda model: 0.5, device="cuda:1")
 
 
+def test_a_processor_may_have_a_number(pictures):
+    assert len(fit(**arranged(pictures, epochs=1), validate=lambda model: 0.5, device="cpu:0")) == 1
+
+
+@pytest.mark.parametrize("home, device, cpu", [("cpu", None, True), ("meta", None, False), ("cpu", "mps:0", False)])
+def test_a_model_is_trained_where_it_is_or_where_it_is_told(pictures, monkeypatch, home, device, cpu):
+    """Without a GPU: that accelerate is asked for one; "meta" stands for any device but the CPU."""
+    given, asked = arranged(pictures), []
+    given["model"].to(home)
+
+    def refuse(cpu, mixed_precision):
+        asked.append((cpu, mixed_precision))
+        raise LookupError
+
+    monkeypatch.setattr(training, "Accelerator", refuse)
+    with pytest.raises(LookupError):
+        fit(**given, validate=lambda model: 0.5, device=device)
+    assert asked == [(cpu, "no")]
+
+
 @pytest.mark.parametrize("capability, precision", [((7, 5), "no"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_bfloat16_is_for_gpus_that_compute_in_it(pictures, monkeypatch, capability, precision):
     """Without a GPU: the T4 says that it supports bfloat16, but emulates it."""
