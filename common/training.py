@@ -238,10 +238,10 @@ def fit(
 
     Returns a row an epoch: epoch, each term, loss, what is watched, learning_rate, spread, what `validate` found,
     images, seconds.
-    Raises Collapse as `check_collapse` does, and ValueError for an unknown `keep`.
+    Raises Collapse as `check_collapse` does, and ValueError for what cannot be asked for.
     """
-    if keep not in ("best", "last"):
-        raise ValueError(f"keep is {keep!r}; choose 'best' or 'last'")
+    if keep not in ("best", "last") or epochs < 1:
+        raise ValueError(f"keep is {keep!r} and epochs {epochs}; choose 'best' or 'last', and 1 epoch or more")
     device = torch.device(device or next(model.parameters()).device)
     if device.type == "cuda" and device.index is not None:  # accelerate takes the current one
         torch.cuda.set_device(device)
@@ -282,6 +282,8 @@ def fit(
         means = {name: total / count for name, total in sums.items()}
         found = validate(model)
         found = found if isinstance(found, dict) else {"validation": found}
+        if "validation" not in found:
+            raise ValueError(f"validate gave {', '.join(found)}, but no 'validation', by which epochs are compared")
         seen, seconds = seen + count, seconds + time.perf_counter() - started
         found = {name: float(value) for name, value in found.items()} | {"images": seen, "seconds": seconds}
         if "spread" not in found:

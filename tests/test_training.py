@@ -118,8 +118,15 @@ def test_the_best_epoch_is_restored_or_the_last(pictures, keep, epoch):
     kept = [same_state(state, given["model"].state_dict()) for state in script.states]
     assert kept == [number == epoch for number in range(4)]
     assert not given["model"].training and history.validation.tolist() == [0.5, 0.9, 0.7, 0.8]
-    with pytest.raises(ValueError, match=r"'first'.*'best' or 'last'"):
-        fit(**given, validate=script, keep="first")
+
+
+@pytest.mark.parametrize("planted, message", [
+    (dict(keep="first"), "'first'.*'best' or 'last'"), (dict(epochs=0), "epochs 0; .*1 epoch or more"),
+    (dict(validate=lambda model: dict(loss=1.0, spread=0.5)), "gave loss, spread, but no 'validation'"),
+])  # fmt: skip
+def test_what_cannot_be_asked_for_is_named(pictures, planted, message):
+    with pytest.raises(ValueError, match=message):
+        fit(**{**arranged(pictures), "validate": lambda model: 0.5, **planted})
 
 
 def test_it_is_an_ordinary_loop_of_steps():
