@@ -189,6 +189,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe(config: Config) -> dict:
     """The configuration as JSON types, for checkpoints."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}

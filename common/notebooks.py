@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert.filters import strip_ansi
 from tqdm.auto import tqdm
 
-from common.config import ROOT, Config, setup
+from common.config import ROOT, Config, cores, setup
 from common.datasets.files import lock, write_text
 from common.pages import LANDING, land, notebook_page
 
@@ -134,8 +134,6 @@ def _in_its_own_loop(work: Coroutine) -> None:
 
 
 async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: bool) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
     async def one(path: Path, threads: int, running: dict[str, asyncio.Task]) -> None:
         notebook = await _execute(path, output / path.name, config, threads, running)
         try:
@@ -150,11 +148,11 @@ async def _in_stages(paths: list[Path], output: Path, config: Config, in_place: 
     for names in STAGES:
         stage = [path for path in paths if path.stem[:2] in names]
         needed = [config.directory / name for name, owner in OWNERS.items() if owner < names[0]]
-        beside = cores > 1 and config.device == "cpu" and all(file.exists() for file in needed)
+        beside = cores() > 1 and config.device == "cpu" and all(file.exists() for file in needed)
         for group in [stage] if beside else [[path] for path in stage]:  # else each would make what is missing
             running = {}
             for path in group:
-                task = one(path, max(1, cores // len(group)), running)
+                task = one(path, max(1, cores() // len(group)), running)
                 running[path.stem[:2]] = asyncio.create_task(task)
             found = await asyncio.gather(*running.values(), return_exceptions=True)
             for error in filter(None, found):

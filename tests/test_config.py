@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import random
 import re
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import PROFILES, ROOT, describe, seed_everything, setup
+from common.config import PROFILES, ROOT, cores, describe, seed_everything, setup
 
 
 @pytest.fixture
@@ -34,6 +35,17 @@ def test_quick_sums_come_out_alike_on_any_number_of_cores():
     setup("quick")
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("may, has, count", [({3, 5, 6}, 64, 3), (None, 64, 64), (None, None, 1)])
+def test_the_cores_are_those_that_may_be_used(monkeypatch, may, has, count):
+    """Or the machine's, where no system tells which."""
+    monkeypatch.setattr(os, "cpu_count", lambda: has)
+    if may:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: may, raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cores() == count
 
 
 def test_defaults(monkeypatch):

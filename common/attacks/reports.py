@@ -1,6 +1,5 @@
 """Reports of attacks: metrics of attacked pairs, behind the gate of protocol rule 13."""
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import torch
 
 from common.attacks.gradient import pgd
 from common.backbones import evaluation_mode, folded
+from common.config import cores
 from common.datasets.batches import pair_batch
 from common.datasets.images import ImageSet
 from common.evaluation.metrics import Threshold, roc_auc
@@ -35,8 +35,8 @@ def attacked_scores(model, image_set: ImageSet, pairs, attack: Callable = clean)
 
 
 def idle_cores(device) -> ThreadPoolExecutor:
-    """A thread for each core that torch's own threads leave idle; one beside a GPU."""
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // torch.get_num_threads()) if device.type == "cpu" else 1)
+    """A thread for each core that torch's own threads leave idle, of those it may use; one beside a GPU."""
+    return ThreadPoolExecutor(max(1, cores() // torch.get_num_threads()) if device.type == "cpu" else 1)
 
 
 def scores_under_pgd(

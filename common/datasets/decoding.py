@@ -1,7 +1,6 @@
 """One picture file to an array, whatever its format, depth, rotation or damage."""
 
 import io
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from common.config import cores
 from common.datasets.files import reason
 from common.flowers.species import BACKGROUND, PETAL
 
@@ -168,6 +168,6 @@ def read_pictures(root: Path, entries: list[Entry], **framing) -> Iterator[Pictu
             picture = Picture(None, -1, "", mode="", problem=reason(error), passing=True)
         return replace(picture, label=entry.label, path=entry.path, split=entry.split)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside Python's global lock
+    with ThreadPoolExecutor(min(8, cores())) as pool:  # Pillow decodes outside Python's global lock
         for start in range(0, len(entries), AHEAD):
             yield from pool.map(read, entries[start:start + AHEAD])

@@ -1,5 +1,6 @@
 """Scores of pairs under attack, and the report behind its gate."""
 
+import os
 import warnings
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 from toys import Colors, Network, all_pairs, image_set
 
 from common.attacks.gradient import pgd, transfer
-from common.attacks.reports import BATCH, attacked_scores, robust_report, scores_under_pgd
+from common.attacks.reports import BATCH, attacked_scores, idle_cores, robust_report, scores_under_pgd
 from common.datasets.batches import pair_batch
 from common.evaluation.metrics import Threshold, accuracy_by_kind, roc_auc
 from common.ledger import ALLOWED, COLUMNS
@@ -37,6 +38,15 @@ def test_attacked_scores_are_those_of_batches(pictures):
     np.testing.assert_allclose(scores, torch.cat([pgd(model, *part, EPS, 2).scores for part in parts]))
     moved = attacked_scores(model, pictures, pairs, partial(transfer, Network(), eps=EPS))
     assert np.abs(moved - clean).max() > 0
+
+
+def test_threads_are_those_that_leave_no_core_idle(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3, 7}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for threads, count in ((1, 4), (2, 2), (9, 1)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert idle_cores(torch.device("cpu"))._max_workers == count
+    assert idle_cores(torch.device("cuda"))._max_workers == 1
 
 
 def test_robust_report(pictures):
