@@ -159,8 +159,8 @@ def setup(
         data=data,
         backbone=known_backbone(chosen["backbone"]) if chosen["backbone"] else None,
         weights=_existing("weights", chosen["weights"]),
-        checkpoints=_place(chosen["checkpoints"] or ROOT / "checkpoints"),
-        cache=_place(chosen["cache"] or CACHE),
+        checkpoints=_place("checkpoints", chosen["checkpoints"] or ROOT / "checkpoints"),
+        cache=_place("cache", chosen["cache"] or CACHE),
         seed=_whole("seed", chosen["seed"] or 0, 0, 2**31),
         device=_device(chosen["device"]),
         grayscale=_yes(chosen["grayscale"]),
@@ -223,17 +223,17 @@ def _dataset(value: str, data: Path | None) -> str:
     return f"folder:{_existing('dataset', path)}" if path else kind
 
 
-def _place(value) -> Path:
+def _place(name: str, value) -> Path:
     try:
         return Path(value).expanduser().resolve()
     except RuntimeError as error:
-        raise ValueError(f"{value} is nowhere ({error}); set SIMILARITY_CACHE to a full path") from None
+        raise ValueError(f"{value} is nowhere ({error}); set SIMILARITY_{name.upper()} to a full path") from None
 
 
 def _existing(name: str, value) -> Path | None:
     if not value:
         return None
-    path = _place(value)
+    path = _place(name, value)
     if not path.exists():
         raise FileNotFoundError(f"{name} {str(value)!r} does not exist; give a folder or archive that does")
     return path

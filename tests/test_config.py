@@ -134,6 +134,12 @@ def test_a_bad_value_is_named_with_its_remedy(name, values, remedy, way, variabl
             assert part in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["data", "weights", "checkpoints", "cache"])
+def test_a_place_that_nobody_has_names_its_own_setting(name):
+    with pytest.raises(ValueError, match=f"~nobody-of-that-name/x is nowhere .* SIMILARITY_{name.upper()} to a full"):
+        setup(**{name: "~nobody-of-that-name/x"})
+
+
 @pytest.mark.parametrize("folder, name", [
     ("roses", "folder-roses"), ("roses/", "folder-roses"), ("my roses", "folder-my roses"),
     ("v1.0", "folder-v1.0"),  # another folder than v1.1, so another name

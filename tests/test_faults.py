@@ -89,6 +89,7 @@ SETTINGS = {
     "profile_unknown": dict(profile="fast"), "dataset_unknown": dict(dataset="roses"),
     "dataset_in_capitals": dict(dataset="Rendered"), "folder_nowhere": dict(dataset="folder"),
     "folder_missing": dict(dataset="folder:/no/such"), "data_missing": dict(data="/no/such"),
+    "data_of_nobody": dict(data="~nobody-of-that-name/set"),
     "weights_missing": dict(weights="/no/such"), "seed_below_0": dict(seed=-1), "seed_a_word": dict(seed="abc"),
     "seed_too_large": dict(seed=2**32), "epochs_0": dict(epochs=0), "epochs_a_half": dict(epochs="1.5"),
     "embedding_0": dict(embedding_size=0), "picture_of_1_pixel": dict(image_size=1),
