@@ -234,6 +234,8 @@ def _existing(name: str, value) -> Path | None:
     if not value:
         return None
     path = _place(name, value)
+    if name == "weights" and not path.is_dir():
+        raise FileNotFoundError(f"weights {str(value)!r} is no folder; give one that holds .safetensors files")
     if not path.exists():
         raise FileNotFoundError(f"{name} {str(value)!r} does not exist; give a folder or archive that does")
     return path

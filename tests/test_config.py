@@ -119,7 +119,7 @@ def test_the_environment_makes_the_same_configuration_again(tmp_path, variable):
         ("grayscale", ["maybe", "2"], "yes, true, 1, no, false, 0"),
         ("device", ["toaster", "meta", *([] if torch.cuda.is_available() else ["cuda"])], "cpu"),
         ("data", ["no/such/folder"], "give a folder or archive"),
-        ("weights", ["no/such/folder"], "give a folder or archive"),
+        ("weights", ["no/such/folder"], "give one that holds .safetensors files"),
     ],
 )
 @pytest.mark.parametrize("way", ["argument", "variable"])
@@ -132,6 +132,13 @@ def test_a_bad_value_is_named_with_its_remedy(name, values, remedy, way, variabl
             setup(**({name: value} if way == "argument" else {}))
         for part in (name if name != "backbone" else "model", str(value).removeprefix("folder:no/"), remedy):
             assert part in str(raised.value)
+
+
+def test_weights_are_a_folder_of_files_not_a_file(tmp_path):
+    (tmp_path / "resnet18.safetensors").touch()
+    assert setup(weights=tmp_path).weights == tmp_path
+    with pytest.raises(FileNotFoundError, match=r"resnet18.safetensors' is no folder; give one that holds"):
+        setup(weights=tmp_path / "resnet18.safetensors")
 
 
 @pytest.mark.parametrize("name", ["data", "weights", "checkpoints", "cache"])
