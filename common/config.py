@@ -39,6 +39,7 @@ CHOICES = {
 }  # fmt: skip
 IMAGE_SIZES = 16, 1024  # a smaller picture shows nothing, of a larger one a batch fills the memory
 ARCHIVE = r"(?i)\.(zip|tar|tgz|tar\.gz)$"  # what a data set's name leaves out of its file's
+REPLACED: dict[str, int] = {}  # torch's threads before a quick run, which takes one
 CACHE = "~/.cache/image-similarity"  # where a cache is that nobody named
 HOME = Path(__file__).resolve().parent.parent
 # Where notebooks and checkpoints lie: beside the package, or where one works if a copy of it alone was installed.
@@ -167,7 +168,10 @@ def setup(
         **numbers,
     )
     if profile == "quick":
+        REPLACED.setdefault("threads", torch.get_num_threads())
         torch.set_num_threads(1)  # sums then come out alike on any number of cores, and small pictures need no more
+    elif REPLACED:
+        torch.set_num_threads(REPLACED.pop("threads"))
     seed_everything(config.seed)
     return config
 

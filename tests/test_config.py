@@ -28,12 +28,17 @@ def test_profiles_give_their_numbers(profile):
 
 
 def test_quick_sums_come_out_alike_on_any_number_of_cores():
+    setup("standard")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     setup("standard")
     assert torch.get_num_threads() == 2
-    setup("quick")
-    assert torch.get_num_threads() == 1
+    for profile, count in (("quick", 1), ("quick", 1), ("standard", 2)):  # as in one kernel
+        setup(profile)
+        assert torch.get_num_threads() == count
+    torch.set_num_threads(1)
+    setup("full")
+    assert torch.get_num_threads() == 1, "who chose one thread keeps it"
     torch.set_num_threads(threads)
 
 
