@@ -90,8 +90,7 @@ class _Distances(torch.autograd.Function):
     def backward(ctx, slopes: Tensor) -> Tensor:
         rows, distances = ctx.saved_tensors
         pulls = ((slopes + slopes.T) / distances).masked_fill_(distances == 0, 0)
-        kind = "cuda" if rows.is_cuda else "cpu"  # of others, such as "mps", torch before 2.5 knows no autocast
-        with torch.autocast(kind, enabled=False):  # an attack may ask for gradients inside
+        with torch.autocast("cuda" if rows.is_cuda else "cpu", enabled=False):  # for attacks; torch 2.4 refuses "mps"
             return pulls.sum(1, keepdim=True) * rows - pulls @ rows  # sums of pulls[i, j] (rows[i] - rows[j])
 
 

@@ -71,11 +71,10 @@ def read_picture(file: Path, size: int, squeeze: bool = False, segmentation: Pat
     the file and the reason, ValueError for a segmentation that is damaged or of another size, and OSError or
     MemoryError where the file cannot be read now, which says nothing about the picture.
     """
-    length = Path(file).stat().st_size
-    data = Path(file).read_bytes() if length <= LARGEST else b""
+    if (length := Path(file).stat().st_size) > LARGEST:
+        raise DamagedPicture(f"{file}: the file has {length >> 20} MB, more than a picture's {LARGEST >> 20}")
+    data = Path(file).read_bytes()  # what fails here is the drive's fault, what fails below the picture's
     try:
-        if length > LARGEST:
-            raise ValueError(f"the file has {length >> 20} MB, more than a picture's {LARGEST >> 20}")
         if not data:
             raise ValueError("the file is empty")
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
