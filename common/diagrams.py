@@ -81,7 +81,7 @@ def two_towers(first, second, numbers: Mapping | None = None) -> Figure:
     for name, (x, y, words) in boxes.items():
         if numbers and name in numbers:
             value = np.asarray(numbers[name])
-            words += "\n" + (f"sum {value.sum():.3f}" if value.ndim else f"{value:.3f}")
+            words += "\n" + (f"sum {value.sum():.3f}" if value.ndim else f"{value:.4g}")
         drawn[name] = axis.text(x, y, words, fontsize=size, ha="center", va="center", zorder=3, bbox=look)
     ends = "f1 z1, f2 z2, z1 gap, z1 product, z2 gap, z2 product, gap s, product s, s P"
     for start, end in map(str.split, ends.split(",")):

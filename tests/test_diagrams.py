@@ -31,7 +31,7 @@ def test_two_towers_show_both_pictures_and_the_numbers_given():
     numbers = {"gap": np.ones(2), "product": np.array([0.25, 0.5]), "s": 9.65}
     figure = diagrams.two_towers(first, second, numbers)
     assert [image.get_array().max() for image in figure.axes[0].images] == [0, 255]
-    assert all(said in words(figure) for said in ("sum 2.000", "sum 0.750", "9.650"))
+    assert all(said in words(figure) for said in ("sum 2.000", "sum 0.750", "9.65"))
     assert "9.65" not in words(diagrams.two_towers(first, second)) and "w_1$ =" not in words(figure)
     assert "$w_2$ = 10" in words(diagrams.two_towers(first, second, {"w1": 0, "w2": 10}))
     frame = figure.axes[0].patches[-1].get_bbox()
