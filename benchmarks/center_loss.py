@@ -5,14 +5,16 @@ All is profile `quick` with its smallest backbone; rows go into center_loss.csv,
 - `dimensions`: what the pull does to six species in embeddings of few and of many numbers, trained as in section 4.
 - `strengths`: what each lambda is worth on validation of the closed set, and how many directions it leaves.
 - `controls`: R3's two losses beside two that also keep a network from fitting too closely, without centers: label
-  smoothing, and a softmax of cosines. Low and high are the ends of the paired difference to cross-entropy.
-- `divisions`: center loss minus cross-entropy on new species, for several divisions of all species into halves, of
-  which one is trained on and the other searched.
+  smoothing, and a softmax of cosines. Low and high are the ends of the paired difference to cross-entropy; in a row
+  of its own the value itself is a difference, that of center loss to the softmax of cosines.
+- `divisions`: center loss minus cross-entropy on new species: three times all species are halved, each half is
+  trained on once (`part` 1a, 1b, 2a, ...), and the other half searched.
 - `gains`: center loss minus cross-entropy, from the rows of the last two: known species, then new ones.
 """
 
 import sys
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -34,11 +36,11 @@ from common.training import one_cycle, train
 
 BACKBONE, LAMBDA = "test_resnet", 0.01  # R2's choice, and R3's
 DIMENSIONS, STRENGTHS = (2, 16, 128), (0, 0.01, 0.03, 0.1, 1, 30)
-SEEDS, DIVISIONS = {"dimensions": 6, "strengths": 3, "controls": 3}, 6
+SEEDS, HALVINGS = {"dimensions": 6, "strengths": 3, "controls": 3, "divisions": 3}, 3
 FILE = ROOT / "benchmarks" / "center_loss.csv"
 
 
-def compactness(z, y) -> float:
+def relative_width(z, y) -> float:
     """R3's relative width: mean distance to the own species' mean, over that of these means to the mean of all."""
     kinds, y = np.unique(y, return_inverse=True)
     means = np.stack([z[y == j].mean(0) for j in range(len(kinds))])
@@ -84,8 +86,8 @@ def dimensions(config, pictures, splits):
                 z = embed(model, pictures.images[held])
                 unit = normalize(z)
                 found[lam] = {"mean length": np.linalg.norm(z, axis=1).mean()}
-                found[lam] |= {"compactness of points": compactness(z, y)}
-                found[lam] |= {"compactness of directions": compactness(unit, y)}
+                found[lam] |= {"relative width of points": relative_width(z, y)}
+                found[lam] |= {"relative width of directions": relative_width(unit, y)}
                 found[lam]["roc_auc"] = roc_auc((unit[first] * unit[second]).sum(1), pairs[:, 2])
             for metric in found[0]:
                 named = dict(size=size, seed=seed, metric=metric)
@@ -106,7 +108,7 @@ def strengths(config, pictures, splits):
             found = {"roc_auc": roc_auc(pair_scores(model, embeddings, pairs), pairs[:, 2])}
             found["map_at_r"] = np.nanmean(searched(model, embeddings[held], y)["map_at_r"])
             found["quality"] = (found["roc_auc"] + found["map_at_r"]) / 2
-            found |= {"compactness of directions": compactness(z, y), "effective rank": effective_rank(z)}
+            found |= {"relative width of directions": relative_width(z, y), "effective rank": effective_rank(z)}
             yield from ({"arm": f"λ = {lam}", "lambda": lam, "size": config.embedding_size, "seed": seed,
                          "metric": metric, "value": value} for metric, value in found.items())  # fmt: skip
 
@@ -161,43 +163,51 @@ def controls(config, pictures, splits):
             found = comparison(models, "cross-entropy", pictures, splits, protocol, part)
             found = found.rename(columns={"name": "arm"}).assign(part=part, seeds=len(seeds))
             yield from found.to_dict("records")
+        if protocol == "closed_set":
+            yield from rivalry(models, pictures, splits)
+
+
+def rivalry(models, pictures, splits):
+    """Center loss minus the softmax of cosines, on known species."""
+    both = {name: models[name] for name in ("cosine softmax", "center loss")}
+    found = comparison(both, "cosine softmax", pictures, splits, "closed_set", "test").rename(columns={"name": "arm"})
+    found["value"] = found.groupby("metric")["value"].diff()
+    found = found.dropna(subset="value").assign(part="difference", seeds=SEEDS["controls"], against="cosine softmax")
+    yield from found.to_dict("records")
 
 
 def divisions(config, pictures, splits):
     """Train on half of the species with each loss, search the other half."""
-    kinds = len(pictures.class_names)
-    for division in range(DIVISIONS):
-        order = np.random.default_rng(division // 2).permutation(kinds)
+    kinds, seeds = len(pictures.class_names), range(SEEDS["divisions"])
+    for halving, way in product(range(HALVINGS), (0, 1)):
+        order = np.random.default_rng(halving).permutation(kinds)
         halves = order[: kinds // 2], order[kinds // 2 :]
-        known, new = (np.flatnonzero(np.isin(pictures.labels, half)) for half in halves[:: 1 - 2 * (division % 2)])
-        pairs, y = make_pairs(pictures.labels, new, config.pairs, division), pictures.labels[new]
+        known, new = (np.flatnonzero(np.isin(pictures.labels, halves[which])) for which in (way, 1 - way))
+        pairs, y = make_pairs(pictures.labels, new, config.pairs, 2 * halving + way), pictures.labels[new]
         scores, hits = {}, {}
-        chosen = {name: arm for name, arm in arms(config, pictures).items() if name != "cosine softmax"}
-        for name, arm in chosen.items():
-            model = learn(config, pictures, arm, known, division)
-            embeddings = embed_all(model, pictures, new)
-            scores[name] = pair_scores(model, embeddings, pairs)[None]
-            hits[name] = searched(model, embeddings[new], y)["map_at_r"][None]
-        for name in [name for name in scores if name != "cross-entropy"]:
-            gaps = {"roc_auc": difference(scores[name], scores["cross-entropy"], pairs)}
-            gaps["map_at_r"] = search_difference(hits[name], hits["cross-entropy"])
-            for metric, gap in gaps.items():
-                yield {"arm": name, "seed": division, "metric": metric, "against": "cross-entropy", **gap}
+        for name in ("cross-entropy", "center loss"):
+            models = [learn(config, pictures, arms(config, pictures)[name], known, seed) for seed in seeds]
+            embeddings = [embed_all(model, pictures, new) for model in models]
+            scores[name] = [pair_scores(model, z, pairs) for model, z in zip(models, embeddings, strict=True)]
+            hits[name] = [searched(model, z[new], y)["map_at_r"] for model, z in zip(models, embeddings, strict=True)]
+        gaps = {"roc_auc": difference(scores["center loss"], scores["cross-entropy"], pairs)}
+        gaps["map_at_r"] = search_difference(hits["center loss"], hits["cross-entropy"])
+        about = dict(arm="center loss", part=f"{halving + 1}{'ab'[way]}", seeds=len(seeds), against="cross-entropy")
+        yield from ({**about, "metric": metric, **gap} for metric, gap in gaps.items())
 
 
 def gains(config, pictures, splits):
-    """Say from the file how much center loss adds, on the species of the splits and of each division, best first."""
+    """Say from the file how much center loss adds, on the species of the splits and of each half."""
     rows = pd.read_csv(FILE)
     names = {"closed_set test": "known species", "open_set test": "new: test's eight",
              "open_set validation": "new: validation's four"}  # fmt: skip
-    judged = rows[rows["question"] == "controls"].set_index(["protocol", "part", "metric"])
+    judged = rows[(rows["question"] == "controls") & (rows["part"] != "difference")]
+    judged = judged.set_index(["protocol", "part", "metric"])
     start = judged.loc[judged["arm"] == "cross-entropy", "value"]
     found = judged[judged["arm"] == "center loss"].assign(value=lambda some: some["value"] - start).reset_index()
     found = found.assign(arm=(found["protocol"] + " " + found["part"]).map(names)).dropna(subset="arm")
-    divided = rows[(rows["question"] == "divisions") & (rows["arm"] == "center loss")].assign(seeds=1)
-    best = divided[divided["metric"] == "map_at_r"].sort_values("value", ascending=False)["seed"]
-    for place, seed in enumerate(best, 1):
-        found = pd.concat([found, divided[divided["seed"] == seed].assign(arm=f"new: division {place}")])
+    divided = rows[rows["question"] == "divisions"]
+    found = pd.concat([found, divided.assign(arm="new: halving " + divided["part"])])
     yield from found.assign(against="cross-entropy").to_dict("records")
 
 
@@ -207,7 +217,7 @@ def main(asked) -> None:
     pictures = load_images(config)
     splits = make_splits(pictures, config, keep_one(pictures, find_duplicates(pictures)))
     columns = ["question", "arm", "lambda", "size", "protocol", "part", "seed", "seeds", "against", "metric", "value"]
-    for question in asked or [*SEEDS, "divisions", "gains"]:
+    for question in asked or [*SEEDS, "gains"]:
         rows = pd.DataFrame(globals()[question](config, pictures, splits)).assign(question=question)
         rows = rows.reindex(columns=[*columns, "low", "high"])
         replace_rows(FILE, rows, ["question"])
