@@ -127,18 +127,17 @@ def margin_circle(margin: float = 1.0) -> Figure:
     return figure
 
 
-def pull_to_centers(pull: float = 0.7) -> Figure:
+def pull_to_centers() -> Figure:
     """Two species of points: separated, then pulled to their centers, then there; one query and its nearest neighbor.
 
-    `pull` is the share of the way that every point goes. No point lies on the wrong side of the boundary; the titles
-    say what share of the points has a nearest neighbor of its own species. Lines with their lengths go from the query
-    to the nearest point of each species.
+    No point lies on the wrong side of the boundary. The titles say what share of the points has a nearest neighbor of
+    its own species. Lines with their lengths go from the query to the nearest point of each species.
     """
     generator, species = np.random.default_rng(480), np.repeat([0, 1], 10)
     across = 0.2 + 0.5 * generator.uniform(0, 1, 20)  # two long clouds with a gap between them
     wide = np.column_stack([(2 * species - 1) * across, generator.uniform(-1.7, 1.7, 20)])
     centers = np.array([wide[species == j].mean(0) for j in (0, 1)])
-    tight = wide + pull * (centers[species] - wide)
+    tight = wide + 0.7 * (centers[species] - wide)
     query = None
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained", sharex=True, sharey=True)
     figure.suptitle("No point on the wrong side, and yet a wrong neighbor")

@@ -243,52 +243,23 @@ def fit(
     if keep not in ("best", "last") or epochs < 1:
         raise ValueError(f"keep is {keep!r} and epochs {epochs}; choose 'best' or 'last', and 1 epoch or more")
     device = torch.device(device or next(model.parameters()).device)
-    if device.type == "cuda" and device.index is not None:  # accelerate takes the current one
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():  # else accelerate keeps the device and precision of the first training in a process
-        AcceleratorState._reset_state(reset_partial_state=True)
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8  # older ones emulate bfloat16
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if fast else "no")
+    accelerator = _accelerator(device)
     model.to(accelerator.device, memory_format=torch.channels_last)
     objective.to(accelerator.device)
-    generator, together = torch.Generator().manual_seed(seed), accelerator.num_processes > 1
+    change = partial(augment, generator=torch.Generator().manual_seed(seed), strength=augmentation)
     history, seen, seconds, best = [], 0, 0.0, None
     progress = tqdm(range(epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process)
     for epoch in progress:
-        started, rate, sums, count = time.perf_counter(), optimizers[0].param_groups[0]["lr"], {}, 0
-        model.train()
-        objective.train()
-        for batch in loader:
-            images, labels = (part.to(accelerator.device) for part in batch)
-            if images.dtype == torch.uint8:
-                images = augment(as_float(images), generator, augmentation)
-            with accelerator.autocast():
-                added = terms(model, objective, images, labels)
-                loss = sum(added.values())
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            accelerator.backward(loss)
-            for parameter in model.parameters() if together else ():
-                if parameter.grad is not None:  # every process has the whole loss, and the gradients of its share
-                    parameter.grad = accelerator.reduce(parameter.grad, "mean")
-            for stepped in (*optimizers, *schedulers):
-                stepped.step()
-            for name, value in {**added, "loss": loss, **getattr(objective, "watched", {})}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * len(labels)
-            count += len(labels)
-        for average in model.buffers() if together else ():  # of BatchNorm: each process has seen its share
-            if average.is_floating_point():
-                average.copy_(accelerator.reduce(average, "mean"))
-        means = {name: total / count for name, total in sums.items()}
-        found = validate(model)
-        found = found if isinstance(found, dict) else {"validation": found}
+        started, rate = time.perf_counter(), optimizers[0].param_groups[0]["lr"]
+        means, count, latest = _epoch(model, objective, loader, optimizers, schedulers, accelerator, change, terms)
+        found = found if isinstance(found := validate(model), dict) else {"validation": found}
         if "validation" not in found:
             raise ValueError(f"validate gave {', '.join(found)}, but no 'validation', by which epochs are compared")
         seen, seconds = seen + count, seconds + time.perf_counter() - started
         found = {name: float(value) for name, value in found.items()} | {"images": seen, "seconds": seconds}
         if "spread" not in found:
             with evaluation_mode(model):
-                found["spread"] = spread(model(images[:64]).float().cpu())
+                found["spread"] = spread(model(latest[:64]).float().cpu())
         history.append({"epoch": epoch + 1, **means, "learning_rate": rate, "spread": found["spread"], **found})
         check_collapse(history, getattr(objective, "stuck_at", None))
         scores = [past["validation"] for past in history]
@@ -298,6 +269,45 @@ def fit(
     model.load_state_dict(best)
     model.eval()
     return pd.DataFrame(history)
+
+
+def _accelerator(device: torch.device) -> Accelerator:
+    """What runs a training on such a device; in bfloat16 on a GPU that is made for it."""
+    if device.type == "cuda" and device.index is not None:  # accelerate takes the current one
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():  # else accelerate keeps the device and precision of the first training in a process
+        AcceleratorState._reset_state(reset_partial_state=True)
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8  # older ones emulate bfloat16
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if fast else "no")
+
+
+def _epoch(model, objective, loader, optimizers, schedulers, accelerator, change, terms) -> tuple[dict, int, Tensor]:
+    """Train on each batch once: means of terms, loss and what is watched; count of pictures; the last batch."""
+    sums, count, together = {}, 0, accelerator.num_processes > 1
+    model.train()
+    objective.train()
+    for batch in loader:
+        images, labels = (part.to(accelerator.device) for part in batch)
+        if images.dtype == torch.uint8:
+            images = change(as_float(images))
+        with accelerator.autocast():
+            added = terms(model, objective, images, labels)
+            loss = sum(added.values())
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        accelerator.backward(loss)
+        for parameter in model.parameters() if together else ():
+            if parameter.grad is not None:  # every process has the whole loss, and the gradients of its share
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+        for stepped in (*optimizers, *schedulers):
+            stepped.step()
+        for name, value in {**added, "loss": loss, **getattr(objective, "watched", {})}.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(labels)
+        count += len(labels)
+    for average in model.buffers() if together else ():  # of BatchNorm: each process has seen its share
+        if average.is_floating_point():
+            average.copy_(accelerator.reduce(average, "mean"))
+    return {name: total / count for name, total in sums.items()}, count, images
 
 
 def check_collapse(history: list[dict], stuck_at: dict | None) -> None:
