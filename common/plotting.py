@@ -318,8 +318,8 @@ def dot_panels(
 
     `table` has the columns panel, row, group (a color and a marker each), or in their place the ledger's protocol,
     metric and approach, and value; text, if not the value is told; low and high, if it has them, make intervals. The
-    text of a dot alone in its row stands above it, else at the right. With `zero` all stand there, 0 has a dashed line,
-    and a mark is hollow where its interval holds 0: no difference seen. One group needs no legend.
+    text of a dot alone in its row stands above it, else at the right. With `zero` 0 has a dashed line, texts stand on
+    their dot's side of it, and marks whose interval holds 0 are hollow: no difference seen. One group needs no legend.
     """
     for name, instead in (("panel", "protocol"), ("row", "metric"), ("group", "approach")):
         table = table if name in table else table.assign(**{name: table.get(instead, "")})
@@ -348,8 +348,10 @@ def dot_panels(
         for _, dot in mine.iterrows():
             at, by, looks = dot["value"], (0, 7), dict(textcoords="offset points", fontsize=LETTERS, ha="center")
             if zero or (mine["row"] == dot["row"]).sum() > 1:
-                at, by = np.nanmax([at, dot.get("high", np.nan), 0 if zero else at]), (7, 0)  # off the line at 0
-                looks |= dict(ha="left", va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
+                left = zero and at < 0  # beyond the interval, on the side of 0 where the dot lies
+                at = np.nanmin([at, dot.get("low", at)]) if left else np.nanmax([at, dot.get("high", at)])
+                side, by = ("right", (-7, 0)) if left else ("left", (7, 0))
+                looks |= dict(ha=side, va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
             axis.annotate(_plain(dot["text"]), (at, dot["place"]), by, **looks)
         for place in range(1, len(rows), 2):  # what stands on one ground is one row
             axis.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=-1)
@@ -368,8 +370,10 @@ def dot_panels(
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     figure.draw_without_rendering()  # before that, nobody knows how far the texts reach
     texts = [(axis.transAxes.inverted(), text.get_window_extent()) for axis in axes.flat for text in axis.texts]
+    ends = np.array([place.transform(box.get_points())[:, 0] for place, box in texts])  # as shares of an axis
     left, right = axis.get_xlim()  # one scale in all panels
-    axis.set_xlim(right=left + (right - left) * max(1, *(1.04 * place.transform(box.max)[0] for place, box in texts)))
+    wide = np.array([min(0, 1.04 * ends.min() - 0.02), max(1, 1.04 * ends.max())])
+    axis.set_xlim(*(left + (right - left) * wide))
     return figure
 
 
@@ -574,13 +578,13 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str,
 
 
 def score_histograms(
-    stages: Mapping, same, title: str, thresholds: Mapping | None = None, score: str = "cosine similarity",
+    stages: Mapping, same, title: str, score: str = "cosine similarity",
     kinds: Sequence[str] = ("different pairs", "same pairs"), xlabel: str = "", side_by_side: bool = False,
 ) -> Figure:  # fmt: skip
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
-    All panels share both axes; their titles say the ROC-AUC. `thresholds` (name -> value) are dashed. Panels stand
-    above each other; or, with `side_by_side`, in a row, from four on in two, with heights as shares of a kind's pairs.
+    Panels share both axes; their titles say the ROC-AUC. They stand above each other; or, with `side_by_side`, in a
+    row, from four on in two, with heights as shares of a kind's pairs.
     """
     rows = 1 + (len(stages) > 3) if side_by_side else len(stages)
     size = (WIDEST, 2.3 * rows + 1.3) if side_by_side else (8.5, 2.1 * rows + 1.4)
@@ -597,10 +601,6 @@ def score_histograms(
         axis.set(ylabel=ylabel, title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
         axis.yaxis.label.set_visible(axis in axes[:, 0])
         axis.margins(y=0.2)
-        if name in (thresholds or {}):
-            axis.axvline(thresholds[name], color="black", linestyle="--")
-            looks = dict(va="top", fontsize=LETTERS, xycoords=("data", "axes fraction"), textcoords="offset points")
-            axis.annotate(f"threshold {thresholds[name]:.2f}", (thresholds[name], 0.97), (5, 0), **looks)
     for lowest in axes[-1]:
         lowest.set_xlabel(xlabel or f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)

@@ -73,7 +73,7 @@ FIGURES = {
     "pareto": lambda: plotting.pareto(POINTS, "cost", "gain", TITLE, "cost (ms)", "gain", 0.05),
     "scatter": lambda: plotting.scatter(PANELS, LABELS, TITLE, NAMES),
     "histories": lambda: plotting.histories(RUNS, ["loss", "map_at_r", "center"], TITLE),
-    "score_histograms": lambda: plotting.score_histograms(STAGES, SAME, TITLE, {"after": 0.65}, "logit"),
+    "score_histograms": lambda: plotting.score_histograms(STAGES, SAME, TITLE, "logit"),
     "reliability": lambda: plotting.reliability([0.02, 0.04, 0.31, 0.33, 0.36, 0.97], [0, 0, 1, 0, 0, 1], TITLE),
 }
 
@@ -256,6 +256,11 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     unsure = DOTS.assign(low=[-0.1, 0.85, 0.7, 0.6])
     at_zero = plotting.dot_panels(unsure, TITLE, "x", "y", 1, join=False, zero=True).axes[0]
     assert hollow(at_zero) == [0.2] and 0.5 < at_zero.lines[-1].get_zorder() < 1, "whose interval holds 0"
+    below = unsure.assign(value=unsure["value"] - 1, low=unsure["low"] - 1, high=unsure["high"] - 1)
+    figure = plotting.dot_panels(below, TITLE, "x", "y", 1, join=False, zero=True)
+    assert [text.get_ha() for text in figure.axes[0].texts] == ["right"] * 3, "on their dots' side of 0"
+    figure.draw_without_rendering()
+    assert all(text.get_window_extent().x0 >= figure.axes[0].bbox.x0 for text in figure.axes[0].texts)
     bare = plotting.dot_panels(DOTS.drop(columns=["low", "high", "text"]), TITLE, "x", "y", 1).axes[0]
     assert not bare.collections and words(bare.texts) == ["0.20", "0.90", "0.80"], "no text of their own: their values"
     rows = DOTS.rename(columns={"panel": "protocol", "row": "metric", "group": "approach"})
@@ -325,11 +330,11 @@ def test_histories_leave_out_what_a_run_lacks():
     assert watched.axes[0].get_ylabel() == "validation ROC-AUC"
 
 
-def test_score_histograms_count_both_kinds_and_mark_the_threshold():
+def test_score_histograms_count_both_kinds():
     before, after = FIGURES["score_histograms"]().axes
     assert [axis.get_title() for axis in (before, after)] == ["before: ROC-AUC 0.111", "after: ROC-AUC 0.889"]
     assert before.get_xlim() == after.get_xlim() and after.get_xlabel() == "score (logit)"
-    assert not before.lines and set(after.lines[0].get_xdata()) == {0.65} and not before.get_xlabel()
+    assert not before.get_xlabel()
     named = plotting.score_histograms(STAGES, SAME, TITLE, kinds=("bad roses", "good roses"), xlabel="smell")
     four = {f"{name}, {when}": scores for when in ("first", "last") for name, scores in STAGES.items()}
     square = plotting.score_histograms(four, SAME, TITLE, side_by_side=True).axes
