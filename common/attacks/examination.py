@@ -126,13 +126,13 @@ def _margin_falls(trial, attack, ours, steps):
 
 def _more_steps_do_no_less(trial, attack, ours, steps):
     once, some = (trial.harms(attack, steps=count) for count in (1, max(steps // 4, 2)))
-    return _share(trial, "more steps do {}", [*some, *ours], [*once, *some], "fewer steps'", 0.98)
+    return _share(trial, "more steps do {} of fewer", [*some, *ours], [*once, *some], "fewer steps'", 0.98)
 
 
 def _nobody_withstands(trial, attack, ours, steps):
     far = min(16 * trial.eps, 1.0)
     left = accuracy(trial.run(attack, far, steps=2 * steps), trial.same.cpu().numpy(), trial.threshold)
-    check, worst = f"at {255 * far:.3g}/255 < 1 % are right", f"{100 * left:.3g} % are"
+    check, worst = f"at {255 * far:.3g}/255 < 1 % are right", f"{100 * left:.3g} % of pairs"
     return check, f"accuracy {left:.3f}", "< 0.01", left < 0.01, worst
 
 
@@ -159,11 +159,11 @@ def _gradients_everywhere(trial):
 
 def _both_do_more(trial, attack, ours, steps):
     theirs = trial.harms(attack, steps=steps, which="both")
-    return _share(trial, "both pictures do {}", theirs, ours, "PGD's", 1)
+    return _share(trial, "both pictures do {} of one", theirs, ours, "PGD's", 1)
 
 
 def _does_no_more(trial, name, rival, ours):
-    return _share(trial, f"{name} does {{}}", rival(), ours, "PGD's", 1, at_most=True)
+    return _share(trial, f"{name} does {{}} of PGD", rival(), ours, "PGD's", 1, at_most=True)
 
 
 def _within_bounds(trial):
