@@ -182,17 +182,16 @@ def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Fig
     `parts` is protocol -> part -> indices, as `Splits` holds it; the cells of pictures that are left out stay white.
     Rows have names where there is room for them.
     """
-    size = dict(figsize=(5 * len(parts), 6), squeeze=False, sharey=True)
-    figure, axes = plt.subplots(1, len(parts), layout="constrained", **size)
+    size = (5 * len(parts), 6)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, sharey=True, layout="constrained")
     figure.suptitle("What is for training, and what for the test?")
     labels, colors = np.asarray(labels), [BLUE, ORANGE, "#029e73", "white"]
     for axis, (protocol, members) in zip(axes.flat, parts.items(), strict=True):
         part = np.full(len(labels), 3)
         for number, (name, indices) in enumerate(members.items()):
             part[indices] = number
-            box = dict(boxstyle="round", color=colors[number])
-            place = dict(x=0.17 + 0.33 * number, y=1.04, transform=axis.transAxes, ha="center", va="bottom", bbox=box)
-            axis.text(s=f"{name}: {len(indices)}", color="white", fontsize=12, **place)
+            looks = dict(color="white", fontsize=12, ha="center", bbox=dict(boxstyle="round", color=colors[number]))
+            axis.text(0.17 + 0.33 * number, 1.05, f"{name}: {len(indices)}", transform=axis.transAxes, **looks)
         cells = np.full((labels.max() + 1, np.bincount(labels).max()), 3)
         for label, row in enumerate(cells):
             row[: (labels == label).sum()] = np.sort(part[labels == label])
@@ -202,8 +201,7 @@ def split_map(parts: Mapping[str, Mapping], labels, names: Sequence[str]) -> Fig
         axis.set_title(protocol.replace("_", " "), pad=38)
     if len(names) <= 30:
         axes[0, 0].set_yticks(np.arange(len(names)) + 0.5, names, fontsize=11, parse_math=False)
-    axes[0, 0].set_ylabel("class")
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set(ylabel="class", ylim=(len(cells), 0))
     return figure
 
 
@@ -224,9 +222,13 @@ def hues(pictures, shares, titles: Sequence[str]) -> Figure:
     return figure
 
 
-def two_hills(scores, same, threshold: float, title: str, xlabel: str) -> Figure:
-    """Scores (P,) of same pairs, and below of different pairs, cut by a threshold: what it gets wrong is strong."""
-    figure, axes = plt.subplots(2, 1, figsize=(8.5, 5.2), sharex=True, sharey=True, layout="constrained")
+def two_hills(scores, same, threshold: float, accepts, rejects, marks: Mapping, title: str, xlabel: str) -> Figure:
+    """Scores (P,) of same pairs, and below of different pairs, cut by a threshold: what it gets wrong is strong.
+
+    Beside them the ROC curve of all thresholds' false `accepts` and `rejects`, and on it `marks`: words -> place.
+    """
+    left, right = (figure := plt.figure(figsize=(10, 5), layout="constrained")).subfigures(1, 2, width_ratios=(1.2, 1))
+    axes, roc = left.subplots(2, 1, sharex=True, sharey=True), right.subplots()
     figure.suptitle(title)
     for axis, kind, name, color in zip(axes, (1, 0), ("same pairs", "different pairs"), (BLUE, ORANGE), strict=True):
         mine, span = scores[same == kind], (scores.min(), scores.max())
@@ -234,11 +236,14 @@ def two_hills(scores, same, threshold: float, title: str, xlabel: str) -> Figure
         axis.hist([mine[wrong], mine[~wrong]], 25, span, stacked=True, color=[color, (color, 0.3)], ec="white")
         axis.set_ylabel(f"number of\n{name}", color=color, fontsize=13, weight="bold")
         axis.axvline(threshold, color="black", linestyle="--", linewidth=2)
-        side = dict(ha="right", xytext=(-8, 0)) if kind else dict(ha="left", xytext=(8, 0))
-        where = dict(xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=14)
-        axis.annotate(f"false {what}: {wrong.mean():.0%}", (threshold, 0.95), bbox=WHITE, **where, **side)
-    axes[0].set_ylim(0, 1.3 * axes[0].get_ylim()[1])
+        axis.set_title(f"strong: false {what}, {wrong.mean():.0%}", fontsize=13)
     axes[1].set_xlabel(xlabel, fontsize=13)
+    roc.plot(accepts, 1 - rejects, "black", [0, 1], [0, 1], "k:", [0, 1], [1, 0], "k--")
+    roc.text(0.86, 0.86, "chance", fontsize=13, ha="center", va="center", bbox=WHITE)
+    for words, at in marks.items():
+        roc.plot(x := accepts[at], y := 1 - rejects[at], "o", color="tab:red", markersize=11)
+        roc.annotate(words, (x, y), (12, -3), textcoords="offset points", va="top", color="tab:red", bbox=WHITE)
+    roc.set(title="ROC curve: all thresholds", xlabel="false accepts", ylabel="1 - false rejects", aspect="equal")
     return figure
 
 
@@ -253,7 +258,7 @@ def staircase(scores, same) -> Figure:
         words = f"{s[row]:g} {'>' if ahead else '<'} {d[column]:g}"
         axis.text(column + 0.5, row + 0.5, words, fontsize=14, ha="center", va="center")
     axis.plot([0, *np.cumsum(walk == 0)], [0, *np.cumsum(walk == 1)], linewidth=5, color=ORANGE, clip_on=False)
-    axis.set(xlabel="different pairs, highest score first", ylabel="same pairs, highest first", xticks=[], yticks=[])
+    axis.set(xlabel="different pairs, highest score first", ylabel="same pairs, highest below", xticks=[], yticks=[])
     return figure
 
 
@@ -268,9 +273,8 @@ def resamples(values: Mapping, at: float, title: str, xlabel: str) -> Figure:
         axis.hist(found, bins=50, range=ends, color=color, alpha=0.7)
         axis.axvspan(low, high, color=color, alpha=0.15)
         axis.axvline(at, color="black", linestyle="--", linewidth=2)
-        axis.set_title(f"{name}: {low:.3f} to {high:.3f}", fontsize=13)
-        axis.set_ylabel("resamples", fontsize=12)
-    axis.set_xlabel(xlabel, fontsize=13)
+        axis.set(title=f"{name}: {low:.3f} to {high:.3f}", ylabel="resamples")
+    axis.set_xlabel(xlabel)
     return figure
 
 

@@ -105,7 +105,7 @@ def describe(figure: Figure, most: int = 8) -> str:
 def contact_sheet(
     images, titles: Sequence[str] = (), columns: int = 6, title: str = "", cell: float = 2.4, right: Sequence = (),
 ) -> Figure:  # fmt: skip
-    """Lay pictures out in rows, `cell` inches high each if they fit; one may also be (H, W), with any values.
+    """Lay pictures out in rows, `cell` inches high each if they fit, as large as the first; one may be a map (H, W).
 
     `right` has True, False or None for each picture: a frame and a sign in green, in red, or none. All is one montage
     in one axes, which is many times faster than an axes for each picture; the axes' patches are the pictures' frames.
@@ -114,8 +114,7 @@ def contact_sheet(
     rows, times = -(-len(images) // columns), -(-128 // height)  # small ones are enlarged, so that gaps can be thin
     cell = min(cell, (WIDEST / columns - 0.2) * height / width)
     height, width, inch = height * times, width * times, cell / height / times  # of one dot of the montage
-    titles = titles if len(titles) else [""] * len(images)
-    right = right if len(right) else [None] * len(images)
+    titles, right = [*titles] or [""] * len(images), [*right] or [None] * len(images)
     letters, texts = max(8, int(width * inch / 0.09)), []  # so many stand beside each other
     for text, good in zip(titles, right, strict=True):
         text = text if good is None else f"{'✓' if good else '✗'} {text}"
@@ -128,7 +127,7 @@ def contact_sheet(
     axis = figure.add_axes((0, 0, 1, high / figure.get_figheight()))
     for place, (image, text, good) in enumerate(zip(images, texts, right, strict=True)):
         x, y = (place % columns) * (width + 2 * gap) + gap, place // columns * (head + height + gap) + head
-        montage[y : y + height, x : x + width] = _pixels(image).repeat(times, 0).repeat(times, 1)
+        montage[y : y + height, x : x + width] = Pixels.fromarray(_pixels(image)).resize((width, height), 0)  # sharp
         color = "black" if good is None else RIGHT if good else WRONG
         where = (x + width / 2 - 0.5, y - 0.06 / inch)
         axis.text(*where, _plain(text), fontsize=LETTERS, ha="center", va="bottom", color=color)
@@ -362,8 +361,7 @@ def dot_panels(
         if zero:
             axis.axvline(0, color="black", linestyle="--", linewidth=2, zorder=0.6)
         _rows(axis, rows)
-    for axis in axes[:, 1:].flat:
-        axis.yaxis.label.set_visible(False)  # the first of the line has said it
+    plt.setp([axis.yaxis.label for axis in axes[:, 1:].flat], visible=False)  # the first of the line has said it
     for empty in axes.flat[len(panels) :]:
         empty.axis("off")
     if len(groups) > 1:
@@ -412,8 +410,7 @@ def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns:
         axis.set_xlim(xlim or (None, min(1, axis.get_xlim()[1])))  # no share is larger
         axis.locator_params(axis="x", nbins=5)
         _rows(axis, rows)
-    for axis in axes[:, 1:].flat:
-        axis.yaxis.label.set_visible(False)  # the first of the line has said it
+    plt.setp([axis.yaxis.label for axis in axes[:, 1:].flat], visible=False)  # the first of the line has said it
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     return figure
@@ -601,8 +598,7 @@ def score_histograms(
         axis.set(ylabel=ylabel, title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
         axis.yaxis.label.set_visible(axis in axes[:, 0])
         axis.margins(y=0.2)
-    for lowest in axes[-1]:
-        lowest.set_xlabel(xlabel or f"score ({score})")
+    plt.setp([*axes[-1]], xlabel=xlabel or f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
     return figure
 

@@ -62,11 +62,16 @@ def test_a_split_map_has_a_row_a_class_and_a_color_a_part():
     assert not len(figure.axes[0].get_xticks()), "a picture's place in its row says nothing"
 
 
-def test_two_hills_say_what_a_threshold_does_wrong():
+def test_two_hills_say_what_a_threshold_does_wrong_beside_the_curve_of_all():
     scores, same = np.array([0.1, 0.5, 0.7, 0.8, 0.9]), np.array([0, 0, 1, 1, 1])
-    figure = diagrams.two_hills(scores, same, 0.5, "hills", "cosine")
-    assert [words(figure), figure.axes[1].texts[0].get_text()] == ["false rejects: 0%", "false accepts: 50%"]
-    assert "rejects: 67%" in words(diagrams.two_hills(scores, same, 0.9, "hills", "cosine"))
+    accepts, rejects = np.array([1, 0.5, 0]), np.array([0, 0, 0.75])
+    figure = diagrams.two_hills(scores, same, 0.5, accepts, rejects, {"here": 1}, "hills", "cosine")
+    upper, lower, roc = figure.axes
+    assert [upper.get_title(), lower.get_title()] == ["strong: false rejects, 0%", "strong: false accepts, 50%"]
+    assert roc.lines[0].get_xydata().tolist() == [[1, 1], [0.5, 1], [0, 0.25]]
+    assert roc.texts[1].get_text() == "here" and roc.texts[1].xy == (0.5, 1)
+    figure = diagrams.two_hills(scores, same, 0.9, accepts, rejects, {}, "hills", "cosine")
+    assert "rejects, 67%" in figure.axes[0].get_title()
 
 
 def test_a_staircase_shades_the_squares_below_the_curve():

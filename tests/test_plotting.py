@@ -168,6 +168,13 @@ def test_a_dollar_in_a_name_is_a_dollar(wrong):
         figure.savefig(io.BytesIO(), format="png", dpi=30)
 
 
+def test_a_contact_sheet_enlarges_a_smaller_picture_to_the_first_one_without_a_blur():
+    coarse = np.eye(16, dtype=np.uint8) * 255
+    _, shown = pictures(plotting.contact_sheet([np.zeros((3, 64, 64), np.uint8), np.stack([coarse] * 3)]))
+    times = shown.shape[1] // 16
+    np.testing.assert_array_equal(shown[0], coarse.repeat(times, 0).repeat(times, 1))
+
+
 def test_a_contact_sheet_shows_every_picture_in_order():
     figure = FIGURES["contact_sheet"]()
     (axis,) = figure.axes
