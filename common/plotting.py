@@ -317,8 +317,8 @@ def dot_panels(
 
     `table` has the columns panel, row, group (a color and a marker each), or in their place the ledger's protocol,
     metric and approach, and value; text, if not the value is told; low and high, if it has them, make intervals. The
-    text of a dot alone in its row stands above it, else at the right. With `zero` 0 has a dashed line, texts stand on
-    their dot's side of it, and marks whose interval holds 0 are hollow: no difference seen. One group needs no legend.
+    text of a dot alone in its row stands above it, else at the right. With `zero` a dashed line is at 0, texts beside
+    dots are on their side of it, and marks whose interval holds 0 are hollow: no difference seen. One group: no legend.
     """
     for name, instead in (("panel", "protocol"), ("row", "metric"), ("group", "approach")):
         table = table if name in table else table.assign(**{name: table.get(instead, "")})
@@ -345,12 +345,13 @@ def dot_panels(
                 hollow = dict(linestyle="", markersize=8, markeredgewidth=2, markerfacecolor="white", zorder=3)
                 axis.plot(none["value"], none["place"], **hollow, **_looks(name, place))
         for _, dot in mine.iterrows():
-            at, by, looks = dot["value"], (0, 7), dict(textcoords="offset points", fontsize=LETTERS, ha="center")
-            if zero or (mine["row"] == dot["row"]).sum() > 1:
+            at, by, looks = dot["value"], (0, 7), dict(textcoords="offset points", fontsize=LETTERS, in_layout=False)
+            looks |= dict(ha="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
+            if (mine["row"] == dot["row"]).sum() > 1:
                 left = zero and at < 0  # beyond the interval, on the side of 0 where the dot lies
                 at = np.nanmin([at, dot.get("low", at)]) if left else np.nanmax([at, dot.get("high", at)])
                 side, by = ("right", (-7, 0)) if left else ("left", (7, 0))
-                looks |= dict(ha=side, va="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
+                looks |= dict(ha=side, va="center")
             axis.annotate(_plain(dot["text"]), (at, dot["place"]), by, **looks)
         for place in range(1, len(rows), 2):  # what stands on one ground is one row
             axis.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=-1)
@@ -367,11 +368,14 @@ def dot_panels(
     if len(groups) > 1:
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=LETTERS)
     figure.draw_without_rendering()  # before that, nobody knows how far the texts reach
-    texts = [(axis.transAxes.inverted(), text.get_window_extent()) for axis in axes.flat for text in axis.texts]
-    ends = np.array([place.transform(box.get_points())[:, 0] for place, box in texts])  # as shares of an axis
-    left, right = axis.get_xlim()  # one scale in all panels
-    wide = np.array([min(0, 1.04 * ends.min() - 0.02), max(1, 1.04 * ends.max())])
-    axis.set_xlim(*(left + (right - left) * wide))
+    texts, ends = [text for axis in axes.flat for text in axis.texts], np.array(own := axis.get_xlim())
+    at = np.array([[text.xy[0]] for text in texts])
+    boxes = [text.axes.transAxes.inverted().transform(text.get_window_extent())[:, 0] for text in texts]
+    reach = boxes - (at - own[0]) / np.ptp(own) + (-0.01, 0.01)  # to both sides of the dot, as shares of a panel
+    for _ in range(20):  # the wider the scale, the more of it a text covers
+        wide = at + reach * np.ptp(ends)
+        ends = np.array([min(own[0], wide.min()), max(own[1], wide.max())])
+    axis.set_xlim(*ends)  # one scale in all panels
     return figure
 
 

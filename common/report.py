@@ -113,25 +113,19 @@ def _pictures(pictures: ImageSet, splits: Splits, models: dict) -> list[str]:
     name = ("triplet", "standard") if ("triplet", "standard") in models else next(iter(models))
     first = np.unique(pictures.labels, return_index=True)[1][:CLASSES]
     names = [pictures.class_names[label] for label in pictures.labels[first]]
-    title = (
-        f"One picture of {'each class' if len(names) == len(pictures.class_names) else f'{len(names)} of the classes'}"
-    )
-    sheet = plotting.contact_sheet(images_to_show(pictures, first), list(map(_short, names)), 8, title)
+    shown = "each class" if len(names) == len(pictures.class_names) else f"{len(names)} of the classes"
+    small = images_to_show(pictures, first)
+    sheet = plotting.contact_sheet(small, [*map(_short, names)], 8, f"One picture of {shown}")
     test = next(iter(splits.parts.values()))["test"]
-    return [
-        "<h2>The pictures</h2>",
-        _figure(sheet),
-        "<h2>What is found</h2>",
-        _neighbors(pictures, test, models[name][0], name[0]),
-    ]
+    found = _neighbors(pictures, test, models[name][0], name[0])
+    return ["<h2>The pictures</h2>", _figure(sheet), "<h2>What is found</h2>", found]
 
 
 def _neighbors(pictures: ImageSet, test: np.ndarray, model, approach: str) -> str:
     """Queries of different classes, each with what the model finds for it among the other test pictures."""
     queries, gallery = queries_and_gallery(pictures.labels, test, len(test) // 2)
-    queries = queries[np.unique(pictures.labels[queries], return_index=True)[1]][:: max(1, len(queries) // 40)][
-        :QUERIES
-    ]
+    one_of_each = np.unique(pictures.labels[queries], return_index=True)[1]
+    queries = queries[one_of_each][:: max(1, len(queries) // 40)][:QUERIES]
     sides = [torch.from_numpy(embed(model, pictures.images[rows])) for rows in (queries, gallery)]
     with torch.no_grad():
         found, scores = nearest(*sides, min(NEIGHBORS, len(gallery)), similarity_of(model))

@@ -265,9 +265,11 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert hollow(at_zero) == [0.2] and 0.5 < at_zero.lines[-1].get_zorder() < 1, "whose interval holds 0"
     below = unsure.assign(value=unsure["value"] - 1, low=unsure["low"] - 1, high=unsure["high"] - 1)
     figure = plotting.dot_panels(below, TITLE, "x", "y", 1, join=False, zero=True)
-    assert [text.get_ha() for text in figure.axes[0].texts] == ["right"] * 3, "on their dots' side of 0"
-    figure.draw_without_rendering()
-    assert all(text.get_window_extent().x0 >= figure.axes[0].bbox.x0 for text in figure.axes[0].texts)
+    assert sorted(text.get_ha() for text in figure.axes[0].texts) == ["center", "right", "right"], "on their side of 0"
+    long = plotting.dot_panels(below.assign(text="-0.17 [-0.26, -0.09]"), TITLE, "x", "y", zero=True)
+    long.draw_without_rendering()
+    for text in (text for axis in long.axes for text in axis.texts):
+        assert text.axes.bbox.x0 <= text.get_window_extent().x0 and text.get_window_extent().x1 <= text.axes.bbox.x1
     bare = plotting.dot_panels(DOTS.drop(columns=["low", "high", "text"]), TITLE, "x", "y", 1).axes[0]
     assert not bare.collections and words(bare.texts) == ["0.20", "0.90", "0.80"], "no text of their own: their values"
     rows = DOTS.rename(columns={"panel": "protocol", "row": "metric", "group": "approach"})
