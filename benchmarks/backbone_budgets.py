@@ -20,7 +20,7 @@ from common.config import ROOT, setup
 from common.datasets import load_images
 from common.datasets.files import write_whole
 from common.datasets.splits import make_splits
-from common.evaluation.backbone_choice import FROM_SCRATCH, cost, fine_tune
+from common.evaluation.backbone_choice import FROM_SCRATCH, cost, train_candidate
 from common.evaluation.metrics import roc_auc
 from common.evaluation.reports import difference, embed_all, pair_scores
 
@@ -50,7 +50,7 @@ def main() -> None:
         if not epochs:
             models = [new_model(replace(one, embedding_size=0), name, one.seed) for one in chosen]
             return np.stack([pair_scores(model, embed_all(model, image_set, pairs[:, :2]), pairs) for model in models])
-        return np.stack([fine_tune(one, name, image_set, splits, epochs * count)["scores"] for one in chosen])
+        return np.stack([train_candidate(one, name, image_set, splits, epochs * count)["scores"] for one in chosen])
 
     for budget, name, epochs, rate in runs:
         about = dict(budget=budget, backbone=name, multiply_adds=prices[name], epochs=epochs, learning_rate=rate)

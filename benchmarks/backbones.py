@@ -38,7 +38,7 @@ ROUNDS = 1000  # of resampled pictures (protocol rule 8)
 MEAN_AND_STD = {"mobilenetv1_100": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 KINDS = {"att_faces": "faces", "flowers102": "flowers", "caltech101": "objects", "reid": "persons"}
 COLUMNS = ["dataset", "protocol", "split", "pictures", "network", "features", "against"]
-COLUMNS += ["metric", "value", "low", "high", "n"]
+COLUMNS += ["metric", "value", "low", "high", "n"]  # and "rival", of `with_rival`
 
 
 def scaled(head: np.ndarray, features: np.ndarray, power: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def measure(data: Path, dataset: str, place: Path, names: list[str], **settings)
         asked = described, questions, image_set, splits, protocol
         gaps += [differences(*asked, split) for split in ("validation", "test")]
     table, first = pd.concat(tables).drop(columns="threshold_from"), ["dataset", "backbone"]
-    return table[[*first, *table.columns.difference(first, sort=False)]], pd.concat(gaps)
+    return table[[*first, *table.columns.difference(first, sort=False)]], with_rival(pd.concat(gaps))
 
 
 def differences(described, questions, image_set, splits, protocol: str, split: str) -> pd.DataFrame:
@@ -115,6 +115,14 @@ def differences(described, questions, image_set, splits, protocol: str, split: s
     word, counts = ("new", counts) if protocol == "open_set" else ("known", counts[:1])
     table["pictures"] = f"{word} {KINDS[image_set.name]} ({' / '.join(map(str, counts))})"
     return table.assign(dataset=image_set.name, protocol=protocol, split=split)[COLUMNS].round(5)
+
+
+def with_rival(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Differences with the column "rival": what learns nothing and is least behind (ROC-AUC) on validation."""
+    keys = ["pictures", "network", "features"]
+    duels = gaps[gaps["against"].isin(UNTAUGHT)].query("split == 'validation' and metric == 'roc_auc'")
+    best = duels.sort_values("value").drop_duplicates(keys).set_index(keys)["against"]
+    return gaps.join(best.rename("rival"), on=keys)
 
 
 if __name__ == "__main__":

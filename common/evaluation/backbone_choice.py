@@ -57,7 +57,7 @@ def cost(model: EmbeddingNet, image_size: int) -> dict[str, int]:
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
-def fine_tune(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
+def train_candidate(config: Config, name: str, image_set: ImageSet, splits: Splits, pictures: int) -> dict:
     """Train a candidate with cross-entropy for about `pictures` pictures, and measure it on the validation pairs.
 
     Gives "embeddings" as of `embed_all` and "scores" (P,) of validation, "seconds", "pictures" seen, and "history".

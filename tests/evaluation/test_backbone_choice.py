@@ -88,11 +88,11 @@ def test_the_rule_takes_the_least_arithmetic_of_those_as_good_as_the_best():
 def trained(quick):
     pictures = image_set()
     splits = make_splits(pictures, quick)
-    run = partial(selection.fine_tune, quick, "test_byobnet", pictures, splits, 96)
+    run = partial(selection.train_candidate, quick, "test_byobnet", pictures, splits, 96)
     return pictures, splits, run(), run()
 
 
-def test_fine_tune_keeps_to_its_budget_and_can_be_repeated(trained):
+def test_training_a_candidate_keeps_to_its_budget_and_can_be_repeated(trained):
     _, splits, first, second = trained
     train = len(splits.parts["closed_set"]["train"])
     assert abs(first["pictures"] - 96) <= train / 2
