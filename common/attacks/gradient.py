@@ -62,34 +62,6 @@ def transfer(source, target, first, second, same, eps: float, **options) -> Atta
         return found._replace(scores=target.score(found.first, found.second))
 
 
-def retrieval_attack(
-    model, queries: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor, eps: float,
-    targets: Tensor | None = None, restarts: int = 3,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Change queries (Q, 3, H, W) so that a clean gallery, embeddings (G, D), ranks the wrong pictures first.
-
-    The query attack of Zhou et al. 2020, "Adversarial Ranking Attack and Defense", by the steps of `pgd`: pictures
-    that should come first are C, those they should overtake are X, and the mean over both of
-    max(0, score of x - score of c) is driven to 0, where every one of C outranks every one of X. Without `targets`, C
-    are all other classes and X is the query's own; with targets (Q,), C is this class and X are all others.
-
-    Returns the changed queries, and the harm done to each (Q,): minus that mean, 0 at most. Raises ValueError for bad
-    pictures as `pgd` does, and for a query for which C or X is empty.
-    """
-    _check_images(eps, queries)
-    wanted = labels[:, None] != gallery_labels if targets is None else targets[:, None] == gallery_labels
-    if not (wanted.any(1) & ~wanted.all(1)).all():
-        raise ValueError("the gallery needs pictures of each query's class (or target) and of others; check the labels")
-
-    def harm(changed):
-        scores = model.score_embeddings(model(changed)[:, None], gallery[None])
-        leads = [row[~raised][:, None] - row[raised] for row, raised in zip(scores, wanted)]
-        return torch.stack([-lead.clamp(min=0).mean() for lead in leads])
-
-    with evaluation_mode(model, gradients=True):
-        return strongest(harm, queries, eps, 20, restarts, 0)
-
-
 def strongest(harm: Callable[[Tensor], Tensor], images: Tensor, eps: float, steps: int, restarts: int, seed: int):
     """Of all steps of `ascend` from the clean and from random starts, each picture's worst, and its harm (B,)."""
     generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ from references import direction, optimum
 from toys import Bilinear, Network, awkward, pairs_of_pictures, pgd_path, same_state, state_of
 
 from common.attacks import gradient
-from common.attacks.gradient import fgsm, noise, pgd, retrieval_attack, transfer
+from common.attacks.gradient import fgsm, noise, pgd, transfer
 from common.attacks.square import square
 from common.backbones import evaluation_mode
 
@@ -228,59 +228,6 @@ def test_borrowed_pictures_are_scored_by_the_target():
     with evaluation_mode(target):
         torch.testing.assert_close(found.scores, target.score(found.first, found.second))
     assert not torch.allclose(found.scores, expected.scores)
-
-
-def slow_harm(scores, labels, gallery_labels, targets=None):
-    """Minus the mean lead of each picture to overtake on each to raise, one query and two pictures at a time."""
-    found = []
-    for query, row in enumerate(scores):
-        wanted = gallery_labels != labels[query] if targets is None else gallery_labels == targets[query]
-        leads = [max(0.0, (row[other] - row[one]).item()) for one in range(len(row)) for other in range(len(row))
-                 if wanted[one] and not wanted[other]]  # fmt: skip
-        found.append(-sum(leads) / len(leads))
-    return torch.tensor(found)
-
-
-def retrieval_case(seed=0):
-    model = Network(seed).eval()
-    queries, pictures, _ = pairs_of_pictures(count=9, seed=seed)
-    labels = torch.arange(9) % 3
-    queries = (0.7 * queries + 0.1 * labels[:, None, None, None]).clamp(0, 1)
-    with torch.no_grad():
-        gallery = model((0.7 * pictures + 0.1 * labels[:, None, None, None]).clamp(0, 1))
-    return model, queries, labels, gallery, labels
-
-
-@pytest.mark.parametrize("targeted", [False, True])
-def test_retrieval_attacks_turn_the_ranking(targeted):
-    model, queries, labels, gallery, gallery_labels = retrieval_case()
-    targets = (labels + 1) % 3 if targeted else None
-    before = state_of(model.train())
-
-    def ranked(pictures):
-        with evaluation_mode(model):
-            scores = model.score_embeddings(model(pictures)[:, None], gallery[None])
-        return scores, gallery_labels[scores.argmax(1)]
-
-    kept, clean = retrieval_attack(model, queries, labels, gallery, gallery_labels, 0.0, targets, restarts=1)
-    torch.testing.assert_close(clean, slow_harm(ranked(queries)[0], labels, gallery_labels, targets))
-    assert torch.equal(kept, queries) and (clean < 0).any()
-    found, harm = retrieval_attack(model, queries, labels, gallery, gallery_labels, 0.1, targets, restarts=2)
-    scores, nearest = ranked(found)
-    torch.testing.assert_close(harm, slow_harm(scores, labels, gallery_labels, targets), atol=1e-5, rtol=1e-4)
-    assert (harm >= clean).all() and (harm > clean).any()
-    was, now = ((top == targets if targeted else top != labels).sum() for top in (ranked(queries)[1], nearest))
-    assert now > was
-    assert (found - queries).abs().max() <= 0.1 and same_state(before, state_of(model))
-
-
-def test_a_gallery_that_allows_no_ranking_is_refused():
-    model, queries, labels, gallery, gallery_labels = retrieval_case()
-    for targets, theirs in ((None, gallery_labels * 0), (labels + 7, gallery_labels), (None, gallery_labels + 7)):
-        with pytest.raises(ValueError, match="the gallery needs pictures"):
-            retrieval_attack(model, queries, labels, gallery, theirs, EPS, targets)
-    with pytest.raises(ValueError, match="not normalized"):
-        retrieval_attack(model, queries * 2, labels, gallery, gallery_labels, EPS)
 
 
 def spoiled(value):
