@@ -498,8 +498,7 @@ def ranked_hits(rankings: Mapping) -> Figure:
 def pair_map(first, second, channels, alpha, score: float) -> Figure:
     """How a pair, or a name if there is no `second`, gets a map: to the score, slopes back to channels, weighted sum.
 
-    `first` and `second` are uint8 (3, H, W). Of `channels` (K, h, w), with weights `alpha` (K, 1, 1), the three that
-    add most are drawn, the first in front.
+    Pictures are uint8 (3, H, W). Of `channels` (K, h, w), weighted by `alpha` (K, 1, 1), those that add most are drawn.
     """
     pair, added = second is not None, np.asarray(alpha * channels)
     shaded, most = tint(first, added.sum(0)), np.abs(added).sum((1, 2)).argsort()[-3:]
@@ -512,6 +511,7 @@ def pair_map(first, second, channels, alpha, score: float) -> Figure:
         left, low = 3.1 + 0.35 * step, 3.45 - 0.3 * step
         axis.imshow(channels[channel], extent=(left, left + 1.8, low, low + 1.8), cmap="viridis", zorder=step + 1)
         axis.add_patch(Rectangle((left, low), 1.8, 1.8, fill=False, edgecolor="white", linewidth=2, zorder=step + 1))
+        axis.text(left + 1.86, low + 1.74, f"{alpha[channel].item():+.2g}", fontsize=11, va="center", zorder=5)
     box, gray = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray"), dict(color="dimgray")
     axis.text(6.4, 4, "$z$", fontsize=17, ha="center", va="center", bbox=box)
     words = f"$s = \\cos(z, z')$\n{score:.2f}" if pair else f"score $s$\n{score:.1f}"
