@@ -455,7 +455,7 @@ def straight_through(levels: int, change: int) -> Figure:
     axis.annotate("", np.add(near, (change, level)), near, arrowprops=arrow, zorder=4)
     axis.errorbar(stay, stay, xerr=change, fmt="o", markersize=12, color="tab:green", elinewidth=3, capsize=6, zorder=5)
     notes = [(-1.3, -1.65, f"near an edge, {change} more\njump a level, {level:.0f}", "tab:red")]
-    notes += [(-1, 0.6, f"amid a level, {change} change nothing", "tab:green"), (-1, -1.15, "rounded: slope 0", BLUE)]
+    notes += [(-1, 0.6, f"mid-level, {change} more change nothing", "tab:green"), (-1, -1.15, "rounded: slope 0", BLUE)]
     for x, y, words, hue in (*notes, (-0.3, -0.5, "what BPDA takes it for: slope 1", ORANGE)):
         axis.text(stay + x * level, stay + y * level, words, color=hue, fontsize=13, va="center", bbox=WHITE)
     axis.set(xlim=(color[0], color[-1]), xlabel="color that comes in (of 255)", ylabel="color that goes on")

@@ -33,13 +33,13 @@ RIGHT, WRONG = "#1a7f37", "#c62828"
 FOR, AGAINST = np.array([178, 24, 43]), np.array([33, 102, 172])  # what a map colors red and blue
 COLORS, MARKERS = sns.color_palette("colorblind", 8), "osD^vPX*"
 LOOKS = {  # what a name looks like in every figure; other names have the color and the marker of their place
-    "chance": ("black", "x"), "random numbers": ("black", "x"), "raw pixels": ("#ca9161", "d"),
-    "color": ("#7b3294", "p"), "central color": ("#e7298a", "*"), "frozen backbone": ("#949494", "s"),
+    "central color": ("#e7298a", "*"), "frozen backbone": ("#949494", "s"), "raw pixels": ("#ca9161", "d"),
+    "more epochs": ("#de8f05", "v"), "robust": ("#7b3294", "s"), "chance": ("black", "x"), "color": ("#7b3294", "p"),
     "untrained head": ("#56b4e9", "P"), "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"),
     "cross entropy": ("#0173b2", "o"), "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"),
     "pair cross entropy": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"),
     "cosine softmax": ("#117733", "h"), "label smoothing": ("#8c613c", "p"), "standard": ("#5f6b76", "o"),
-    "robust": ("#7b3294", "s"), "semi hard": (COLORS[0], "o"), "semi hard, no BatchNorm": ("#001f4d", "P"),
+    "semi hard": (COLORS[0], "o"), "semi hard, no BatchNorm": ("#001f4d", "P"), "random numbers": ("black", "x"),
     "batch hard": (COLORS[1], "s"), "batch hard, no BatchNorm": ("#7f3b08", "X"), "test byobnet": (COLORS[0], "o"),
     "test efficientnet": (COLORS[1], "s"), "test resnet": (COLORS[2], "D"), "test vit": (COLORS[3], "^"),
 }  # fmt: skip

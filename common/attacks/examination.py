@@ -159,7 +159,7 @@ def _gradients_everywhere(trial):
 
 def _both_do_more(trial, attack, ours, steps):
     theirs = trial.harms(attack, steps=steps, which="both")
-    return _share(trial, "both pictures do {} of one", theirs, ours, "PGD's", 1)
+    return _share(trial, "both changed do {} of one", theirs, ours, "PGD's", 1)
 
 
 def _does_no_more(trial, name, rival, ours):

@@ -15,7 +15,7 @@ THRESHOLD = Threshold(-0.09, "validation")
 RADII = (8 / 255, 1 / 255)  # one that changes answers, and one at which no pair changes sides
 LINES = dict(zero="ε = 0 ", eps="margin falls", steps="more steps", large="are right", fgsm="FGSM",
              converged="of PGD-", noise="noise", search="Square", transfer="transfer", gradient="no gradient",
-             both="both pictures", bounds="stays within")  # fmt: skip
+             both="both changed", bounds="stays within")  # fmt: skip
 
 
 class Judge(Network):
