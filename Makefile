@@ -16,6 +16,10 @@ override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
 override TORCH := $(if $(filter command,$(origin TORCH)),$(TORCH))
 torch_index = https://download.pytorch.org/whl/$(TORCH)
 
+# glibc returns large blocks to the system and asks for them again, page by page: a tenth of training's time. Keep them.
+export MALLOC_MMAP_THRESHOLD_ = 1000000000
+export MALLOC_TRIM_THRESHOLD_ = 4000000000
+
 # Tests and committed outputs are about the offline default, whatever the user's own settings are.
 defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z_]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 SIMILARITY_DEVICE=cpu \
   OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
