@@ -579,13 +579,13 @@ def histories(runs: dict[str, pd.DataFrame], columns: Sequence[str], title: str,
 
 
 def score_histograms(
-    stages: Mapping, same, title: str, score: str = "cosine similarity",
+    stages: Mapping, same, title: str, score: str = "cosine similarity", threshold: float = np.nan,
     kinds: Sequence[str] = ("different pairs", "same pairs"), xlabel: str = "", side_by_side: bool = False,
 ) -> Figure:  # fmt: skip
     """Scores of the same and of the different pairs (P,), a panel for each entry: its name -> scores (P,).
 
-    Panels share both axes; their titles say the ROC-AUC. They stand above each other; or, with `side_by_side`, in a
-    row, from four on in two, with heights as shares of a kind's pairs.
+    Panels share both axes; their titles say the ROC-AUC, a dotted line the threshold, if given. They stand above each
+    other; or, with `side_by_side`, in a row, from four on in two, with heights as shares of a kind's pairs.
     """
     rows = 1 + (len(stages) > 3) if side_by_side else len(stages)
     size = (WIDEST, 2.3 * rows + 1.3) if side_by_side else (8.5, 2.1 * rows + 1.4)
@@ -599,9 +599,9 @@ def score_histograms(
             looks |= dict(weights=np.full(len(mine), 1 / len(mine))) if side_by_side else {}
             axis.hist(mine, bins=edges, histtype="stepfilled", label=label, **looks)
         ylabel = "share of " * side_by_side + kinds[0].split()[-1]
-        axis.set(ylabel=ylabel, title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
+        axis.set(ylabel=ylabel, ymargin=0.2, title=f"{name}: ROC-AUC {roc_auc(scores, same):.3f}".removeprefix(": "))
         axis.yaxis.label.set_visible(axis in axes[:, 0])
-        axis.margins(y=0.2)
+        axis.axvline(threshold, color="black", linestyle=":")
     plt.setp([*axes[-1]], xlabel=xlabel or f"score ({score})")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=LETTERS)
     return figure

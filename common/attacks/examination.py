@@ -126,7 +126,7 @@ def _margin_falls(trial, attack, ours, steps):
 
 def _more_steps_do_no_less(trial, attack, ours, steps):
     once, some = (trial.harms(attack, steps=count) for count in (1, max(steps // 4, 2)))
-    return _share(trial, "more steps do {} of fewer", [*some, *ours], [*once, *some], "fewer steps'", 0.98)
+    return _share(trial, "more steps do {} of fewer's harm", [*some, *ours], [*once, *some], "fewer steps'", 0.98)
 
 
 def _nobody_withstands(trial, attack, ours, steps):
@@ -145,7 +145,7 @@ def _no_less_than_fgsm(trial, attack, ours, steps):
 
 def _converged(trial, attack, ours, steps):
     most = trial.harms(attack, steps=5 * steps)
-    return _share(trial, f"PGD-{steps} does {{}} of PGD-{5 * steps}", ours, most, "its", 0.9)
+    return _share(trial, f"PGD-{steps} does {{}} of PGD-{5 * steps}'s harm", ours, most, "its", 0.9)
 
 
 def _gradients_everywhere(trial):
@@ -159,11 +159,11 @@ def _gradients_everywhere(trial):
 
 def _both_do_more(trial, attack, ours, steps):
     theirs = trial.harms(attack, steps=steps, which="both")
-    return _share(trial, "both changed do {} of one", theirs, ours, "PGD's", 1)
+    return _share(trial, "both changed do {} of one's harm", theirs, ours, "PGD's", 1)
 
 
 def _does_no_more(trial, name, rival, ours):
-    return _share(trial, f"{name} does {{}} of PGD", rival(), ours, "PGD's", 1, at_most=True)
+    return _share(trial, f"{name} does {{}} of PGD's harm", rival(), ours, "PGD's", 1, at_most=True)
 
 
 def _within_bounds(trial):

@@ -93,7 +93,7 @@ def test_values_are_those_of_attacks_made_one_by_one():
         assert shown == ", ".join(f"{share:.3g} %" for share in shares) + " of PGD's harm"
         if word == "noise":
             share, radius = max(zip(shares, radii))
-            assert table.worst["noise does ≤ 100 % of PGD"] == f"{share:.3g} % at {255 * radius:.3g}/255"
+            assert table.worst["noise does ≤ 100 % of PGD's harm"] == f"{share:.3g} % at {255 * radius:.3g}/255"
     assert table.worst["no gradient is zero"] == "0 of 20 pairs" and table.worst.str.contains(r"\d").all()
 
 
@@ -104,7 +104,7 @@ def test_the_search_may_take_fewer_pairs_and_transfer_may_be_left_out():
     moved = model.score(*some[:2]) - square(model, *some, RADII[0], 60).scores
     ours = model.score(*some[:2]) - pgd(model, *some, RADII[0], 8, 1).scores
     share = 100 * ((2 * some[2] - 1) * moved).mean() / ((2 * some[2] - 1) * ours).mean()
-    assert table.worst["Square does ≤ 100 % of PGD"] == f"{share:.3g} % at 8/255"
+    assert table.worst["Square does ≤ 100 % of PGD's harm"] == f"{share:.3g} % at 8/255"
 
 
 def test_the_suite_disturbs_nothing():
