@@ -477,7 +477,7 @@ def forces(d, curves: Mapping) -> Figure:
         looks = dict(textcoords="offset points", xycoords=("data", "axes fraction"), fontsize=12, va="top")
         axis.annotate(words, (mark, 0.97), (6, 0), **looks)
         axis.set(title=title, xlabel="distance d", ylabel="force (above 0: apart)")
-    axes[0, -1].legend(fontsize=13, loc="lower left", labelcolor="linecolor")
+        axis.legend(fontsize=13, loc="lower left", labelcolor="linecolor")
     return figure
 
 
