@@ -345,7 +345,7 @@ def layers(picture) -> Figure:
                 axis.plot([x, x + 1], [start, end], color="dimgray", linewidth=width, zorder=0)
             axis.text(x + 0.5, -0.75, "3 x 3" if width > 1 else "1 x 1", fontsize=13, ha="center", va="center")
         for x in range(len(steps) + 1):
-            axis.plot(np.full(4, x), rows, "s", markersize=24, color=ORANGE if x == len(steps) else BLUE)
+            axis.plot(np.full(4, x), rows, "s", markersize=24, color=(BLUE, *["gray"] * (len(steps) - 1), ORANGE)[x])
         axis.set(xlim=(-0.4, len(steps) + 0.4), ylim=(-1, 3.5))
         axis.set_title(title, fontsize=13)
     axis, half = axes[2], picture.shape[-1] // 2

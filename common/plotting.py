@@ -412,7 +412,7 @@ def compared(table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns:
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.25)
         axis.set_xlim(xlim or (None, min(1, axis.get_xlim()[1])))  # no share is larger
-        axis.locator_params(axis="x", nbins=5)
+        axis.locator_params(axis="x", nbins=14 if columns == 1 else 5)
         _rows(axis, rows)
     plt.setp([axis.yaxis.label for axis in axes[:, 1:].flat], visible=False)  # the first of the line has said it
     for axis in axes.flat[len(panels) :]:

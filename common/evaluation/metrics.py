@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_fscore_support, roc_curve
 
 CHUNK = 50  # rounds of a bootstrap measured at a time, which bounds memory
-RESOLUTION = 0.005  # of ROC-AUC: what the lists of pairs are made to resolve (protocol rule 3)
+RESOLUTION = 0.005  # of ROC-AUC: a smaller gap is no reason for a dearer choice, whatever the pairs resolve
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def fit_threshold(scores, same, split: str) -> Threshold:
 def first_near_best(areas):
     """The name of the first entry of a Series of ROC-AUCs that is at most `RESOLUTION` behind the best.
 
-    What the pairs cannot tell apart is decided by the entries' order, simplest or cheapest first, not by the last
+    So small a gap leaves the choice to the entries' order, simplest or cheapest first, not to the last
     digits, which differ from machine to machine: the same choice for everybody (protocol rule 21).
     """
     return areas.index[areas >= areas.max() - RESOLUTION][0]
