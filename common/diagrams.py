@@ -498,33 +498,39 @@ def ranked_hits(rankings: Mapping) -> Figure:
 def pair_map(first, second, channels, alpha, score: float) -> Figure:
     """How a pair, or a name if there is no `second`, gets a map: to the score, slopes back to channels, weighted sum.
 
-    Pictures are uint8 (3, H, W). Of `channels` (K, h, w), weighted by `alpha` (K, 1, 1), those that add most are drawn.
+    Pictures are uint8 (3, H, W). Of `channels` (K, h, w), weighted by `alpha` (K, 1, 1), the two that add and take most
+    are drawn; below, on one scale, what they contribute, all others together, and the sum, which is the map.
     """
     pair, added = second is not None, np.asarray(alpha * channels)
-    shaded, most = tint(first, added.sum(0)), np.abs(added).sum((1, 2)).argsort()[-3:]
-    figure, axis = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
+    least, *_, most = added.sum((1, 2)).argsort().tolist()
+    rest = added.sum(0) - added[most] - added[least]
+    strongest = np.abs([added[most], added[least], rest, added.sum(0)]).max()
+    figure, axis = plt.subplots(figsize=(8.4, 4.7), layout="constrained")
     figure.suptitle(f"How a {'pair' if pair else 'name'} gets its map", fontsize=15)
-    for image, x, y, words in ((first, 0, 3, "$x$"), (shaded, 3.4, 0, ""), (second, 7.3, 0, "$x'$"))[: 2 + pair]:
-        axis.imshow(np.moveaxis(image, 0, -1), extent=(x, x + 2, y, y + 2))
-        axis.text(x + 1, y - 0.05, words, fontsize=15, ha="center", va="top")
-    for step, channel in enumerate(most.tolist()):
-        left, low = 3.1 + 0.35 * step, 3.45 - 0.3 * step
-        axis.imshow(channels[channel], extent=(left, left + 1.8, low, low + 1.8), cmap="viridis", zorder=step + 1)
-        axis.add_patch(Rectangle((left, low), 1.8, 1.8, fill=False, edgecolor="white", linewidth=2, zorder=step + 1))
-        axis.text(left + 1.86, low + 1.74, f"{alpha[channel].item():+.2g}", fontsize=11, va="center", zorder=5)
-    box, gray = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray"), dict(color="dimgray")
-    axis.text(6.4, 4, "$z$", fontsize=17, ha="center", va="center", bbox=box)
+    images, notes = [(first, 0, 4.2), (second, 11.1, 4.2)][: 1 + pair], [(1, 3.9, "$x$", "black")]
+    terms = [(rest, f"the other\n{len(added) - 2} channels"), (added.sum(0), "the map\n$M = \\sum_k \\alpha_k A^k$")]
+    for k, does, x, low in ((least, "takes", 3.2, 4.6), (most, "adds", 3.7, 4.2)):
+        terms.insert(0, (added[k], f"{does} most:\n{alpha[k].item():+.2g} $A^{{{k}}}$"))
+        axis.imshow(channels[k], extent=(x, x + 1.8, low, low + 1.8), cmap="viridis", zorder=x)
+        axis.add_patch(Rectangle((x, low), 1.8, 1.8, fill=False, edgecolor="white", linewidth=2, zorder=x))
+    for place, (term, words) in enumerate(terms):
+        x = 3.35 * place + 0.3 * (place == 3)
+        images.append((tint(first, term, strongest), x, 0))
+        notes += [(x + 1, 2.65, words, "black"), (x - 0.68, 1, " ++="[place], "black")]
+    for image, x, low in images:
+        axis.imshow(np.moveaxis(image, 0, -1), extent=(x, x + 2, low, low + 2))
     words = f"$s = \\cos(z, z')$\n{score:.2f}" if pair else f"score $s$\n{score:.1f}"
-    axis.text(8.3, 4, words, fontsize=13, ha="center", va="center", bbox=box)
-    arrows = [((2.1, 4), (3, 4)), ((5.7, 4), (6.05, 4)), ((6.75, 4), (7.3, 4)), ((8.3, 2.1), (8.3, 3.3))]
-    for start, end in [((4.4, 2.8), (4.4, 2.1)), *arrows][: 4 + pair]:
-        axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", linewidth=2, **gray))
+    notes += [(6.5, 5.2, "$z$", "black"), (8.7, 5.2, words, "black")]
+    box = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray")
+    arrows = [((2.1, 5.2), (3.1, 5.2)), ((5.6, 5.2), (6.15, 5.2)), ((6.85, 5.2), (7.6, 5.2)), ((4.6, 4.1), (4.6, 3.3))]
+    for start, end in [*arrows, ((11, 5.2), (9.8, 5.2))][: 4 + pair]:
+        axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
     back = dict(arrowstyle="-|>", linewidth=2.5, color="tab:red", connectionstyle="arc3,rad=0.25")
-    axis.annotate("", (4.6, 5.35), (8.3, 4.7), arrowprops=back)
-    notes = [(6.6, 6.15, r"back: slopes $\partial s / \partial A^k$, averaged to $\alpha_k$", "tab:red")]
-    notes += [(1.6, 1, "the map\n$M = \\sum_k \\alpha_k A^k$", "black"), (2.9, 5.55, "channels $A^k$", "black")]
-    for x, y, words, color in [*notes, (7.1, 2.7, "$z'$, held fixed", "dimgray")][: 3 + pair]:
-        axis.text(x, y, words, fontsize=13, ha="center", va="center", color=color)
-    axis.set(xlim=(-0.1, 9.7), ylim=(-0.5, 6.5), aspect="equal")
+    axis.annotate("", (5.1, 6.5), (8.7, 5.9), arrowprops=back)
+    notes += [(3.2, 6.8, "channels $A^k$", "black"), (5.7, 3.65, r"times $\alpha_k$", "black")]
+    notes += [(8.4, 7.1, r"back: slopes $\partial s / \partial A^k$, averaged to $\alpha_k$", "tab:red")]
+    for x, y, words, color in [*notes, (12.1, 3.9, "$x'$: $z'$ is held fixed", "dimgray")][: len(notes) + pair]:
+        axis.text(x, y, words, fontsize=12, ha="center", va="center", color=color, bbox=box if y == 5.2 else None)
+    axis.set(xlim=(-0.1, 13.6), ylim=(-0.2, 7.4), aspect="equal")
     axis.axis("off")
     return figure

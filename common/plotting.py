@@ -171,7 +171,7 @@ def retrieval_gallery(queries, found, right, titles: Sequence[Sequence[str]], ti
 
 
 def overlay(images, maps, titles: Sequence[str], title: str, columns: int = 6) -> Figure:
-    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red counts for the score that is explained, blue against.
+    """Signed maps (N, h, w) over their pictures (N, 3, H, W): red raises the score that is explained, blue lowers it.
 
     A map is the more opaque the stronger it is, over its picture in pale gray, so that no color of a flower is taken
     for one of the map; the pictures themselves stand above, once where rows of maps share them. The maps of a row share
@@ -203,7 +203,7 @@ def with_key(figure: Figure) -> Figure:
     colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
     place = figure.add_axes((0.5 - 1.8 / wide, 0.3 / high, 3.6 / wide, 0.15 / high), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, orientation="horizontal", ticks=[-1, 0, 1])
-    bar.ax.set_xticklabels(["counts against", "nothing", "counts for"], fontsize=LETTERS)
+    bar.ax.set_xticklabels(["lowers the score", "nothing", "raises the score"], fontsize=LETTERS)
     return figure
 
 
@@ -313,25 +313,27 @@ def strips(
 def dot_panels(
     table: pd.DataFrame, title: str, xlabel: str, ylabel: str, columns: int = 2, join=True, zero=False
 ) -> Figure:  # fmt: skip
-    """Dots in rows, the same rows and one scale in all panels; `join` draws a line from dot to dot of a row.
+    """Dots in rows, one scale in all panels; `join` draws a line from dot to dot of a row.
 
     `table` has the columns panel, row, group (a color and a marker each), or in their place the ledger's protocol,
-    metric and approach, and value; text, if not the value is told; low and high, if it has them, make intervals. The
-    text of a dot alone in its row stands above it, else at the right. With `zero` a dashed line is at 0, texts beside
-    dots are on their side of it, and marks whose interval holds 0 are hollow: no difference seen. One group: no legend.
+    metric and approach, and value; text, if not the value; low and high make intervals. Panels that share no row have
+    rows of their own. The text of a dot alone in its row is above it, else at the right. With `zero` a dashed line is
+    at 0, texts beside dots are on their side of it, and marks whose interval holds 0 are hollow: no difference seen.
     """
     for name, instead in (("panel", "protocol"), ("row", "metric"), ("group", "approach")):
         table = table if name in table else table.assign(**{name: table.get(instead, "")})
     words = "{:+.2f}" if zero else "{:.2f}"
     table = table if "text" in table else table.assign(text=(table["value"].round(2) + 0.0).map(words.format))
-    panels, rows, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "row", "group"))
+    panels, groups = ([*dict.fromkeys(table[name])] for name in ("panel", "group"))
     down, table = -(-len(panels) // columns), table.reset_index(drop=True).assign(place=0.0)
+    own = table.groupby("row")["panel"].nunique().max() == 1
+    named = {name: [*dict.fromkeys((one if own else table)["row"])] for name, one in table.groupby("panel")}
     most = table.groupby(["panel", "row"]).size().max()  # dots in a row
-    for (_, row), mine in table.groupby(["panel", "row"]):
-        half = min(0.17 * len(mine) - 0.17, 0.38)  # many stand closer together
+    for (panel, row), mine in table.groupby(["panel", "row"]):
+        rows, half = named[panel], min(0.17 * len(mine) - 0.17, 0.38)  # many stand closer together
         table.loc[mine.index, "place"] = np.linspace(rows.index(row) - half, rows.index(row) + half, len(mine))
-    size = (WIDEST, ((0.62 if most < 4 else 0.83) * len(rows) + 1.1) * down + 1)
-    figure, axes = _figure(title, size, down, columns, sharex=True, sharey=True)
+    size = (WIDEST, ((0.62 if most < 4 else 0.83) * max(map(len, named.values())) + 1.1) * down + 1)
+    figure, axes = _figure(title, size, down, columns, sharex=True, sharey=not own)
     for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):
         for _, joined in mine.groupby("row") if join else ():
             axis.plot(joined["value"], joined["place"], color="lightgray", zorder=0)
@@ -346,14 +348,14 @@ def dot_panels(
                 axis.plot(none["value"], none["place"], **hollow, **_looks(name, place))
         for _, dot in mine.iterrows():
             at, by, looks = dot["value"], (0, 7), dict(textcoords="offset points", fontsize=LETTERS, in_layout=False)
-            looks |= dict(ha="center", bbox=dict(fc="white", ec="none", alpha=0.8, pad=0))
+            looks |= dict(ha="center", bbox=dict(fc="white", ec="none", pad=0))
             if (mine["row"] == dot["row"]).sum() > 1:
                 left = zero and at < 0  # beyond the interval, on the side of 0 where the dot lies
                 at = np.nanmin([at, dot.get("low", at)]) if left else np.nanmax([at, dot.get("high", at)])
                 side, by = ("right", (-7, 0)) if left else ("left", (7, 0))
                 looks |= dict(ha=side, va="center")
             axis.annotate(_plain(dot["text"]), (at, dot["place"]), by, **looks)
-        for place in range(1, len(rows), 2):  # what stands on one ground is one row
+        for place in range(1, len(named[panel]), 2):  # what stands on one ground is one row
             axis.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=-1)
         axis.set(title=panel, xlabel=xlabel, ylabel=ylabel)
         axis.margins(x=0.12)
@@ -361,7 +363,7 @@ def dot_panels(
         axis.tick_params(labelbottom=True)
         if zero:
             axis.axvline(0, color="black", linestyle="--", linewidth=2, zorder=0.6)
-        _rows(axis, rows)
+        _rows(axis, named[panel])
     plt.setp([axis.yaxis.label for axis in axes[:, 1:].flat], visible=False)  # the first of the line has said it
     for empty in axes.flat[len(panels) :]:
         empty.axis("off")
@@ -546,6 +548,7 @@ def scatter(
             axis.plot(*np.stack([np.zeros_like(points), points]).transpose(2, 0, 1), color="silver", zorder=0)
         if equal:
             axis.axline((0, 0), slope=1, color="black", linestyle="--")
+            axis.axis("square")
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     if legend:

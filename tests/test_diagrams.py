@@ -165,12 +165,13 @@ def test_ranked_hits_bear_the_precision_up_to_their_place():
 def test_a_pair_gets_its_map_from_channels_and_slopes():
     pictures = np.zeros((3, 3, 8, 8), np.uint8)
     pictures[1] = 9
-    channels, alpha = np.arange(4.0)[:, None, None] + np.ones((4, 2, 2)), np.array([3, -3, 0, 0.5])[:, None, None]
+    channels, alpha = np.arange(4.0)[:, None, None] + np.ones((4, 2, 2)), np.array([3, -5, 0, 0.5])[:, None, None]
     figure = diagrams.pair_map(*pictures[:2], channels, alpha, 0.824)
     (axis,) = figure.axes
-    assert len(axis.images) == 3 + 3, "two pictures, a map, three channels"
-    front = max(axis.images, key=lambda image: image.zorder)
-    assert (front.get_array() == 2).all(), "the channel that adds most, whatever its sign, is in front"
+    assert len(axis.images) == 2 + 2 + 4, "two pictures, two channels, and the terms of the sum with their total"
+    back, front = sorted(axis.images, key=lambda image: image.zorder)[-2:]
+    assert (front.get_array() == 1).all() and (back.get_array() == 2).all(), "what adds most, and what takes most"
+    assert "+3 $A^{0}$" in words(figure) and "-5 $A^{1}$" in words(figure) and "2 channels" in words(figure)
     assert "0.82" in words(figure) and "held fixed" in words(figure)
     (axis,) = diagrams.pair_map(pictures[0], None, channels, alpha, 9.33).axes
-    assert len(axis.images) == 2 + 3 and "9.3" in words(axis.figure) and "held fixed" not in words(axis.figure)
+    assert len(axis.images) == 1 + 2 + 4 and "9.3" in words(axis.figure) and "held fixed" not in words(axis.figure)

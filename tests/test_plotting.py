@@ -277,6 +277,8 @@ def test_dot_panels_join_the_dots_of_a_row_and_write_their_numbers():
     assert [axis.get_title() for axis in as_they_are.axes] == ["drawn", "photographs"], "the ledger's columns will do"
     assert words(as_they_are.axes[0].get_yticklabels()) == ["x", "y"]
     assert words(as_they_are.legends[0].get_texts()) == ["standard", "robust"]
+    apart = plotting.dot_panels(DOTS.assign(row=["a", "a", "b", "c"]), TITLE, "x", "y")
+    assert [words(axis.get_yticklabels()) for axis in apart.axes] == [["a", "b"], ["c"]], "panels that share no row"
     many = pd.concat([DOTS[:1].assign(group=group) for group in "abcdef"])
     joined = plotting.dot_panels(many, TITLE, "x", "y", 1).axes[0].lines[0]
     assert np.ptp(joined.get_ydata()) < 0.8, "dots of one row stay away from the next"
@@ -469,7 +471,7 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
     bare = other[:, :, 8:]
     assert np.ptp(bare) == 0 and bare.min() > plotting.PALE, "where a map says nothing its picture is pale gray"
     assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
-    assert words(figure.axes[1].get_xticklabels()) == ["counts against", "nothing", "counts for"]
+    assert words(figure.axes[1].get_xticklabels()) == ["lowers the score", "nothing", "raises the score"]
     twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
     assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
     assert len(pictures(FIGURES["overlay"]())) == 8, "a short row is filled up with white"

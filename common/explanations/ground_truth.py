@@ -21,7 +21,7 @@ from common.evaluation.metrics import interval
 from common.evaluation.reports import named
 from common.explanations.concepts import SEEDS, raised
 from common.explanations.faithfulness import area, blurred, curve, untrained
-from common.explanations.localization import controls, difference, leads, relevance_mass
+from common.explanations.localization import controls, difference, relevance_mass
 from common.explanations.maps import PairScore, activations, enlarge, integrated_gradients, pair_integrated_gradients
 from common.flowers.painting import rgb
 from common.flowers.rendering import render
@@ -33,8 +33,7 @@ UNCHANGED = "as it is"
 SHORT = 8  # epochs of a training to cheat
 WORDS = {  # for names of tests and approaches
     "insertion_gain": "insertion", "deletion_gain": "deletion", "center_loss": "center loss",
-    "relevance_mass": "red on the flower", "relevance_mass_gain": "red on the flower",
-    "intervention_agreement": "order of the parts", "intervention_agreement_gain": "order of the parts",
+    "relevance_mass_gain": "red on the flower", "intervention_agreement_gain": "order of the parts",
 }  # fmt: skip
 
 
@@ -179,13 +178,6 @@ def gained(measures: dict, maps: Sequence[str], rivals: Sequence[str], pictures:
                       for name, rival in product(maps, rivals) if name != rival], ignore_index=True)  # fmt: skip
 
 
-def over_controls(measures: dict, pictures: int) -> pd.DataFrame:
-    """By how much maps beat their controls in the tests that know the flower: a panel of `leads` each; see `gained`."""
-    tables = [leads({name: known[metric] for name, known in measures.items()}, pictures).assign(panel=WORDS[metric])
-              for metric in next(iter(measures.values())) if metric in WORDS]  # fmt: skip
-    return pd.concat([pd.DataFrame(), *tables])
-
-
 def robust_less_standard(models: dict, first, second, parts=None, flowers=(), control=None, rounds: int = 1000):
     """Grade the integrated gradients of models, and compare robust with standard ones in pairs (protocol rule 20).
 
@@ -239,10 +231,14 @@ class Shortcut(NamedTuple):
     where: np.ndarray  # the pixels of the square, bool (N, H, W)
 
     def exam(self) -> pd.DataFrame:
-        """The share of new pictures that each suspect names rightly, by what square they have."""
-        right = {name: {square: np.mean(named(model, embed(model, one[self.new])) == self.labels[self.new])
-                        for square, one in self.pictures.items()} for name, model in self.suspects.items()}  # fmt: skip
-        return pd.DataFrame(right).T
+        """The share of new pictures that each suspect names rightly, by their square; last, as a wrong square says."""
+        rows, labels = {}, self.labels[self.new]
+        for name, model in self.suspects.items():
+            said = {square: named(model, embed(model, one[self.new])) for square, one in self.pictures.items()}
+            rows[name] = {square: np.mean(names == labels) for square, names in said.items()}
+            as_told = said["another species' square"] == (labels + 1) % (1 + labels.max())
+            rows[name]["named as that square says"] = np.mean(as_told)
+        return pd.DataFrame(rows).T
 
     def couples(self, each: int, seed: int = 0) -> np.ndarray:
         """Places of pairs of new pictures of one species, at most so many of each, species by species: (P, 2)."""

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.evaluation.metrics import interval, told
+from common.evaluation.metrics import interval, pair_mean_interval, told
 
 CONTROLS = ("uniform", "blob", "color saliency", "random weights")  # no map is judged without these
 RIVALS = ("wrong partner", "flower's mask")  # and where they can be had not without these
@@ -43,12 +43,13 @@ def controls(images) -> dict[str, np.ndarray]:
     }
 
 
-def leads(measures: Mapping[str, Callable], pictures: int, rounds: int = 1000) -> pd.DataFrame:
+def leads(measures: Mapping, pictures, rounds: int = 1000) -> pd.DataFrame:
     """By how much maps do better than their controls, on the same resampled pictures (protocol rule 16).
 
     `measures` take weights (R, N), one for each map by its name, CONTROLS (else ValueError) and perhaps RIVALS among
-    them; one named "pair CAM, random weights" is the control of that map alone. `pictures` says of how many. Returns
-    rows as `plotting.dot_panels` draws them: group (the map), row (the control), value, low, high, n, text.
+    them; one named "pair CAM, random weights" is the control of that map alone. `pictures` says of how many; or it is
+    pairs (P, 2), and all `measures` are values (P,) of these. Returns rows as `plotting.dot_panels` draws them: group
+    (the map), row (the control), value, low, high, n, text.
     """
     rows = []
     for name in [name for name in measures if not name.endswith(CONTROLS + RIVALS)]:
@@ -57,7 +58,8 @@ def leads(measures: Mapping[str, Callable], pictures: int, rounds: int = 1000) -
             raise ValueError(f"no map is judged without its controls; missing: {', '.join(missing)}")
         for one, control in own.items():
             if control is not None:
-                gap = interval(partial(difference, measures[name], control), pictures, rounds)
+                gap = (pair_mean_interval(measures[name] - control, pictures, rounds) if np.ndim(pictures) else
+                       interval(partial(difference, measures[name], control), pictures, rounds))  # fmt: skip
                 rows.append({"group": name, "row": one, **gap, "text": told(gap)})
     return pd.DataFrame(rows)
 

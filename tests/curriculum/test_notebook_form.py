@@ -29,7 +29,7 @@ if "google.colab" in sys.modules:  # fetch the project; elsewhere it is here alr
 MOST_WORDS, MOST_CORE_WORDS, MOST_CORE_WORDS_OF = 120, 2_000, {"R6": 2_200, "R7": 2_200}
 WIDEST, SHARP = 1_000, 1.5  # pixels of a figure on the screen, and how many there are for each of them
 FOUND = sorted(ROOT.glob("R*.ipynb"))
-MOST_CELLS, MOST_LINES, SHORT_CELL, MOST_BYTES = 48, 20, 8, 1_500_000
+MOST_CELLS, MOST_LINES, SHORT_CELL, MOST_BYTES = 48, 20, 12, 1_500_000
 CHECKED = re.compile(r"^\s*#+\s*NBVAL_CHECK_OUTPUT\s*$", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6}\s+(.+)$", re.MULTILINE)
 EXERCISE = re.compile(r"^\W*Exercise\s+\d+", re.MULTILINE)
@@ -339,14 +339,14 @@ def cell_1(**values):
 def long_cells(notebook):
     """A fault: no code cell is short."""
     for cell in notebook.cells:
-        cell.source += "\n1" * 8 * (cell.cell_type == "code")
+        cell.source += "\n1" * SHORT_CELL * (cell.cell_type == "code")
 
 
 # name: (fault, words of the complaint it must cause)
 FAULTS = {
     "too many cells": (lambda notebook: notebook.cells.extend(map(new_markdown_cell, "x" * 50)), "65 cells"),
     "long cell": (cell_4(source="\n".join(["x = 1"] * 21)), "21 lines"),
-    "few short cells": (long_cells, "under 8 lines"),
+    "few short cells": (long_cells, "under 12 lines"),
     "no title": (drop("# R0", "R0"), "title"),
     "other title": (drop("# R0: ", "# R1: "), "does not start with `# R0: `"),
     "no time": (drop("**Time**", "Time"), "no **Time"),

@@ -334,7 +334,9 @@ def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     assert all((one == colors[0][0]) == (label == 0) for one, label in zip(colors[0], puzzle.labels, strict=True))
     assert all(one != other for one, other in zip(*colors, strict=True)), "of another species"
     exam = puzzle.exam()
-    assert list(exam.columns) == [*puzzle.pictures] and exam.to_numpy().min() >= 0 and exam.to_numpy().max() <= 1
+    assert list(exam.columns) == [*puzzle.pictures, "named as that square says"]
+    assert exam.to_numpy().min() >= 0 and exam.to_numpy().max() <= 1
+    assert (exam.iloc[:, 2] + exam.iloc[:, 3]).tolist() == [1, 1], "of two species a name that is wrong is the square's"
     large = puzzle.to_show(images, [3])
     assert large.shape == (1, 3, 192, 192)
     assert (large[0, :, puzzle.where[3].repeat(6, 0).repeat(6, 1)] == colors[0][3]).all()

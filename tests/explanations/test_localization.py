@@ -132,6 +132,9 @@ def test_a_control_is_beaten_by_differences_on_the_same_pictures():
     spread = np.linspace(0, 1, 20)
     measures = {name: mean_of(spread) for name in CONTROLS} | {"map": mean_of(spread + 0.01)}
     np.testing.assert_allclose(leads(measures, 20, 100)[["value", "low", "high"]], 0.01)
+    values = {name: spread for name in CONTROLS} | {"map": spread + 0.01}
+    pairs = np.column_stack([np.arange(20), np.arange(1, 21) % 20])
+    np.testing.assert_allclose(leads(values, pairs, 100)[["value", "low", "high"]], 0.01)
 
 
 @pytest.mark.parametrize("maps, masks, reason", [
