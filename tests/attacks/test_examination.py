@@ -94,7 +94,7 @@ def test_values_are_those_of_attacks_made_one_by_one():
         if word == "noise":
             share, radius = max(zip(shares, radii))
             assert table.worst["noise does ≤ 100 % of PGD's harm"] == f"{share:.3g} % at {255 * radius:.3g}/255"
-    assert table.worst["no gradient is zero"] == "0 of 20 pairs" and table.worst.str.contains(r"\d").all()
+    assert table.worst["no gradient is zero"] == "0 of 20 pairs" and table.worst.str.contains(r"\d|^no |^never ").all()
 
 
 def test_the_search_may_take_fewer_pairs_and_transfer_may_be_left_out():
