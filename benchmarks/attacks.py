@@ -3,11 +3,11 @@
     python -m benchmarks.attacks               prints the cost of a step, as ratios
     python -m benchmarks.attacks --attackers   writes attackers.csv: each robust model's accuracy under every attacker
     python -m benchmarks.attacks --price       into differences.csv and control.csv: robust against standard models
-    python -m benchmarks.attacks --control     writes into control.csv: R6's training with its attacker and without it
+    python -m benchmarks.attacks --control     writes into control.csv: R6's training without its attacker, or a term
 
-The last three take the run that SIMILARITY_* names. The control trains 18 models in about five minutes on one core. The
-attackers need about two minutes a model on one core, foolbox and torchattacks (its pin of requests is out of date: `pip
-install --no-deps torchattacks`).
+The last three take the run that SIMILARITY_* names. The control trains 36 models in about twelve minutes on one core.
+The attackers need about two minutes a model on one core, foolbox and torchattacks (its pin of requests is out of date:
+`pip install --no-deps torchattacks`).
 """
 
 import argparse
@@ -36,6 +36,12 @@ from common.evaluation.metrics import accuracy, roc_auc
 from common.evaluation.reports import comparison, difference
 
 EPS, KINDS = 4 / 255, {"standard": "best", "robust": "robust"}
+ARMS = {  # what trainings on from a standard model differ in
+    "more epochs": dict(eps=0.0, steps=0, hold_weight=0.03),
+    "robust": dict(eps=2 * EPS, hold_weight=0.03),  # R6's
+    "no hold term": dict(eps=2 * EPS, hold_weight=0.0),
+    "hold term alone": dict(eps=2 * EPS, hold_weight=3e4),  # beside it the loss is as good as nothing
+}
 CONTROL = ["dataset", "approach", "name", "metric", "value", "low", "high", "seeds"]  # columns of control.csv
 
 
@@ -210,12 +216,12 @@ def prices() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def control(seeds: int, count: int = 80) -> pd.DataFrame:
-    """What does the attacker add to R6's training? The same epochs and loss, with it and without, on drawn flowers.
+    """What does the attacker add to R6's training, and each term of its loss? The same epochs, as ARMS has them.
 
     Every seed trains on from the run's standard models: it orders the batches and the noise. Rows of approach, name
-    ("more epochs", without an attack; "standard"; "robust"), metric, value (the mean over seeds), and low and high of
-    the paired difference to "more epochs". Metrics are of clean test pictures, and of the first `count` test pairs
-    under PGD at 4/255, as R6 attacks them.
+    (an arm, or "standard"), metric, value (the mean over seeds), and low and high of the paired difference to "more
+    epochs". Metrics are of clean test pictures, and of the first `count` test pairs under PGD at 4/255, as R6 attacks
+    them. A metric "..._over_..." is itself a difference, of "robust" to an arm that lacks a term of its loss.
     """
     config, rows = setup(), []
     pictures, shorter = load_images(config), replace(config, epochs=5, learning_rate=6e-3)
@@ -223,11 +229,11 @@ def control(seeds: int, count: int = 80) -> pd.DataFrame:
     pairs = some_pairs(splits.pairs["closed_set"]["test"], count)
     for approach, name in STEMS.items():
         standard, _, content = load(ensure(config, f"best_model_{name}.pth"), pictures, config.device)
-        models, weight = {"more epochs": [], "standard": [standard] * seeds, "robust": []}, content.get("center_weight")
+        models, weight = {"standard": [standard] * seeds} | {kind: [] for kind in ARMS}, content.get("center_weight")
         for seed in range(seeds):
             given = approach, standard, pictures, splits, "closed_set", replace(shorter, seed=seed)
-            for kind, options in (("more epochs", dict(eps=0.0, steps=0)), ("robust", dict(eps=2 * EPS))):
-                model, _ = train_robust(*given, hold_weight=0.03, center_weight=weight or 0.0, **options)
+            for kind, options in ARMS.items():
+                model, _ = train_robust(*given, center_weight=weight or 0.0, **options)
                 models[kind].append(model)
         found = [comparison(models, "more epochs", pictures, splits, "closed_set", "test")]
         attack = partial(pgd, eps=EPS, restarts=1)
@@ -237,6 +243,10 @@ def control(seeds: int, count: int = 80) -> pd.DataFrame:
             gap = difference(some, scores["more epochs"], pairs)
             value = np.mean([roc_auc(one, pairs[:, 2]) for one in some])
             found.append(pd.DataFrame([{"metric": "roc_auc_under_pgd", "name": kind, **gap, "value": value}]))
+        for kind in ("no hold term", "hold term alone"):
+            gap = difference(scores["robust"], scores[kind], pairs)
+            metric = f"roc_auc_under_pgd_over_{kind.replace(' ', '_')}"
+            found.append(pd.DataFrame([{"metric": metric, "name": "robust", **gap}]))
         rows.append(pd.concat(found).assign(approach=approach, seeds=seeds, dataset=config.dataset_name))
         print(rows[-1].to_string(), flush=True)
     table = pd.concat(rows)[CONTROL].round(5)

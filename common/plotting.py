@@ -35,6 +35,7 @@ COLORS, MARKERS = sns.color_palette("colorblind", 8), "osD^vPX*"
 LOOKS = {  # what a name looks like in every figure; other names have the color and the marker of their place
     "central color": ("#e7298a", "*"), "frozen backbone": ("#949494", "s"), "raw pixels": ("#ca9161", "d"),
     "more epochs": ("#de8f05", "v"), "robust": ("#7b3294", "s"), "chance": ("black", "x"), "color": ("#7b3294", "p"),
+    "no hold term": ("#0173b2", "^"), "hold term alone": ("#117733", "P"),
     "untrained head": ("#56b4e9", "P"), "before training": ("#56b4e9", "P"), "principal head": ("#56b4e9", "P"),
     "cross entropy": ("#0173b2", "o"), "center loss": ("#de8f05", "D"), "siamese": ("#029e73", "^"),
     "pair cross entropy": ("#029e73", "^"), "contrastive": ("#cc78bc", "v"), "triplet": ("#d55e00", "X"),
