@@ -25,6 +25,7 @@ from common.training import train
 FROM_SCRATCH = ("test_byobnet", "test_efficientnet", "test_resnet", "test_vit")
 FROM_HUB = ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "tiny_vit_5m_224.dist_in22k_ft_in1k")
 LARGE = ("resnet50", "resnext101_32x4d")
+PICTURES = {"quick": 8 * 480, "standard": 700, "full": 20_000}  # to train a candidate: few if pretrained
 RULE = (
     "highest validation pair AUC after an equal-budget fine-tune; of all at most "
     f"{RESOLUTION} behind it, the one with the fewest multiply-adds"
@@ -78,9 +79,8 @@ def train_candidate(config: Config, name: str, image_set: ImageSet, splits: Spli
 def choose(table: pd.DataFrame) -> str:
     """Of all candidates at most `RESOLUTION` behind the best, the one with the fewest multiply-adds.
 
-    A gap within `RESOLUTION` is no reason to pay more arithmetic in every training to come; a larger one shows in all
-    of them. Multiply-adds are the same on every machine, seconds are not. `table` has a row for each candidate and the
-    columns roc_auc, on validation pairs, and multiply_adds, as of `cost`; ties go by name.
+    Multiply-adds are the same on every machine, seconds are not. `table` has a row for each candidate and the columns
+    roc_auc, on validation pairs, and multiply_adds, as of `cost`; ties go by name.
     """
     return str(first_near_best(table.sort_index().sort_values("multiply_adds", kind="stable")["roc_auc"]))
 
