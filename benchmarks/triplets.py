@@ -5,9 +5,12 @@ DATA is the folder of `benchmarks.results`. The parts:
     miners      four miners on drawn flowers, trained as R5 trains them (minutes)
     collapse    batch-hard and semi-hard without BatchNorm, and controls, on drawn flowers (minutes)
     untrained   semi-hard triplets against what has not learned, on the named data sets or all (an hour)
+    batched     cross-entropy on the batches of pairs and triplets, on the named ones of drawn flowers and photographs
 
 `miners` and `untrained` write triplets.csv: an approach's mean over seeds, and its paired difference to another. Miners
-are compared on validation, where R5 chooses one, and on the test. `collapse` writes collapse.csv, a row an epoch.
+are compared on validation, where R5 chooses one, and on the test. What differences.csv holds is not stored again: there
+triplets on photographs are held against their start, the principal head. `collapse` writes collapse.csv, a row an
+epoch; `batched` a difference to R3's cross-entropy, which learns from shuffled batches, into differences.csv.
 """
 
 import sys
@@ -18,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import FILES, comparison, replace_rows
+from benchmarks.results import FILES, classification, comparison, replace_rows, tested
 from common.backbones import EmbeddingNet, new_model
 from common.config import ROOT, setup
 from common.datasets import load_images
@@ -27,7 +30,7 @@ from common.datasets.duplicates import find_duplicates, keep_one
 from common.datasets.files import write_whole
 from common.datasets.splits import make_splits
 from common.evaluation.baselines import color_histogram
-from common.evaluation.reports import embed_all, search_difference, searched
+from common.evaluation.reports import difference, embed_all, search_difference, searched
 from common.evaluation.retrieval import retrieval
 from common.losses import TripletJudgment
 from common.training import train_arm
@@ -41,6 +44,7 @@ ARMS = {  # of the collapse: miner, squared distances, BatchNorm, and the learni
     "semi-hard, no BatchNorm": ("semi_hard", True, False, 1),
     "semi-hard, no BatchNorm (twice the rate)": ("semi_hard", True, False, 2),
     "batch-hard": ("batch_hard", True, True, 1),
+    "batch-hard (not squared)": ("batch_hard", False, True, 1),
     "semi-hard": ("semi_hard", True, True, 1),
 }
 
@@ -122,7 +126,7 @@ def collapse(data: Path, *_) -> None:
 
 
 def untrained(data: Path, *names: str) -> None:
-    """Triplets held against central color, and against the network that they start from; `kept` says where they end."""
+    """Triplets held against central color, and drawn flowers' also against their start; `kept` says where they end."""
     for name in names or FILES:
         if (there := given(name, data)) is None:
             continue
@@ -131,18 +135,50 @@ def untrained(data: Path, *names: str) -> None:
         y, x = np.mgrid[:side, :side] - (side - 1) / 2
         colors = color_histogram(pictures.images, where=np.hypot(x, y) <= side / 4)
         for protocol, part in splits.parts.items():
-            test, images = part["test"], pictures.images[part["train"]]
-            start = [new_model(config, config.backbone, seed, images=images).eval() for seed in config.seed_list]
+            test = part["test"]
             runs = trained(config, pictures, splits, protocol, "semi-hard")
             hits = {"triplet": found([run.model for run in runs], pictures, test)}
             rated = retrieval(colors[test], pictures.labels[test])
-            others = {"before training": found(start, pictures, test)}
-            others["central color"] = {metric: np.stack([rated[metric]] * config.seeds) for metric in METRICS}
+            others = {"central color": {metric: np.stack([rated[metric]] * config.seeds) for metric in METRICS}}
+            if not config.pretrained:
+                start = [new_model(config, config.backbone, seed).eval() for seed in config.seed_list]
+                others["before training"] = found(start, pictures, test)
             about = dict(dataset=name, protocol=protocol, split="test", seeds=config.seeds)
             about["kept"] = ", ".join(f"{run.point:g}" for run in runs) if config.pretrained else ""
             for other, its in others.items():
                 keep(hits | {other: its}, other, **about)
 
 
+def batched(data: Path, *names: str) -> None:
+    """Cross-entropy on batches of 12 species with 4 pictures each, held against R3's on shuffled ones."""
+    for name in names or ("rendered", "flowers102"):
+        if (there := given(name, data)) is None:
+            continue
+        config, pictures, splits = there
+        shuffled = partial(classification, config, config.backbone, pictures, 0.0)
+
+        def by_species(indices, seed, pictures=pictures, config=config, shuffled=shuffled):
+            _, labels = np.unique(pictures.labels[indices], return_inverse=True)
+            loader = species_batches(Pictures(pictures, indices, labels), config.batch_size // 4, 4, seed)
+            return *shuffled(indices, seed)[:2], loader
+
+        for protocol in splits.protocols:
+            pairs, runs = splits.pairs[protocol]["test"], []
+            for arm in (by_species, shuffled):
+                models = [train_arm(config, arm, pictures, splits, protocol, seed).model for seed in config.seed_list]
+                runs.append([tested(model, pictures, splits, protocol) for model in models])
+                means = [np.mean([hits[metric] for _, hits in runs[-1]]) for metric in METRICS]
+                print(name, protocol, arm is shuffled, np.round(means, 4), flush=True)
+            gaps = {"roc_auc": difference(*([test.scores["test"] for test, _ in run] for run in runs), pairs)}
+            for metric in METRICS:
+                gaps[metric] = search_difference(*([hits[metric] for _, hits in run] for run in runs))
+            about = dict(dataset=name, protocol=protocol, approach="cross_entropy_by_species", against="cross_entropy")
+            rows = pd.DataFrame([dict(**about, metric=metric, **gap) for metric, gap in gaps.items()])
+            print(rows.round(4).to_string(), flush=True)
+            keys = ["dataset", "approach", "against", "protocol"]
+            replace_rows(ROOT / "benchmarks" / "differences.csv", rows.assign(seeds=config.seeds), keys)
+
+
 if __name__ == "__main__":
-    {"miners": miners, "collapse": collapse, "untrained": untrained}[sys.argv[2]](Path(sys.argv[1]), *sys.argv[3:])
+    parts = {"miners": miners, "collapse": collapse, "untrained": untrained, "batched": batched}
+    parts[sys.argv[2]](Path(sys.argv[1]), *sys.argv[3:])
