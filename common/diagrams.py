@@ -509,10 +509,10 @@ def pair_map(first, second, channels, alpha, score: float) -> Figure:
     figure.suptitle(f"How a {'pair' if pair else 'name'} gets its map", fontsize=15)
     images, notes = [(first, 0, 4.2), (second, 11.1, 4.2)][: 1 + pair], [(1, 3.9, "$x$", "black")]
     terms = [(rest, f"the other\n{len(added) - 2} channels"), (added.sum(0), "the map\n$M = \\sum_k \\alpha_k A^k$")]
-    for k, does, x, low in ((least, "takes", 3.2, 4.6), (most, "adds", 3.7, 4.2)):
-        terms.insert(0, (added[k], f"{does} most:\n{alpha[k].item():+.2g} $A^{{{k}}}$"))
-        axis.imshow(channels[k], extent=(x, x + 1.8, low, low + 1.8), cmap="viridis", zorder=x)
-        axis.add_patch(Rectangle((x, low), 1.8, 1.8, fill=False, edgecolor="white", linewidth=2, zorder=x))
+    for k, does, x in ((least, "takes", 4.4), (most, "adds", 2.75)):
+        terms.insert(0, (added[k], f"{does} most:\n{alpha[k].item():+#.2g} $A^{{{k}}}$".replace("-", "\N{MINUS SIGN}")))
+        axis.imshow(channels[k], extent=(x, x + 1.5, 4.45, 5.95), cmap="viridis")
+        notes.append((x + 0.75, 6.3, f"$A^{{{k}}}$", "black"))
     for place, (term, words) in enumerate(terms):
         x = 3.35 * place + 0.3 * (place == 3)
         images.append((tint(first, term, strongest), x, 0))
@@ -520,17 +520,18 @@ def pair_map(first, second, channels, alpha, score: float) -> Figure:
     for image, x, low in images:
         axis.imshow(np.moveaxis(image, 0, -1), extent=(x, x + 2, low, low + 2))
     words = f"$s = \\cos(z, z')$\n{score:.2f}" if pair else f"score $s$\n{score:.1f}"
-    notes += [(6.5, 5.2, "$z$", "black"), (8.7, 5.2, words, "black")]
+    notes += [(6.7, 5.2, "$z$", "black"), (8.7, 5.2, words, "black")]
     box = dict(boxstyle="round,pad=0.4", facecolor="moccasin", edgecolor="gray")
-    arrows = [((2.1, 5.2), (3.1, 5.2)), ((5.6, 5.2), (6.15, 5.2)), ((6.85, 5.2), (7.6, 5.2)), ((4.6, 4.1), (4.6, 3.3))]
+    arrows = [((2.1, 5.2), (2.7, 5.2)), ((5.95, 5.2), (6.4, 5.2)), ((7, 5.2), (7.6, 5.2)), ((4.3, 4.3), (4.3, 3.3))]
     for start, end in [*arrows, ((11, 5.2), (9.8, 5.2))][: 4 + pair]:
         axis.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", linewidth=2, color="dimgray"))
     back = dict(arrowstyle="-|>", linewidth=2.5, color="tab:red", connectionstyle="arc3,rad=0.25")
-    axis.annotate("", (5.1, 6.5), (8.7, 5.9), arrowprops=back)
-    notes += [(3.2, 6.8, "channels $A^k$", "black"), (5.7, 3.65, r"times $\alpha_k$", "black")]
-    notes += [(8.4, 7.1, r"back: slopes $\partial s / \partial A^k$, averaged to $\alpha_k$", "tab:red")]
+    axis.annotate("", (5.7, 6.5), (8.7, 5.9), arrowprops=back)
+    notes += [(4.3, 7, "channels $A^k$", "black"), (5.4, 3.75, r"times $\alpha_k$", "black")]
+    notes += [(6.8, -0.5, "below: red adds to the map, blue takes from it, gray is nothing", "dimgray")]
+    notes += [(9, 7.1, r"back: slopes $\partial s / \partial A^k$, averaged to $\alpha_k$", "tab:red")]
     for x, y, words, color in [*notes, (12.1, 3.9, "$x'$: $z'$ is held fixed", "dimgray")][: len(notes) + pair]:
         axis.text(x, y, words, fontsize=12, ha="center", va="center", color=color, bbox=box if y == 5.2 else None)
-    axis.set(xlim=(-0.1, 13.6), ylim=(-0.2, 7.4), aspect="equal")
+    axis.set(xlim=(-0.1, 13.6), ylim=(-0.8, 7.4), aspect="equal")
     axis.axis("off")
     return figure

@@ -204,7 +204,7 @@ def with_key(figure: Figure) -> Figure:
     colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
     place = figure.add_axes((0.5 - 1.8 / wide, 0.3 / high, 3.6 / wide, 0.15 / high), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, orientation="horizontal", ticks=[-1, 0, 1])
-    bar.ax.set_xticklabels(["lowers the score", "nothing", "raises the score"], fontsize=LETTERS)
+    bar.ax.set_xticklabels(["claims: lowers the score", "claims nothing", "claims: raises the score"], fontsize=LETTERS)
     return figure
 
 
@@ -333,8 +333,9 @@ def dot_panels(
     for (panel, row), mine in table.groupby(["panel", "row"]):
         rows, half = named[panel], min(0.17 * len(mine) - 0.17, 0.38)  # many stand closer together
         table.loc[mine.index, "place"] = np.linspace(rows.index(row) - half, rows.index(row) + half, len(mine))
-    size = (WIDEST, ((0.62 if most < 4 else 0.83) * max(map(len, named.values())) + 1.1) * down + 1)
-    figure, axes = _figure(title, size, down, columns, sharex=True, sharey=not own)
+    deep = [max(len(named[name]) for name in panels[line * columns :][:columns]) for line in range(down)]
+    size = (WIDEST, (0.62 if most < 4 else 0.83) * sum(deep) + 1.1 * down + 1)
+    figure, axes = _figure(title, size, down, columns, sharex=True, sharey=not own, height_ratios=deep)
     for axis, (panel, mine) in zip(axes.flat, table.groupby("panel", sort=False), strict=False):
         for _, joined in mine.groupby("row") if join else ():
             axis.plot(joined["value"], joined["place"], color="lightgray", zorder=0)
@@ -530,7 +531,8 @@ def scatter(
     """Points in the color and with the marker of their label, one panel for each entry: its title -> points (N, 2).
 
     One label may be that of all points. `names` of the labels make a legend below; `alike` gives all panels the same
-    axes, named by two `words`; where both are `equal` there is a dashed line. `rays` go from the origin to the points.
+    axes, named by two `words`; a dashed line where both are `equal`, a dotted one at the second's mean. `rays` go from
+    the origin to the points.
     """
     kinds = np.unique(labels)
     legend = len(names) and len(kinds) <= 30
@@ -544,12 +546,14 @@ def scatter(
             mine, label = np.asarray(labels) == kind, _plain(names[kind]) if len(names) else None
             turn, color = divmod(place, len(COLORS))  # after a turn of the colors their marks move on by one
             looks = dict(color=COLORS[color], marker=MARKERS[(color + turn) % len(MARKERS)])
-            axis.scatter(*np.asarray(points)[mine].T, s=40, linewidth=0, label=label, **looks)
+            axis.scatter(*np.asarray(points)[mine].T, s=70 if equal else 40, linewidth=0, label=label, **looks)
         if rays:
             axis.plot(*np.stack([np.zeros_like(points), points]).transpose(2, 0, 1), color="silver", zorder=0)
         if equal:
             axis.axline((0, 0), slope=1, color="black", linestyle="--")
-            axis.axis("square")
+            axis.axhline(np.nanmean(points, axis=0)[1], color=COLORS[1], linestyle=":", linewidth=2.5)
+            ends = np.nanquantile(np.concatenate([*panels.values()]), [0, 1]) + np.array([-0.08, 0.08])
+            axis.set(xlim=ends, ylim=ends, aspect="equal")
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     if legend:

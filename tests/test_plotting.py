@@ -324,7 +324,8 @@ def test_scatters_color_by_label_and_name_it():
         one, other = plotting.scatter({"small": np.eye(2), "large": 9 * np.eye(2)}, [0, 1], TITLE, alike=alike).axes
         assert (one.get_xlim() == other.get_xlim()) == (one.get_ylim() == other.get_ylim()) == alike
     (axis,) = plotting.scatter({"claims": np.eye(3, 2)}, 0, TITLE, words=("claim", "fall"), equal=True).axes
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("claim", "fall") and len(axis.lines) == 1
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("claim", "fall") and len(axis.lines) == 2
+    assert axis.get_xlim() == axis.get_ylim() and axis.lines[1].get_ydata()[0] == 1 / 3
     np.testing.assert_allclose(axis.collections[0].get_offsets(), np.eye(3, 2))
     (axis,) = plotting.scatter({"points": np.eye(3, 2) + 1}, 0, TITLE, rays=True).axes
     assert [line.get_xydata().tolist() for line in axis.lines] == [[[0, 0], [2, 1]], [[0, 0], [1, 2]], [[0, 0], [1, 1]]]
@@ -471,7 +472,8 @@ def test_overlay_is_opaque_where_the_map_is_strong_and_stands_below_its_picture(
     bare = other[:, :, 8:]
     assert np.ptp(bare) == 0 and bare.min() > plotting.PALE, "where a map says nothing its picture is pale gray"
     assert words(figure.axes[0].texts) == ["original", "", "one", "other"]
-    assert words(figure.axes[1].get_xticklabels()) == ["lowers the score", "nothing", "raises the score"]
+    claims = ["claims: lowers the score", "claims nothing", "claims: raises the score"]
+    assert words(figure.axes[1].get_xticklabels()) == claims
     twice = plotting.overlay(np.tile(WIDE, (2, 1, 1, 1)), np.tile(MAPS, (2, 1, 1)), ["x"] * 6, TITLE, columns=3)
     assert len(pictures(twice)) == 9, "pictures that rows share are shown once"
     assert len(pictures(FIGURES["overlay"]())) == 8, "a short row is filled up with white"

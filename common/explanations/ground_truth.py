@@ -231,14 +231,24 @@ class Shortcut(NamedTuple):
     where: np.ndarray  # the pixels of the square, bool (N, H, W)
 
     def exam(self) -> pd.DataFrame:
-        """The share of new pictures that each suspect names rightly, by their square; last, as a wrong square says."""
+        """The share of new pictures each suspect names rightly, by square; and as a wrong one says, seen or not."""
         rows, labels = {}, self.labels[self.new]
         for name, model in self.suspects.items():
             said = {square: named(model, embed(model, one[self.new])) for square, one in self.pictures.items()}
             rows[name] = {square: np.mean(names == labels) for square, names in said.items()}
-            as_told = said["another species' square"] == (labels + 1) % (1 + labels.max())
-            rows[name]["named as that square says"] = np.mean(as_told)
+            told = {square: np.mean(names == (labels + 1) % (1 + labels.max())) for square, names in said.items()}
+            rows[name]["named as that square says"] = told["another species' square"]
+            rows[name]["so named without a square"] = told["no square"]
         return pd.DataFrame(rows).T
+
+    def falls(self, pairs) -> dict[str, np.ndarray]:
+        """By the suspect's truth: how far each pair's score falls if the first picture has another species' square."""
+        found, (a, b) = {}, np.transpose(pairs)
+        for name, model in self.suspects.items():
+            right, _, wrong = (torch.from_numpy(embed(model, one)) for one in self.pictures.values())
+            score = partial(torch.cosine_similarity, right[b])
+            found[self.truth[name]] = (score(right[a]) - score(wrong[a])).numpy()
+        return found
 
     def couples(self, each: int, seed: int = 0) -> np.ndarray:
         """Places of pairs of new pictures of one species, at most so many of each, species by species: (P, 2)."""

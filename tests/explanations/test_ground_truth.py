@@ -334,14 +334,19 @@ def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     assert all((one == colors[0][0]) == (label == 0) for one, label in zip(colors[0], puzzle.labels, strict=True))
     assert all(one != other for one, other in zip(*colors, strict=True)), "of another species"
     exam = puzzle.exam()
-    assert list(exam.columns) == [*puzzle.pictures, "named as that square says"]
+    assert list(exam.columns) == [*puzzle.pictures, "named as that square says", "so named without a square"]
     assert exam.to_numpy().min() >= 0 and exam.to_numpy().max() <= 1
     assert (exam.iloc[:, 2] + exam.iloc[:, 3]).tolist() == [1, 1], "of two species a name that is wrong is the square's"
+    np.testing.assert_allclose(exam.iloc[:, 1] + exam.iloc[:, 4], 1)
     large = puzzle.to_show(images, [3])
     assert large.shape == (1, 3, 192, 192)
     assert (large[0, :, puzzle.where[3].repeat(6, 0).repeat(6, 1)] == colors[0][3]).all()
     couples = puzzle.couples(2)
     cheat, first, second, strangers, flower = puzzle.on_trial(images, couples, "cpu")
+    changed = floats(wrong[couples[:, 0]])
+    with torch.no_grad():
+        fell = cheat.score(first, second) - cheat.score(changed, second)
+    np.testing.assert_allclose(puzzle.falls(couples)["the cheat"], fell, atol=1e-5)
     assert cheat is next(model for name, model in puzzle.suspects.items() if puzzle.truth[name] == "the cheat")
     np.testing.assert_array_equal(torch.stack([first, second]), [floats(telling[side]) for side in couples.T])
     np.testing.assert_array_equal(strangers, second[truth.other_partners(puzzle.labels[couples[:, 0]])])
