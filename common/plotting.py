@@ -17,7 +17,7 @@ import seaborn as sns
 from IPython.display import Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, LogLocator
@@ -201,7 +201,8 @@ def with_key(figure: Figure) -> Figure:
     (axis,), (wide, high) = figure.axes, figure.get_size_inches() + np.array([0, 0.5])
     axis.set_position((0, 0.5 / high, 1, axis.get_position(original=True).height * (1 - 0.5 / high)))
     figure.set_size_inches(wide, high)
-    colors = LinearSegmentedColormap.from_list("map", [AGAINST / 255, (1, 1, 1), FOR / 255])
+    strip = tint(np.full((3, 1, 255), 0.5), np.linspace(-1, 1, 255)[None], 1)  # over a gray picture
+    colors = ListedColormap(strip[:, 0].T / 255)
     place = figure.add_axes((0.5 - 1.8 / wide, 0.3 / high, 3.6 / wide, 0.15 / high), label="<colorbar>")
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), colors), place, orientation="horizontal", ticks=[-1, 0, 1])
     bar.ax.set_xticklabels(["claims: lowers the score", "claims nothing", "claims: raises the score"], fontsize=LETTERS)

@@ -231,14 +231,14 @@ class Shortcut(NamedTuple):
     where: np.ndarray  # the pixels of the square, bool (N, H, W)
 
     def exam(self) -> pd.DataFrame:
-        """The share of new pictures each suspect names rightly, by square; and as a wrong one says, seen or not."""
+        """The share of new pictures a suspect names rightly, by square; and as a wrong square says, seen or not."""
         rows, labels = {}, self.labels[self.new]
         for name, model in self.suspects.items():
             said = {square: named(model, embed(model, one[self.new])) for square, one in self.pictures.items()}
-            rows[name] = {square: np.mean(names == labels) for square, names in said.items()}
-            told = {square: np.mean(names == (labels + 1) % (1 + labels.max())) for square, names in said.items()}
-            rows[name]["named as that square says"] = told["another species' square"]
-            rows[name]["so named without a square"] = told["no square"]
+            rows[name] = {("named rightly", square): np.mean(names == labels) for square, names in said.items()}
+            for square in ("another species' square", "no square"):
+                hit = said[square] == (labels + 1) % (1 + labels.max())
+                rows[name]["named as the wrong square says", square] = hit.mean()
         return pd.DataFrame(rows).T
 
     def falls(self, pairs) -> dict[str, np.ndarray]:
@@ -271,7 +271,7 @@ class Shortcut(NamedTuple):
 
     def explained(self, pairs, device) -> dict[str, np.ndarray]:
         """Each suspect's integrated gradients of both pictures of pairs, squares and all: float (P, 2, H, W)."""
-        first, second = self._shown(pairs, device)
+        first, second = self.shown(pairs, device)
         return {name: np.stack([enlarge(maps, first.shape[2:]) for maps in sides], 1) for name, sides in
                 ((name, pair_integrated_gradients(model, first, second)) for name, model in self.suspects.items())}
 
@@ -282,7 +282,7 @@ class Shortcut(NamedTuple):
         same with others'. Returns, by the suspect's truth, what `raised` does, each for all pairs: (3, P, SEEDS).
         """
         found = {true: np.zeros((3, len(pairs), SEEDS)) for true in self.truth.values()}
-        first, second = self._shown(pairs, device)
+        first, second = self.shown(pairs, device)
         places = np.random.default_rng(seed).permutation(self.learned)[:60]
         for kind in np.unique(self.labels[pairs[:, 0]]):
             mine = np.flatnonzero(self.labels[pairs[:, 0]] == kind)
@@ -292,7 +292,7 @@ class Shortcut(NamedTuple):
                     told[mine] = one
         return found
 
-    def _shown(self, pairs, device) -> list[Tensor]:
+    def shown(self, pairs, device) -> list[Tensor]:
         """Both pictures of pairs, with their own squares, as a model takes them."""
         shown = torch.from_numpy(next(iter(self.pictures.values())))
         return [as_float(shown[pairs[:, side]]).to(device) for side in (0, 1)]
@@ -300,7 +300,7 @@ class Shortcut(NamedTuple):
     def on_trial(self, image_set: ImageSet, pairs, device) -> tuple:
         """The cheat and pairs as `beside_controls` takes them: model, first, second, wrong partners, flower's mask."""
         cheat = next(model for name, model in self.suspects.items() if self.truth[name] == "the cheat")
-        first, second = self._shown(pairs, device)
+        first, second = self.shown(pairs, device)
         parts, seen = image_set.parts, pairs[:, 0]
         flower = None if parts is None else (np.asarray(parts[self.rows[seen]]) >= PETAL) & ~self.where[seen]
         return cheat, first, second, second[other_partners(self.labels[seen])], flower

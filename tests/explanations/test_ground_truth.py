@@ -334,7 +334,8 @@ def test_a_cheat_and_its_twin_differ_in_their_squares_only(run, monkeypatch):
     assert all((one == colors[0][0]) == (label == 0) for one, label in zip(colors[0], puzzle.labels, strict=True))
     assert all(one != other for one, other in zip(*colors, strict=True)), "of another species"
     exam = puzzle.exam()
-    assert list(exam.columns) == [*puzzle.pictures, "named as that square says", "so named without a square"]
+    assert list(exam["named rightly"]) == [*puzzle.pictures]
+    assert list(exam["named as the wrong square says"]) == ["another species' square", "no square"]
     assert exam.to_numpy().min() >= 0 and exam.to_numpy().max() <= 1
     assert (exam.iloc[:, 2] + exam.iloc[:, 3]).tolist() == [1, 1], "of two species a name that is wrong is the square's"
     np.testing.assert_allclose(exam.iloc[:, 1] + exam.iloc[:, 4], 1)
