@@ -165,9 +165,9 @@ def principal_head(features: Tensor, size: int) -> Tensor:
     """The linear head that keeps the most of pooled features, float (N, F): its weights (`size`, F).
 
     Row k is the k-th principal direction (uncentered), divided by the square root of the features' root mean square
-    along it. That is half of whitening, which hears faint directions as loudly as strong ones (Jegou and Chum 2012);
-    half of it served unseen classes of flowers, objects, faces and persons better than none or all. Embeddings have a
-    root mean square of 1. Where there are fewer directions than `size`, the last rows are 0.
+    along it. That is half of whitening, which hears faint directions as loudly as strong ones (Jegou and Chum 2012). No
+    share of it was best on all pictures: benchmarks/backbone_differences.csv. Embeddings have a root mean square of 1.
+    Where there are fewer directions than `size`, the last rows are 0.
     """
     energies, directions = torch.linalg.eigh(features.double().T @ features.double() / len(features))
     energies, directions = energies.flip(0)[:size], directions.T.flip(0)[:size]
