@@ -16,10 +16,6 @@ override NOTEBOOKS := $(if $(filter command,$(origin NOTEBOOKS)),$(NOTEBOOKS))
 override TORCH := $(if $(filter command,$(origin TORCH)),$(TORCH))
 torch_index = https://download.pytorch.org/whl/$(TORCH)
 
-# glibc returns large blocks to the system and asks for them again, page by page: a tenth of training's time. Keep them.
-export MALLOC_MMAP_THRESHOLD_ = 1000000000
-export MALLOC_TRIM_THRESHOLD_ = 4000000000
-
 # Tests and committed outputs are about the offline default, whatever the user's own settings are.
 defaults = unset $$(env | sed -n 's/^\(SIMILARITY_[A-Z_]*\)=.*/\1/p') MPLBACKEND; export HF_HUB_OFFLINE=1 SIMILARITY_DEVICE=cpu \
   OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 PYTHONWARNINGS=ignore::DeprecationWarning,ignore::FutureWarning
@@ -58,6 +54,9 @@ help: ## this list
 	@echo '  Example:   make run NOTEBOOKS="R1 R2 R3" DATASET=folder:pictures PROFILE=standard'
 	@echo '  PYTHON=python3.12 chooses the interpreter that makes .venv, TORCH=cpu a torch without CUDA (a tenth of the size)'
 
+# glibc returns large blocks to the system and asks for them again, page by page: a tenth of training's time. Keep them.
+run: export MALLOC_MMAP_THRESHOLD_ = 1000000000
+run: export MALLOC_TRIM_THRESHOLD_ = 4000000000
 run: ## execute the notebooks in order (copies and HTML in runs/), then print the leaderboard
 	@$(call install,requirements.txt)
 	@$(python) -m common.notebooks $(NOTEBOOKS)
