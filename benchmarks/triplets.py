@@ -150,7 +150,7 @@ def untrained(data: Path, *names: str) -> None:
 
 
 def batched(data: Path, *names: str) -> None:
-    """Cross-entropy on batches of 12 species with 4 pictures each, held against R3's on shuffled ones."""
+    """Cross-entropy on batches of some species with 4 pictures each, held against R3's on shuffled ones."""
     for name in names or ("rendered", "flowers102"):
         if (there := given(name, data)) is None:
             continue
